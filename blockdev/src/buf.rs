@@ -1,0 +1,355 @@
+//! Aligned memory that can be cut and shared without copying.
+//!
+//! [`Buf`] is exclusive and mutable: reads fill it. It can be split in disjoint parts, so that one
+//! request's memory is filled by several members at once, and joined again. [`Buf::freeze`] turns
+//! it into a [`SharedBuf`]: immutable, cheap to clone and to slice, what writes take.
+//!
+//! Invariants
+//! - No two live `Buf`s of one region overlap: only splitting makes a second one.
+//! - A region's memory lives until the last view of it is dropped, so an operation that holds a
+//!   view may be abandoned by its caller without the memory being reused under the kernel's hands.
+//! - Every region starts at a multiple of [`ALIGN`]; views are as aligned as their offsets.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::cell::{Cell, RefCell};
+use std::ops::{Deref, DerefMut, Range};
+use std::ptr::NonNull;
+use std::rc::{Rc, Weak};
+
+use crate::units::usize_of_u32;
+
+/// Alignment of every region: a page, which O_DIRECT takes on every disk.
+pub const ALIGN: usize = 4096;
+
+/// Smallest size class of a pool.
+const CLASS_MIN_BYTES: usize = 4096;
+/// Largest size class of a pool; larger requests are allocated and freed each time.
+const CLASS_MAX_BYTES: usize = 4 << 20;
+
+struct Region {
+    ptr: NonNull<u8>,
+    layout: Layout,
+    pool: Weak<PoolInner>,
+}
+
+impl Region {
+    fn allocate(len: usize, pool: Weak<PoolInner>) -> Self {
+        let size = len.max(1).next_multiple_of(ALIGN);
+        let layout = Layout::from_size_align(size, ALIGN)
+            .unwrap_or_else(|_| handle_alloc_error(Layout::new::<u8>()));
+        // SAFETY: the layout's size is at least ALIGN, so not zero.
+        let raw = unsafe { alloc_zeroed(layout) };
+        let Some(ptr) = NonNull::new(raw) else {
+            handle_alloc_error(layout)
+        };
+        Self { ptr, layout, pool }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.upgrade()
+            && pool.keep(self.ptr, self.layout)
+        {
+            return;
+        }
+        // SAFETY: allocated with this very layout, and nobody else holds the pointer: the region
+        // is dropped with its last view.
+        unsafe { dealloc(self.ptr.as_ptr(), self.layout) };
+    }
+}
+
+/// Exclusive, mutable, aligned memory.
+pub struct Buf {
+    region: Rc<Region>,
+    start: usize,
+    len: usize,
+}
+
+impl Buf {
+    /// Fresh zeroed memory outside any pool.
+    pub fn zeroed(len: usize) -> Self {
+        Self {
+            region: Rc::new(Region::allocate(len, Weak::new())),
+            start: 0,
+            len,
+        }
+    }
+
+    /// A copy of `bytes`.
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        let mut buf = Self::zeroed(bytes.len());
+        buf.copy_from_slice(bytes);
+        buf
+    }
+
+    /// Keeps the first `at` bytes and returns the rest.
+    ///
+    /// # Panics
+    /// If `at` lies past the end.
+    pub fn split_off(&mut self, at: usize) -> Self {
+        assert!(at <= self.len, "split at {at} past the end {}", self.len);
+        let tail = Self {
+            region: Rc::clone(&self.region),
+            start: self.start + at,
+            len: self.len - at,
+        };
+        self.len = at;
+        tail
+    }
+
+    /// Joins `tail`, which must be the neighbour that was split off here.
+    ///
+    /// # Panics
+    /// If it isn't.
+    pub fn unsplit(&mut self, tail: Self) {
+        assert!(
+            Rc::ptr_eq(&self.region, &tail.region) && self.start + self.len == tail.start,
+            "unsplit of buffers that are no neighbours"
+        );
+        self.len += tail.len;
+    }
+
+    /// Gives up the right to write, for views that can be shared.
+    pub fn freeze(self) -> SharedBuf {
+        SharedBuf {
+            region: self.region,
+            start: self.start,
+            len: self.len,
+        }
+    }
+}
+
+impl Deref for Buf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: start..start+len lies in the region (kept by every constructor), the memory was
+        // zeroed at allocation, and no other Buf or SharedBuf overlaps this range.
+        unsafe { std::slice::from_raw_parts(self.region.ptr.as_ptr().add(self.start), self.len) }
+    }
+}
+
+impl DerefMut for Buf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for deref; exclusivity of the range makes the mutable view unique.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.region.ptr.as_ptr().add(self.start), self.len)
+        }
+    }
+}
+
+impl std::fmt::Debug for Buf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buf({} bytes)", self.len)
+    }
+}
+
+/// Immutable memory, cheap to clone and to slice.
+#[derive(Clone)]
+pub struct SharedBuf {
+    region: Rc<Region>,
+    start: usize,
+    len: usize,
+}
+
+impl SharedBuf {
+    /// The part `range` of this view.
+    ///
+    /// # Panics
+    /// If the range lies outside.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "slice outside the buffer"
+        );
+        Self {
+            region: Rc::clone(&self.region),
+            start: self.start + range.start,
+            len: range.end - range.start,
+        }
+    }
+
+    /// Whether the memory starts at a multiple of [`ALIGN`], as O_DIRECT wants it.
+    pub fn is_aligned(&self) -> bool {
+        self.start.is_multiple_of(ALIGN)
+    }
+}
+
+impl Deref for SharedBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the range lies in the region, and frozen memory is written by nobody.
+        unsafe { std::slice::from_raw_parts(self.region.ptr.as_ptr().add(self.start), self.len) }
+    }
+}
+
+impl From<Buf> for SharedBuf {
+    fn from(buf: Buf) -> Self {
+        buf.freeze()
+    }
+}
+
+impl std::fmt::Debug for SharedBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SharedBuf({} bytes)", self.len)
+    }
+}
+
+struct PoolInner {
+    /// Free regions by size class (powers of two from [`CLASS_MIN_BYTES`]).
+    classes: RefCell<Vec<Vec<(NonNull<u8>, Layout)>>>,
+    kept_bytes: Cell<usize>,
+    keep_max_bytes: usize,
+}
+
+impl PoolInner {
+    /// Takes the memory back, unless the pool is full or the size is none of its classes.
+    fn keep(&self, ptr: NonNull<u8>, layout: Layout) -> bool {
+        let size = layout.size();
+        if !size.is_power_of_two() || self.kept_bytes.get() + size > self.keep_max_bytes {
+            return false;
+        }
+        let Ok(mut classes) = self.classes.try_borrow_mut() else {
+            return false;
+        };
+        let Some(list) = classes.get_mut(class_of(size)) else {
+            return false;
+        };
+        list.push((ptr, layout));
+        self.kept_bytes.set(self.kept_bytes.get() + size);
+        true
+    }
+}
+
+impl Drop for PoolInner {
+    fn drop(&mut self) {
+        for (ptr, layout) in self.classes.get_mut().drain(..).flatten() {
+            // SAFETY: the pool owns what is on its free lists, allocated with that layout.
+            unsafe { dealloc(ptr.as_ptr(), layout) };
+        }
+    }
+}
+
+fn class_of(size: usize) -> usize {
+    usize_of_u32((size / CLASS_MIN_BYTES).trailing_zeros())
+}
+
+/// Aligned memory kept for reuse, bounded. Cheap to clone; one per engine thread.
+#[derive(Clone)]
+pub struct BufPool(Rc<PoolInner>);
+
+impl BufPool {
+    /// A pool that keeps at most `keep_max_bytes` of freed memory.
+    pub fn new(keep_max_bytes: usize) -> Self {
+        let classes = class_of(CLASS_MAX_BYTES) + 1;
+        Self(Rc::new(PoolInner {
+            classes: RefCell::new((0..classes).map(|_| Vec::new()).collect()),
+            kept_bytes: Cell::new(0),
+            keep_max_bytes,
+        }))
+    }
+
+    /// Memory of `len` bytes with arbitrary initialised contents: for buffers that are filled
+    /// before they are read.
+    pub fn take(&self, len: usize) -> Buf {
+        let size = len.max(CLASS_MIN_BYTES).next_power_of_two();
+        let region = if size > CLASS_MAX_BYTES {
+            Region::allocate(len, Weak::new())
+        } else {
+            let kept = self
+                .0
+                .classes
+                .borrow_mut()
+                .get_mut(class_of(size))
+                .and_then(Vec::pop);
+            match kept {
+                Some((ptr, layout)) => {
+                    self.0.kept_bytes.set(self.0.kept_bytes.get() - size);
+                    Region {
+                        ptr,
+                        layout,
+                        pool: Rc::downgrade(&self.0),
+                    }
+                }
+                None => Region::allocate(size, Rc::downgrade(&self.0)),
+            }
+        };
+        Buf {
+            region: Rc::new(region),
+            start: 0,
+            len,
+        }
+    }
+
+    /// Memory of `len` zero bytes.
+    pub fn take_zeroed(&self, len: usize) -> Buf {
+        let mut buf = self.take(len);
+        buf.fill(0);
+        buf
+    }
+
+    /// Bytes on the free lists.
+    pub fn kept_bytes(&self) -> usize {
+        self.0.kept_bytes.get()
+    }
+}
+
+impl std::fmt::Debug for BufPool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BufPool({} bytes free)", self.kept_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn split_parts_are_disjoint_and_join_again() {
+        let mut whole = Buf::zeroed(3 * ALIGN);
+        let mut tail = whole.split_off(ALIGN);
+        whole.fill(1);
+        tail.fill(2);
+        whole.unsplit(tail);
+        assert_eq!(whole.len(), 3 * ALIGN);
+        assert!(whole[..ALIGN].iter().all(|&b| b == 1));
+        assert!(whole[ALIGN..].iter().all(|&b| b == 2));
+    }
+
+    #[test]
+    #[should_panic(expected = "no neighbours")]
+    fn strangers_are_not_joined() {
+        let mut a = Buf::zeroed(ALIGN);
+        a.unsplit(Buf::zeroed(ALIGN));
+    }
+
+    #[test]
+    fn memory_returns_to_its_pool_with_the_last_view_only() {
+        let pool = BufPool::new(1 << 20);
+        let shared = pool.take(5000).freeze();
+        let part = shared.slice(4096..5000);
+        drop(shared);
+        assert_eq!(pool.kept_bytes(), 0);
+        drop(part);
+        assert_eq!(pool.kept_bytes(), 8192);
+        let again = pool.take(8192);
+        assert_eq!((again.len(), pool.kept_bytes()), (8192, 0));
+    }
+
+    #[test]
+    fn a_full_pool_frees_instead_of_keeping() {
+        let pool = BufPool::new(4096);
+        let (a, b) = (pool.take(4096), pool.take(4096));
+        drop((a, b));
+        assert_eq!(pool.kept_bytes(), 4096);
+    }
+
+    #[test]
+    fn a_buffer_may_outlive_its_pool() {
+        let pool = BufPool::new(1 << 20);
+        let mut buf = pool.take_zeroed(4096);
+        drop(pool);
+        buf.fill(7);
+        assert!(buf.iter().all(|&b| b == 7));
+    }
+}

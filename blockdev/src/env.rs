@@ -1,0 +1,50 @@
+//! Time and tasks, handed in: nothing below the daemon reads a clock or starts a task by itself.
+//!
+//! The daemon gives tokio's, the simulator its own, so that both drive the same code.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::device::LocalFuture;
+
+/// Monotonic nanoseconds since a start that only differences may be taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Ticks(pub u64);
+
+impl Ticks {
+    /// Time from `earlier` to `self`; zero if `earlier` is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// A clock: monotonic for decisions, wall time for logs and labels only.
+pub trait Clock {
+    /// Monotonic time.
+    fn now(&self) -> Ticks;
+    /// Wall time in milliseconds since 1970, for people.
+    fn unix_ms(&self) -> u64;
+    /// Completes after at least `duration`.
+    fn sleep(&self, duration: Duration) -> LocalFuture<()>;
+}
+
+/// Starts tasks on the current engine thread.
+pub trait Spawn {
+    /// Runs `task` to its end, beside the caller.
+    fn spawn(&self, task: LocalFuture<()>);
+}
+
+/// What an engine needs of its surroundings. Cheap to clone.
+#[derive(Clone)]
+pub struct Env {
+    /// Time.
+    pub clock: Rc<dyn Clock>,
+    /// Tasks.
+    pub spawn: Rc<dyn Spawn>,
+}
+
+impl std::fmt::Debug for Env {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Env")
+    }
+}
