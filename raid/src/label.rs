@@ -1,0 +1,526 @@
+//! The label: what a member says of itself and of its array.
+//!
+//! ```text
+//!      0 magic  8 version  12 header_len  16 compat  24 ro_compat  32 incompat
+//!     40 array uuid   56 member uuid   72 home host   88 name (64)
+//!    152 level  156 chunk  160 members  164 entries in use
+//!    168 generation  176 event count  184 flags  188 rows per extent
+//!    192 data bytes a member  200 disk bytes  208 created (ms)  216 journal bytes asked for
+//!    224 zone table: 8 × {kind u32, reserved u32, offset u64, length u64}
+//!    416 reserved … 1020
+//!   1020 table: 48 × 64 bytes, one per member, spare or failed disk
+//!   4092 crc32c of all bytes before it
+//! ```
+//!
+//! Three copies a disk: slot A, slot B and one before the end. A commit writes the slot that its
+//! generation's lowest bit names, flushes, then the copy: a torn write leaves the other slot.
+//!
+//! Invariants
+//! - The highest valid (event count, generation) is a disk's word; the highest among all disks of
+//!   an array names who is in sync (fault A7).
+//! - The event count rises with every change of membership, the generation with every commit.
+//! - Unknown incompat bits refuse the disk; unknown ro-compat bits refuse writing.
+//!
+//! Does not know: which disks are there, or when a label is written.
+
+use cairn_blockdev::units::BLOCK_BYTES;
+use uuid::Uuid;
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::geometry::Geometry;
+use crate::layout::{Layout, Zone, ZoneKind};
+use crate::level::Level;
+use crate::member::MemberState;
+
+/// First bytes of every label.
+pub const LABEL_MAGIC: [u8; 8] = *b"CAIRNLBL";
+/// Version of this structure.
+pub const LABEL_VERSION: u32 = 1;
+/// Disks that a label can list.
+pub const TABLE_MAX: usize = 48;
+/// Longest name in bytes.
+pub const NAME_MAX: usize = 48;
+
+/// Incompat: no journal yet and no checksums; the zones are reserved and empty.
+pub const INCOMPAT_NO_INTEGRITY: u64 = 1;
+/// What this version understands.
+const INCOMPAT_KNOWN: u64 = INCOMPAT_NO_INTEGRITY;
+const RO_COMPAT_KNOWN: u64 = 0;
+
+/// Every write was applied and flushed when this label was written.
+const FLAG_CLEAN: u32 = 1;
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct RawZone {
+    kind: U32,
+    reserved: U32,
+    offset: U64,
+    len: U64,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct RawEntry {
+    uuid: [u8; 16],
+    slot: U16,
+    state: u8,
+    reserved: [u8; 5],
+    /// Rows rebuilt, for `rebuilding` and `replacing`.
+    cursor_rows: U64,
+    /// Event count at which the state was last changed.
+    since_event: U64,
+    disk_bytes: U64,
+    reserved2: [u8; 16],
+}
+
+const _: () = assert!(size_of::<RawEntry>() == 64);
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone)]
+#[repr(C)]
+struct RawLabel {
+    magic: [u8; 8],
+    version: U32,
+    header_len: U32,
+    compat: U64,
+    ro_compat: U64,
+    incompat: U64,
+    array_uuid: [u8; 16],
+    member_uuid: [u8; 16],
+    home_host: [u8; 16],
+    name: [u8; 64],
+    level: U32,
+    chunk_bytes: U32,
+    members: U32,
+    entries: U32,
+    generation: U64,
+    event_count: U64,
+    flags: U32,
+    rows_per_extent: U32,
+    data_bytes: U64,
+    disk_bytes: U64,
+    created_ms: U64,
+    journal_bytes: U64,
+    zones: [RawZone; 8],
+    reserved: [u8; 604],
+    table: [RawEntry; TABLE_MAX],
+    crc32c: U32,
+}
+
+const _: () = assert!(size_of::<RawLabel>() == BLOCK_BYTES);
+
+/// A row of the label's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The disk.
+    pub uuid: Uuid,
+    /// Its slot; `None` for spares and disks out of the geometry.
+    pub slot: Option<usize>,
+    /// Its state.
+    pub state: MemberState,
+    /// Rows rebuilt, for a rebuilding or replacing disk.
+    pub cursor_rows: u64,
+    /// Event count of its last change of state.
+    pub since_event: u64,
+    /// Its size.
+    pub disk_bytes: u64,
+}
+
+/// A label, decoded. What all disks of the array share is in `array`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// This disk.
+    pub member_uuid: Uuid,
+    /// Bytes of this disk.
+    pub disk_bytes: u64,
+    /// Zones of this disk.
+    pub layout: Layout,
+    /// What every label of the array says alike.
+    pub array: ArrayLabel,
+}
+
+/// The part of a label that is the same on every disk of an array after a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArrayLabel {
+    /// The array.
+    pub uuid: Uuid,
+    /// Its name.
+    pub name: String,
+    /// Host that starts it by itself.
+    pub home_host: Uuid,
+    /// Level, members, chunk.
+    pub geometry: Geometry,
+    /// Features that older versions may ignore.
+    pub compat: u64,
+    /// Features without which nothing may be written.
+    pub ro_compat: u64,
+    /// Features without which nothing may be read.
+    pub incompat: u64,
+    /// Rises with every commit.
+    pub generation: u64,
+    /// Rises with every change of membership.
+    pub event_count: u64,
+    /// Whether parity is known to match the data.
+    pub clean: bool,
+    /// Rows of an extent.
+    pub rows_per_extent: u64,
+    /// Bytes of each data zone.
+    pub data_bytes: u64,
+    /// When it was created, in ms since 1970.
+    pub created_ms: u64,
+    /// Journal size asked for at creation; 0 = by the disk's size.
+    pub journal_bytes: u64,
+    /// Members, spares and failed disks.
+    pub table: Vec<Entry>,
+}
+
+/// Why 4 KiB aren't a label that can be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LabelError {
+    /// No magic: there is no label here.
+    #[error("no label")]
+    Absent,
+    /// Magic, but the checksum is wrong.
+    #[error("label is damaged: its checksum doesn't match")]
+    Checksum,
+    /// A newer structure.
+    #[error(
+        "label has version {0}, this Cairn knows {LABEL_VERSION}: use the version that wrote it"
+    )]
+    Version(u32),
+    /// Feature bits that this version doesn't know.
+    #[error(
+        "label needs features {0:#x} that this Cairn doesn't know: use the version that wrote it"
+    )]
+    Incompat(u64),
+    /// The checksum is right and the contents are not: our own bug, or malice.
+    #[error("label makes no sense: {0}")]
+    Nonsense(&'static str),
+}
+
+impl ArrayLabel {
+    /// Whether writing is allowed to this version.
+    pub fn writable(&self) -> bool {
+        self.ro_compat & !RO_COMPAT_KNOWN == 0
+    }
+
+    /// The entry of a disk.
+    pub fn entry(&self, uuid: Uuid) -> Option<&Entry> {
+        self.table.iter().find(|entry| entry.uuid == uuid)
+    }
+}
+
+fn sum(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(
+        bytes
+            .split_at(bytes.len().saturating_sub(size_of::<U32>()))
+            .0,
+    )
+}
+
+impl Label {
+    /// The 4 KiB to write.
+    ///
+    /// # Panics
+    /// If the table or the name is too long, which creation and membership changes check first.
+    pub fn encode(&self) -> Box<[u8]> {
+        let array = &self.array;
+        assert!(
+            array.table.len() <= TABLE_MAX,
+            "label table of {} entries",
+            array.table.len()
+        );
+        assert!(
+            array.name.len() <= NAME_MAX,
+            "label name of {} bytes",
+            array.name.len()
+        );
+        let mut raw = RawLabel::new_zeroed();
+        raw.magic = LABEL_MAGIC;
+        raw.version = LABEL_VERSION.into();
+        raw.header_len = 1020.into();
+        raw.compat = array.compat.into();
+        raw.ro_compat = array.ro_compat.into();
+        raw.incompat = array.incompat.into();
+        raw.array_uuid = array.uuid.into_bytes();
+        raw.member_uuid = self.member_uuid.into_bytes();
+        raw.home_host = array.home_host.into_bytes();
+        for (to, from) in raw.name.iter_mut().zip(array.name.bytes()) {
+            *to = from;
+        }
+        raw.level = array.geometry.level().code().into();
+        raw.chunk_bytes = narrow(array.geometry.chunk_bytes()).into();
+        raw.members = narrow(array.geometry.members()).into();
+        raw.entries = narrow(array.table.len()).into();
+        raw.generation = array.generation.into();
+        raw.event_count = array.event_count.into();
+        raw.flags = (if array.clean { FLAG_CLEAN } else { 0 }).into();
+        raw.rows_per_extent = narrow(array.rows_per_extent).into();
+        raw.data_bytes = array.data_bytes.into();
+        raw.disk_bytes = self.disk_bytes.into();
+        raw.created_ms = array.created_ms.into();
+        raw.journal_bytes = array.journal_bytes.into();
+        for ((to, kind), zone) in raw
+            .zones
+            .iter_mut()
+            .zip(ZoneKind::ALL)
+            .zip(self.layout.zones)
+        {
+            to.kind = kind.code().into();
+            to.offset = zone.offset.into();
+            to.len = zone.len.into();
+        }
+        for (to, entry) in raw.table.iter_mut().zip(&array.table) {
+            to.uuid = entry.uuid.into_bytes();
+            to.slot = entry
+                .slot
+                .and_then(|s| u16::try_from(s).ok())
+                .unwrap_or(u16::MAX)
+                .into();
+            to.state = entry.state.code();
+            to.cursor_rows = entry.cursor_rows.into();
+            to.since_event = entry.since_event.into();
+            to.disk_bytes = entry.disk_bytes.into();
+        }
+        raw.crc32c = sum(raw.as_bytes()).into();
+        raw.as_bytes().into()
+    }
+
+    /// Decodes and checks 4 KiB.
+    pub fn decode(bytes: &[u8]) -> Result<Self, LabelError> {
+        let raw =
+            RawLabel::ref_from_bytes(bytes).map_err(|_| LabelError::Nonsense("its length"))?;
+        if raw.magic != LABEL_MAGIC {
+            return Err(LabelError::Absent);
+        }
+        if raw.crc32c.get() != sum(bytes) {
+            return Err(LabelError::Checksum);
+        }
+        if raw.version.get() != LABEL_VERSION {
+            return Err(LabelError::Version(raw.version.get()));
+        }
+        let unknown = raw.incompat.get() & !INCOMPAT_KNOWN;
+        if unknown != 0 {
+            return Err(LabelError::Incompat(unknown));
+        }
+        let level = Level::from_code(raw.level.get()).ok_or(LabelError::Nonsense("level"))?;
+        let members = cairn_blockdev::units::usize_of_u32(raw.members.get());
+        let geometry = Geometry::new(level, members, raw.chunk_bytes.get())
+            .map_err(|_| LabelError::Nonsense("geometry"))?;
+        let name_len = raw
+            .name
+            .iter()
+            .position(|&b| b == 0)
+            .unwrap_or(raw.name.len());
+        let name = raw
+            .name
+            .get(..name_len)
+            .and_then(|bytes| std::str::from_utf8(bytes).ok())
+            .filter(|name| valid_name(name))
+            .ok_or(LabelError::Nonsense("name"))?;
+        let rows_per_extent = u64::from(raw.rows_per_extent.get());
+        let extent_bytes = rows_per_extent * geometry.chunk_bytes();
+        if !rows_per_extent.is_power_of_two() || !raw.data_bytes.get().is_multiple_of(extent_bytes)
+        {
+            return Err(LabelError::Nonsense("extent size"));
+        }
+        Ok(Self {
+            member_uuid: Uuid::from_bytes(raw.member_uuid),
+            disk_bytes: raw.disk_bytes.get(),
+            layout: decode_zones(raw)?,
+            array: ArrayLabel {
+                uuid: Uuid::from_bytes(raw.array_uuid),
+                name: name.to_owned(),
+                home_host: Uuid::from_bytes(raw.home_host),
+                geometry,
+                compat: raw.compat.get(),
+                ro_compat: raw.ro_compat.get(),
+                incompat: raw.incompat.get(),
+                generation: raw.generation.get(),
+                event_count: raw.event_count.get(),
+                clean: raw.flags.get() & FLAG_CLEAN != 0,
+                rows_per_extent,
+                data_bytes: raw.data_bytes.get(),
+                created_ms: raw.created_ms.get(),
+                journal_bytes: raw.journal_bytes.get(),
+                table: decode_table(raw, members)?,
+            },
+        })
+    }
+}
+
+fn decode_zones(raw: &RawLabel) -> Result<Layout, LabelError> {
+    let mut layout = Layout::default();
+    let mut at = 0;
+    for ((zone, kind), from) in layout.zones.iter_mut().zip(ZoneKind::ALL).zip(&raw.zones) {
+        *zone = Zone {
+            offset: from.offset.get(),
+            len: from.len.get(),
+        };
+        let end = zone
+            .offset
+            .checked_add(zone.len)
+            .ok_or(LabelError::Nonsense("zone table"))?;
+        if from.kind.get() != kind.code() || zone.offset < at || end > raw.disk_bytes.get() {
+            return Err(LabelError::Nonsense("zone table"));
+        }
+        at = end;
+    }
+    if layout.zone(ZoneKind::Data).len != raw.data_bytes.get() {
+        return Err(LabelError::Nonsense("data zone"));
+    }
+    Ok(layout)
+}
+
+fn decode_table(raw: &RawLabel, members: usize) -> Result<Vec<Entry>, LabelError> {
+    let count = cairn_blockdev::units::usize_of_u32(raw.entries.get());
+    let rows = raw
+        .table
+        .get(..count)
+        .ok_or(LabelError::Nonsense("table length"))?;
+    let mut table = Vec::with_capacity(count);
+    for row in rows {
+        let slot = match row.slot.get() {
+            u16::MAX => None,
+            slot if usize::from(slot) < members => Some(usize::from(slot)),
+            _ => return Err(LabelError::Nonsense("slot")),
+        };
+        let state = MemberState::from_code(row.state).ok_or(LabelError::Nonsense("state"))?;
+        if slot.is_none() && state.holds_slot() {
+            return Err(LabelError::Nonsense("a member without a slot"));
+        }
+        table.push(Entry {
+            uuid: Uuid::from_bytes(row.uuid),
+            slot,
+            state,
+            cursor_rows: row.cursor_rows.get(),
+            since_event: row.since_event.get(),
+            disk_bytes: row.disk_bytes.get(),
+        });
+    }
+    Ok(table)
+}
+
+fn narrow<T: TryInto<u32>>(value: T) -> u32 {
+    value
+        .try_into()
+        .unwrap_or_else(|_| unreachable!("bounded by the checks of creation"))
+}
+
+/// Whether a name can be an array's or a volume's: it becomes part of paths, tables and URIs.
+pub fn valid_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    name.len() <= NAME_MAX
+        && bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    pub(crate) fn sample() -> Label {
+        let geometry = Geometry::new(Level::Raid6, 5, 65536).unwrap();
+        let shape = crate::layout::Shape {
+            geometry,
+            journal_bytes: None,
+        };
+        let disk_bytes = 512 << 20;
+        let data_bytes = shape.data_bytes_for(disk_bytes).unwrap();
+        let entry = |n: u8, slot, state| Entry {
+            uuid: Uuid::from_bytes([n; 16]),
+            slot,
+            state,
+            cursor_rows: if state == MemberState::Rebuilding {
+                77
+            } else {
+                0
+            },
+            since_event: u64::from(n),
+            disk_bytes,
+        };
+        Label {
+            member_uuid: Uuid::from_bytes([2; 16]),
+            disk_bytes,
+            layout: shape.layout(disk_bytes, data_bytes).unwrap(),
+            array: ArrayLabel {
+                uuid: Uuid::from_bytes([9; 16]),
+                name: "pool".into(),
+                home_host: Uuid::from_bytes([8; 16]),
+                geometry,
+                compat: 0,
+                ro_compat: 0,
+                incompat: INCOMPAT_NO_INTEGRITY,
+                generation: 12,
+                event_count: 5,
+                clean: true,
+                rows_per_extent: crate::layout::rows_per_extent(&geometry),
+                data_bytes,
+                created_ms: 1_700_000_000_000,
+                journal_bytes: 0,
+                table: vec![
+                    entry(1, Some(0), MemberState::InSync),
+                    entry(2, Some(1), MemberState::InSync),
+                    entry(3, Some(2), MemberState::Rebuilding),
+                    entry(4, Some(3), MemberState::InSync),
+                    entry(5, Some(4), MemberState::Missing),
+                    entry(6, None, MemberState::Spare),
+                ],
+            },
+        }
+    }
+
+    #[test]
+    fn the_label_of_version_1_is_read_for_ever() {
+        let golden = include_bytes!("../tests/golden/label-v1.bin");
+        assert_eq!(Label::decode(golden).unwrap(), sample());
+        assert_eq!(
+            &*sample().encode(),
+            &golden[..],
+            "the encoding of version 1 changed"
+        );
+    }
+
+    #[test]
+    fn every_flipped_byte_is_seen() {
+        let good = sample().encode();
+        for at in 0..good.len() {
+            let mut bytes = good.to_vec();
+            bytes[at] ^= 0x40;
+            assert!(Label::decode(&bytes).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn unknown_incompat_bits_are_refused_and_unknown_ro_compat_bits_forbid_writing() {
+        let mut label = sample();
+        label.array.incompat |= 1 << 40;
+        assert_eq!(
+            Label::decode(&label.encode()),
+            Err(LabelError::Incompat(1 << 40))
+        );
+        let mut label = sample();
+        label.array.ro_compat = 1 << 3;
+        assert!(!Label::decode(&label.encode()).unwrap().array.writable());
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..5000)) {
+            let _ = Label::decode(&bytes);
+        }
+
+        /// A right checksum over wrong contents: the checks behind it must hold too.
+        #[test]
+        fn sealed_nonsense_never_panics(at in 8usize..4092, len in 1usize..64, value: u8) {
+            let mut bytes = sample().encode().to_vec();
+            let end = (at + len).min(4092);
+            bytes[at..end].fill(value);
+            let crc = sum(&bytes);
+            bytes[4092..].copy_from_slice(&crc.to_le_bytes());
+            let _ = Label::decode(&bytes);
+        }
+    }
+}
