@@ -5,7 +5,9 @@
 //! See `raid/README.md` for the picture and the argument.
 #![cfg_attr(test, allow(clippy::as_conversions))]
 
+mod array;
 mod error;
+mod events;
 mod geometry;
 pub mod label;
 pub mod layout;
@@ -13,8 +15,19 @@ mod level;
 mod member;
 pub mod parity;
 pub mod space;
+mod stripe;
+mod sync;
+mod turnstile;
+mod volume;
 
+pub use array::assemble::{AssembleOptions, Identity, Probe, assemble, probe};
+pub use array::create::{CreateSpec, create, wipe_label};
+pub use array::{
+    Array, ArrayState, ArrayStatus, ErrorCounts, MemberDisk, MemberStatus, SpaceStatus, SyncAction,
+    SyncStatus, VolumeInfo,
+};
 pub use error::RaidError;
+pub use events::{ArrayEvent, EventKind, EventSink, Hooks, Witness, WitnessStore};
 pub use geometry::{CHUNK_MAX, CHUNK_MIN, Geometry, GeometryError, Role, Row, Set, Slot};
 pub use level::{Level, MEMBERS_MAX};
 pub use member::MemberState;

@@ -190,7 +190,7 @@ impl Clock for Handle {
         Box::pin(Sleep {
             world: Rc::clone(&self.0),
             deadline_ns,
-            set: false,
+            timer: None,
         })
     }
 }
@@ -204,23 +204,27 @@ impl Spawn for Handle {
 struct Sleep {
     world: Rc<World>,
     deadline_ns: u64,
-    set: bool,
+    /// Its place among the timers: one, however often it is polled.
+    timer: Option<u64>,
 }
 
 impl Future for Sleep {
     type Output = ();
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        if self.set && self.world.now_ns.get() >= self.deadline_ns {
+        if self.timer.is_some() && self.world.now_ns.get() >= self.deadline_ns {
             return Poll::Ready(());
         }
-        let id = self.world.next_timer.get();
-        self.world.next_timer.set(id + 1);
+        let id = self.timer.unwrap_or_else(|| {
+            let id = self.world.next_timer.get();
+            self.world.next_timer.set(id + 1);
+            id
+        });
         let key = (self.deadline_ns, id);
         self.world
             .timers
             .borrow_mut()
             .insert(key, context.waker().clone());
-        self.set = true;
+        self.timer = Some(id);
         Poll::Pending
     }
 }

@@ -1,0 +1,546 @@
+//! From disks with labels to a running array: the decision, and then the work.
+//!
+//! [`judge`] is pure: labels in, verdict out. The rules (raid/README.md, Assembly):
+//! - The label with the highest (event count, generation) says who is in sync.
+//! - A member that it calls in sync but whose own label is more than one event behind is an old image
+//!   of itself: stale. One event is what a crash between two disks' labels leaves.
+//! - With members absent, the array starts only if enough are left, the disks had their time to turn
+//!   up, and the absent could not have run without the present, or this host's witness knows nothing
+//!   newer than the labels here. Everything else wants `force`.
+//! - An unclean stop makes parity doubtful: with nobody absent it is recomputed before anything is
+//!   served; with somebody absent only `force` starts the array.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use cairn_blockdev::{BlockDevice, Buf, BufPool, Env};
+use futures_util::future::join_all;
+use uuid::Uuid;
+
+use super::create::read_map_slots;
+use super::disk::Disk;
+use super::{Array, MemberDisk, Parts};
+use crate::error::RaidError;
+use crate::events::{EventKind, Hooks, Witness};
+use crate::label::{ArrayLabel, Label, LabelError};
+use crate::layout::{LABEL_A, LABEL_B, label_copy};
+use crate::member::MemberState;
+use crate::space::{PageError, SpaceMap, page_generation};
+
+/// What a disk's label says, for grouping disks to arrays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The array.
+    pub array_uuid: Uuid,
+    /// Its name.
+    pub array_name: String,
+    /// The disk.
+    pub member_uuid: Uuid,
+    /// The host that starts the array.
+    pub home_host: Uuid,
+    /// Event count of this label.
+    pub event_count: u64,
+    /// What the disk thinks that it is.
+    pub state: Option<MemberState>,
+    /// Disks that the label lists as taking part.
+    pub members_listed: usize,
+}
+
+/// What was found where labels are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// No label.
+    Blank,
+    /// A label.
+    Member(Identity),
+    /// Something that was a label, or is one that this version can't use.
+    Damaged(String),
+}
+
+/// How an array is to be started.
+#[derive(Debug, Clone)]
+pub struct AssembleOptions {
+    /// The operator wants it started at the price that the refusal named.
+    pub force: bool,
+    /// The disks had their time to turn up.
+    pub waited: bool,
+    /// This host.
+    pub home_host: Uuid,
+    /// What this host remembers of the array.
+    pub witness: Option<Witness>,
+}
+
+/// Reads the best label of a disk.
+async fn best_label(device: &dyn BlockDevice) -> Result<Label, LabelError> {
+    let size = device.geometry().size;
+    let mut best: Result<Label, LabelError> = Err(LabelError::Absent);
+    for offset in [LABEL_A, LABEL_B, label_copy(size)] {
+        if offset + cairn_blockdev::units::BLOCK > size {
+            continue;
+        }
+        let buf = Buf::zeroed(cairn_blockdev::units::BLOCK_BYTES);
+        let (buf, result) = device.read(offset, buf).await;
+        let found = if result.is_ok() {
+            Label::decode(&buf)
+        } else {
+            Err(LabelError::Checksum)
+        };
+        best = match (best, found) {
+            (Ok(old), Ok(new)) => Ok(if rank(&new.array) > rank(&old.array) {
+                new
+            } else {
+                old
+            }),
+            (Ok(old), Err(_)) => Ok(old),
+            (Err(_), Ok(new)) => Ok(new),
+            (Err(LabelError::Absent), Err(new)) => Err(new),
+            (Err(old), Err(_)) => Err(old),
+        };
+    }
+    best
+}
+
+fn rank(label: &ArrayLabel) -> (u64, u64) {
+    (label.event_count, label.generation)
+}
+
+/// Looks for a label.
+pub async fn probe(device: &dyn BlockDevice) -> Result<Probe, RaidError> {
+    Ok(match best_label(device).await {
+        Ok(label) => Probe::Member(Identity {
+            array_uuid: label.array.uuid,
+            array_name: label.array.name.clone(),
+            member_uuid: label.member_uuid,
+            home_host: label.array.home_host,
+            event_count: label.array.event_count,
+            state: label
+                .array
+                .entry(label.member_uuid)
+                .map(|entry| entry.state),
+            members_listed: label
+                .array
+                .table
+                .iter()
+                .filter(|e| e.state.holds_slot())
+                .count(),
+        }),
+        Err(LabelError::Absent) => Probe::Blank,
+        Err(error) => Probe::Damaged(error.to_string()),
+    })
+}
+
+/// What to do with the labels found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Verdict {
+    /// The label that counts.
+    reference: ArrayLabel,
+    /// Disks that take part, by UUID; all others are stale.
+    trusted: Vec<Uuid>,
+    /// Members that are in sync by the label and not here, or stale.
+    absent: Vec<Uuid>,
+    /// Whether parity has to be recomputed first.
+    resync: bool,
+}
+
+/// A refusal, before it gets the array's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Refusal {
+    reason: String,
+    wait_may_help: bool,
+    force_may_help: bool,
+}
+
+/// Decides over labels alone.
+fn judge(labels: &[Label], options: &AssembleOptions) -> Result<Verdict, Refusal> {
+    let refuse = |reason: String, wait_may_help, force_may_help| {
+        Err(Refusal {
+            reason,
+            wait_may_help,
+            force_may_help,
+        })
+    };
+    let Some(best) = labels.iter().max_by_key(|label| rank(&label.array)) else {
+        return refuse("no disk with a usable label is here".into(), true, false);
+    };
+    let reference = best.array.clone();
+    if !reference.writable() {
+        return refuse(
+            "its labels carry features without which this Cairn must not write; use the version \
+             that wrote them"
+                .into(),
+            false,
+            false,
+        );
+    }
+    let trusted: Vec<Uuid> = labels
+        .iter()
+        .filter(|label| label.array.event_count + 1 >= reference.event_count)
+        .filter(|label| {
+            reference
+                .entry(label.member_uuid)
+                .is_some_and(|e| e.state.is_live())
+        })
+        .map(|label| label.member_uuid)
+        .collect();
+    let in_sync: Vec<Uuid> = reference
+        .table
+        .iter()
+        .filter(|entry| entry.state == MemberState::InSync)
+        .map(|entry| entry.uuid)
+        .collect();
+    let (present, absent): (Vec<Uuid>, Vec<Uuid>) =
+        in_sync.iter().partition(|uuid| trusted.contains(uuid));
+    let geometry = reference.geometry;
+    let enough = geometry.members() - geometry.redundancy();
+    let clean = labels
+        .iter()
+        .filter(|label| present.contains(&label.member_uuid))
+        .all(|label| label.array.clean);
+    let verdict = Verdict {
+        reference,
+        trusted,
+        absent,
+        resync: !clean,
+    };
+    let (reference, absent) = (&verdict.reference, &verdict.absent);
+    if present.len() < enough {
+        return refuse(
+            format!(
+                "{} of {} members are here and current, {enough} are needed; missing: {}",
+                present.len(),
+                geometry.members(),
+                list(absent)
+            ),
+            true,
+            false,
+        );
+    }
+    let newer_elsewhere = options
+        .witness
+        .as_ref()
+        .is_some_and(|w| w.event_count > reference.event_count);
+    if newer_elsewhere && !options.force {
+        return refuse(
+            format!(
+                "this host has seen event {} of it, the newest label here says {}: the disks here \
+                 are old; find the others ({}), or start from old data with --force",
+                options.witness.as_ref().map_or(0, |w| w.event_count),
+                reference.event_count,
+                list(absent)
+            ),
+            true,
+            true,
+        );
+    }
+    if absent.is_empty() {
+        let degraded = in_sync.len() < geometry.members();
+        if degraded && verdict.resync && !options.force {
+            return refuse(UNCLEAN_DEGRADED.into(), false, true);
+        }
+        return Ok(verdict);
+    }
+    if !options.waited && !options.force {
+        return refuse(
+            format!(
+                "waiting for {} absent member(s): {}",
+                absent.len(),
+                list(absent)
+            ),
+            true,
+            true,
+        );
+    }
+    if verdict.resync && !options.force {
+        return refuse(UNCLEAN_DEGRADED.into(), true, true);
+    }
+    let could_run_alone = absent.len() >= enough;
+    if could_run_alone && options.witness.is_none() && !options.force {
+        return refuse(
+            format!(
+                "the absent members ({}) could have run without the ones here, and this host has \
+                 no record that they didn't; --force starts it with what the disks here hold",
+                list(absent)
+            ),
+            true,
+            true,
+        );
+    }
+    Ok(verdict)
+}
+
+const UNCLEAN_DEGRADED: &str = "it was stopped in the middle of writes and members are gone: blocks of the missing members \
+     that share a row with those writes can't be told right from wrong; bring the members back, or \
+     start with --force and check the data";
+
+fn list(uuids: &[Uuid]) -> String {
+    let names: Vec<String> = uuids.iter().map(Uuid::to_string).collect();
+    names.join(", ")
+}
+
+/// Assembles the array whose candidates `disks` are, and starts it.
+pub async fn assemble(
+    env: Env,
+    pool: BufPool,
+    disks: Vec<MemberDisk>,
+    options: AssembleOptions,
+    hooks: Hooks,
+) -> Result<Rc<Array>, RaidError> {
+    let mut found: BTreeMap<Uuid, (MemberDisk, Label)> = BTreeMap::new();
+    let labels = join_all(disks.iter().map(|disk| best_label(&*disk.device))).await;
+    for (disk, label) in disks.into_iter().zip(labels) {
+        let label = label.map_err(|error| RaidError::Format {
+            disk: disk.path.to_string(),
+            reason: error.to_string(),
+        })?;
+        if let Some((first, _)) = found.get(&label.member_uuid) {
+            return Err(RaidError::Cloned {
+                first: first.path.to_string(),
+                second: disk.path.to_string(),
+                member: label.member_uuid,
+            });
+        }
+        found.insert(label.member_uuid, (disk, label));
+    }
+    let labels: Vec<Label> = found.values().map(|(_, label)| label.clone()).collect();
+    let name = labels
+        .first()
+        .map_or_else(String::new, |label| label.array.name.clone());
+    let verdict = judge(&labels, &options).map_err(|refusal| RaidError::NotStarted {
+        array: name.clone(),
+        reason: refusal.reason,
+        wait_may_help: refusal.wait_may_help,
+        force_may_help: refusal.force_may_help,
+    })?;
+    start(env, pool, found, verdict, options, hooks).await
+}
+
+async fn start(
+    env: Env,
+    pool: BufPool,
+    found: BTreeMap<Uuid, (MemberDisk, Label)>,
+    verdict: Verdict,
+    options: AssembleOptions,
+    hooks: Hooks,
+) -> Result<Rc<Array>, RaidError> {
+    let label = verdict.reference;
+    let mut paths = Vec::new();
+    let mut disks = Vec::new();
+    for (uuid, (member, its)) in found {
+        paths.push((uuid, Rc::clone(&member.path)));
+        if verdict.trusted.contains(&uuid) {
+            if member.device.geometry().size < its.disk_bytes {
+                return Err(RaidError::Format {
+                    disk: member.path.to_string(),
+                    reason: format!(
+                        "it has {} bytes, its label says {}: it was truncated or copied to a \
+                         smaller disk; remove it or bring the whole disk back",
+                        member.device.geometry().size,
+                        its.disk_bytes
+                    ),
+                });
+            }
+            disks.push(Disk::new(
+                uuid,
+                member.path,
+                member.device,
+                Some(its.layout),
+            ));
+        }
+    }
+    let in_sync: Vec<Rc<Disk>> = disks
+        .iter()
+        .filter(|disk| {
+            label
+                .entry(disk.uuid)
+                .is_some_and(|e| e.state == MemberState::InSync)
+        })
+        .map(Rc::clone)
+        .collect();
+    let space = load_space(&label, &in_sync).await?;
+    let resync = verdict.resync;
+    let degraded_by = verdict.absent;
+    let array = Array::from_parts(Parts {
+        env,
+        pool,
+        hooks,
+        label,
+        disks,
+        space,
+    });
+    for (uuid, path) in paths {
+        array.ledger.borrow_mut().remember_path(uuid, path);
+    }
+    array
+        .open_for_business(&degraded_by, resync, options.force)
+        .await?;
+    Ok(array)
+}
+
+/// The newest valid copy of each map page among the members that are in sync.
+async fn load_space(label: &ArrayLabel, in_sync: &[Rc<Disk>]) -> Result<SpaceMap, RaidError> {
+    let blank = SpaceMap::new(label.uuid, &label.geometry, label.data_bytes);
+    let pages = blank.pages();
+    let mut best: Vec<Option<(u64, Box<[u8]>)>> = vec![None; pages];
+    let mut seen: Vec<Vec<Option<u64>>> = Vec::new();
+    for disk in in_sync {
+        let slots = read_map_slots(disk, pages).await;
+        let mut generations = Vec::with_capacity(pages);
+        for (page, (copies, best)) in slots.into_iter().zip(best.iter_mut()).enumerate() {
+            let newest =
+                newest_copy(copies, label.uuid, page).map_err(|error| RaidError::Format {
+                    disk: disk.path.to_string(),
+                    reason: error.to_string(),
+                })?;
+            let generation = newest.as_ref().map(|(generation, _)| *generation);
+            generations.push(generation);
+            if generation > best.as_ref().map(|(generation, _)| *generation) {
+                *best = newest;
+            }
+        }
+        seen.push(generations);
+    }
+    let newest: Vec<Option<u64>> = best.iter().map(|copy| Some(copy.as_ref()?.0)).collect();
+    let differ = seen.iter().any(|generations| *generations != newest);
+    if let Some(page) = best.iter().position(Option::is_none) {
+        return Err(RaidError::Format {
+            disk: in_sync
+                .first()
+                .map_or_else(String::new, |disk| disk.path.to_string()),
+            reason: format!(
+                "map page {page} of array {} is unreadable on every member: the map of its volumes \
+                 is lost; restore from a copy",
+                label.name
+            ),
+        });
+    }
+    let copies = best
+        .into_iter()
+        .map(|copy| copy.map(|(_, bytes)| bytes))
+        .collect();
+    let mut space =
+        SpaceMap::load(label.uuid, &label.geometry, label.data_bytes, copies).map_err(|error| {
+            RaidError::Format {
+                disk: in_sync
+                    .first()
+                    .map_or_else(String::new, |disk| disk.path.to_string()),
+                reason: error.to_string(),
+            }
+        })?;
+    if differ {
+        space.touch_all();
+    }
+    Ok(space)
+}
+
+/// The valid copy with the highest generation. Damaged copies don't count; a newer format does.
+fn newest_copy(
+    copies: [Option<Box<[u8]>>; 2],
+    array: Uuid,
+    page: usize,
+) -> Result<Option<(u64, Box<[u8]>)>, PageError> {
+    let mut newest: Option<(u64, Box<[u8]>)> = None;
+    for bytes in copies.into_iter().flatten() {
+        match page_generation(&bytes, array, page) {
+            Ok(generation) if newest.as_ref().is_none_or(|(known, _)| generation > *known) => {
+                newest = Some((generation, bytes));
+            }
+            Err(error @ PageError::Version(_)) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(newest)
+}
+
+impl Array {
+    /// Notes who is absent, mends the map, recomputes parity if it must, and starts to serve.
+    async fn open_for_business(
+        self: &Rc<Self>,
+        absent: &[Uuid],
+        resync: bool,
+        forced: bool,
+    ) -> Result<(), RaidError> {
+        self.dirty.set(resync);
+        self.ledger.borrow_mut().set_clean(!resync);
+        if self.note_absent(absent) {
+            let held = self.labels.lock().await;
+            self.commit_event(&held).await?;
+            drop(held);
+            let missing = self.ledger.borrow().slots_missing();
+            self.report(
+                EventKind::DegradedArray,
+                None,
+                format!("started with {missing} member(s) missing"),
+            );
+        }
+        if self.space.borrow().is_dirty() {
+            self.checkpoint().await.map_err(|_| self.broken_error())?;
+            self.flush_all().await.map_err(|_| self.broken_error())?;
+        }
+        if resync {
+            // A write may have reached a member and not its replacement: copy it again.
+            self.ledger.borrow().restart_replacements();
+            let missing = self.ledger.borrow().slots_missing();
+            if missing == 0 {
+                match self.resync().await {
+                    Ok(()) => self.mark_clean().await?,
+                    Err(error) if !forced => return Err(error),
+                    Err(error) => self.report(EventKind::ResyncFinished, None, error.to_string()),
+                }
+            } else {
+                debug_assert!(forced, "unclean and degraded without force");
+            }
+        }
+        self.report(
+            EventKind::Started,
+            None,
+            format!("{} of {}", self.geometry.level(), self.geometry.members()),
+        );
+        self.start_idle_work();
+        self.kick_sync();
+        Ok(())
+    }
+
+    fn broken_error(&self) -> RaidError {
+        let reason = self.broken.borrow().clone().unwrap_or_default();
+        RaidError::Failed {
+            array: self.name.to_string(),
+            reason,
+        }
+    }
+
+    /// Marks absent members, and targets and spares that aren't here, as missing. True if any is.
+    fn note_absent(&self, absent: &[Uuid]) -> bool {
+        let mut ledger = self.ledger.borrow_mut();
+        let gone: Vec<Uuid> = ledger
+            .label()
+            .table
+            .iter()
+            .filter(|e| {
+                e.state.is_live() && (absent.contains(&e.uuid) || ledger.disk(e.uuid).is_none())
+            })
+            .map(|entry| entry.uuid)
+            .collect();
+        for uuid in &gone {
+            ledger.set_state(*uuid, MemberState::Missing);
+        }
+        // A replacement whose original is absent goes on alone.
+        let orphans: Vec<Uuid> = ledger
+            .slots()
+            .iter()
+            .filter(|slot| slot.member.is_none())
+            .filter_map(|slot| slot.target.as_ref().map(|target| target.uuid))
+            .filter(|uuid| {
+                ledger
+                    .entry(*uuid)
+                    .is_some_and(|e| e.state == MemberState::Replacing)
+            })
+            .collect();
+        for uuid in &orphans {
+            ledger.set_state(*uuid, MemberState::Rebuilding);
+        }
+        !gone.is_empty() || !orphans.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,298 @@
+//! Making an array: zones, map and labels on blank disks.
+//!
+//! Whoever calls this has made sure that the disks may be written. Labels come last, so that a crash
+//! on the way leaves no half array behind.
+
+use std::rc::Rc;
+
+use cairn_blockdev::units::{BLOCK, MIB, u64_of};
+use cairn_blockdev::{BlockDevice, Buf, BufPool, Env, IoError, IoErrorKind, WriteFlags, ZeroFlags};
+use futures_util::future::join_all;
+use uuid::Uuid;
+use zerocopy::IntoBytes;
+
+use super::disk::Disk;
+use super::durable::page_offset;
+use super::{Array, MemberDisk, Parts};
+use crate::error::RaidError;
+use crate::events::{EventKind, Hooks};
+use crate::geometry::Geometry;
+use crate::label::{ArrayLabel, Entry, INCOMPAT_NO_INTEGRITY, TABLE_MAX, valid_name};
+use crate::layout::rows_per_extent;
+use crate::layout::{LABEL_A, LABEL_B, Layout, Shape, ZoneHeader, ZoneKind, label_copy};
+use crate::level::Level;
+use crate::member::MemberState;
+use crate::space::SpaceMap;
+
+/// Zeros go out in pieces of this size, so that memory stays small.
+const ZERO_PIECE: u64 = 8 * MIB;
+
+/// What kind of array to make.
+#[derive(Debug, Clone)]
+pub struct CreateSpec {
+    /// Its name.
+    pub name: String,
+    /// Its level.
+    pub level: Level,
+    /// Its chunk, a power of two.
+    pub chunk_bytes: u32,
+    /// The host that starts it.
+    pub home_host: Uuid,
+    /// Journal of a member; `None`: 1 % of the disk within bounds.
+    pub journal_bytes: Option<u64>,
+}
+
+impl CreateSpec {
+    /// Geometry, zones and the common data zone for disks of these sizes: what `--dry-run` shows.
+    pub fn shape(&self, disks: &[(&str, u64)]) -> Result<(Shape, u64), RaidError> {
+        if !valid_name(&self.name) {
+            return Err(RaidError::BadName {
+                name: self.name.clone(),
+            });
+        }
+        let geometry = Geometry::new(self.level, disks.len(), self.chunk_bytes)?;
+        let shape = Shape {
+            geometry,
+            journal_bytes: self.journal_bytes,
+        };
+        let mut data_bytes = u64::MAX;
+        for (path, size) in disks {
+            let bytes = shape
+                .data_bytes_for(*size)
+                .ok_or_else(|| RaidError::TooSmall {
+                    disk: (*path).to_owned(),
+                    size: *size,
+                    need: shape.disk_bytes_min(0),
+                    what: "labels, zones and one extent".into(),
+                })?;
+            data_bytes = data_bytes.min(bytes);
+        }
+        Ok((shape, data_bytes))
+    }
+}
+
+/// Makes an array of blank disks and starts it.
+pub async fn create(
+    env: Env,
+    pool: BufPool,
+    spec: CreateSpec,
+    members: Vec<MemberDisk>,
+    spares: Vec<MemberDisk>,
+    hooks: Hooks,
+) -> Result<Rc<Array>, RaidError> {
+    let sizes: Vec<(&str, u64)> = members
+        .iter()
+        .map(|disk| (&*disk.path, disk.device.geometry().size))
+        .collect();
+    let (shape, data_bytes) = spec.shape(&sizes)?;
+    if members.len() + spares.len() > TABLE_MAX {
+        return Err(RaidError::TooManyDisks {
+            array: spec.name,
+            max: TABLE_MAX,
+        });
+    }
+    let mut table = Vec::new();
+    let mut disks = Vec::new();
+    for (slot, member) in members.into_iter().enumerate() {
+        let layout = layout_for(&shape, &member, data_bytes)?;
+        let disk = Disk::new(Uuid::new_v4(), member.path, member.device, Some(layout));
+        table.push(entry(&disk, Some(slot), MemberState::InSync));
+        disks.push(disk);
+    }
+    for spare in spares {
+        let layout = layout_for(&shape, &spare, data_bytes)?;
+        let disk = Disk::new(Uuid::new_v4(), spare.path, spare.device, Some(layout));
+        table.push(entry(&disk, None, MemberState::Spare));
+        disks.push(disk);
+    }
+    let label = ArrayLabel {
+        uuid: Uuid::new_v4(),
+        name: spec.name,
+        home_host: spec.home_host,
+        geometry: shape.geometry,
+        compat: 0,
+        ro_compat: 0,
+        incompat: INCOMPAT_NO_INTEGRITY,
+        generation: 0,
+        event_count: 0,
+        clean: true,
+        rows_per_extent: rows_per_extent(&shape.geometry),
+        data_bytes,
+        created_ms: env.clock.unix_ms(),
+        journal_bytes: spec.journal_bytes.unwrap_or(0),
+        table,
+    };
+    for result in join_all(disks.iter().map(|disk| prepare(disk, label.uuid))).await {
+        result?;
+    }
+    let mut space = SpaceMap::new(label.uuid, &shape.geometry, data_bytes);
+    space.touch_all();
+    let array = Array::from_parts(Parts {
+        env,
+        pool,
+        hooks,
+        label,
+        disks,
+        space,
+    });
+    array
+        .checkpoint()
+        .await
+        .map_err(|_| array.failed_in_creation())?;
+    array
+        .flush_all()
+        .await
+        .map_err(|_| array.failed_in_creation())?;
+    let held = array.labels.lock().await;
+    array.commit_event(&held).await?;
+    drop(held);
+    array.report(
+        EventKind::NewArray,
+        None,
+        format!(
+            "{} of {sizes_len} members",
+            spec.level,
+            sizes_len = shape.geometry.members()
+        ),
+    );
+    array.start_idle_work();
+    Ok(array)
+}
+
+fn entry(disk: &Disk, slot: Option<usize>, state: MemberState) -> Entry {
+    Entry {
+        uuid: disk.uuid,
+        slot,
+        state,
+        cursor_rows: 0,
+        since_event: 1,
+        disk_bytes: disk.size,
+    }
+}
+
+/// The zones of a disk that is to carry `data_bytes`, or why it can't.
+pub(super) fn layout_for(
+    shape: &Shape,
+    disk: &MemberDisk,
+    data_bytes: u64,
+) -> Result<Layout, RaidError> {
+    let size = disk.device.geometry().size;
+    shape
+        .layout(size, data_bytes)
+        .ok_or_else(|| RaidError::TooSmall {
+            disk: disk.path.to_string(),
+            size,
+            need: shape.disk_bytes_min(data_bytes),
+            what: "a member of this array".into(),
+        })
+}
+
+/// Zeroes everything before the data zone, the labels too, and writes the zone headers.
+pub(super) async fn prepare(disk: &Disk, array: Uuid) -> Result<(), IoError> {
+    let layout = disk.layout.get().unwrap_or_default();
+    zero(&*disk.device, 0, BLOCK).await?;
+    zero(&*disk.device, LABEL_A, layout.data_offset() - LABEL_A).await?;
+    zero(&*disk.device, label_copy(disk.size), BLOCK).await?;
+    for (kind, zone) in ZoneKind::ALL.into_iter().zip(layout.zones) {
+        if kind == ZoneKind::Data {
+            continue;
+        }
+        let header = ZoneHeader::new(kind, array.into_bytes(), disk.uuid.into_bytes(), zone.len);
+        let mut block = Buf::zeroed(cairn_blockdev::units::BLOCK_BYTES);
+        for (to, from) in block.iter_mut().zip(header.as_bytes()) {
+            *to = *from;
+        }
+        disk.device
+            .write(zone.offset, block.freeze(), WriteFlags::default())
+            .await?;
+    }
+    disk.device.flush().await
+}
+
+async fn zero(device: &dyn BlockDevice, offset: u64, len: u64) -> Result<(), IoError> {
+    let mut at = offset;
+    while at < offset + len {
+        let piece = ZERO_PIECE.min(offset + len - at);
+        match device.write_zeroes(at, piece, ZeroFlags::default()).await {
+            Err(error) if error.kind == IoErrorKind::Unsupported => {
+                let zeros = Buf::zeroed(cairn_blockdev::units::usize_of(piece)).freeze();
+                device.write(at, zeros, WriteFlags::default()).await?;
+            }
+            other => other?,
+        }
+        at += piece;
+    }
+    Ok(())
+}
+
+/// Removes a label: all three copies. The zones stay as they are.
+pub async fn wipe_label(device: &dyn BlockDevice) -> Result<(), RaidError> {
+    let size = device.geometry().size;
+    for offset in [LABEL_A, LABEL_B, label_copy(size)] {
+        if offset + BLOCK <= size {
+            zero(device, offset, BLOCK).await?;
+        }
+    }
+    device.flush().await?;
+    Ok(())
+}
+
+impl Array {
+    fn failed_in_creation(&self) -> RaidError {
+        let reason = self.broken.borrow().clone().unwrap_or_default();
+        RaidError::Failed {
+            array: self.name.to_string(),
+            reason,
+        }
+    }
+
+    /// What sizes the zones of this array's disks.
+    pub(super) fn shape(&self) -> (Shape, u64) {
+        let ledger = self.ledger.borrow();
+        let label = ledger.label();
+        let journal_bytes = (label.journal_bytes > 0).then_some(label.journal_bytes);
+        (
+            Shape {
+                geometry: self.geometry,
+                journal_bytes,
+            },
+            label.data_bytes,
+        )
+    }
+}
+
+/// Reads every map page of a disk: both slots, in order. Unreadable pages are `None`.
+pub(super) async fn read_map_slots(disk: &Disk, pages: usize) -> Vec<[Option<Box<[u8]>>; 2]> {
+    let layout = disk.layout.get().unwrap_or_default();
+    let mut slots: [Vec<Option<Box<[u8]>>>; 2] = [Vec::new(), Vec::new()];
+    for (generation, slot) in (0u64..).zip(slots.iter_mut()) {
+        let mut page = 0;
+        while page < pages {
+            let count = (pages - page).min(MAP_READ_PAGES);
+            let offset = page_offset(&layout, pages, page, generation);
+            let buf = Buf::zeroed(count * crate::space::PAGE_BYTES);
+            let (buf, result) = disk.device.read(offset, buf).await;
+            if result.is_ok() {
+                slot.extend(
+                    buf.chunks(crate::space::PAGE_BYTES)
+                        .map(|page| Some(page.into())),
+                );
+            } else {
+                // One bad sector must not cost its neighbours: page by page.
+                for single in page..page + count {
+                    let offset = page_offset(&layout, pages, single, generation);
+                    let buf = Buf::zeroed(crate::space::PAGE_BYTES);
+                    let (buf, result) = disk.device.read(offset, buf).await;
+                    slot.push(result.is_ok().then(|| (*buf).into()));
+                }
+            }
+            page += count;
+        }
+    }
+    let [even, odd] = slots;
+    debug_assert_eq!(u64_of(even.len()), u64_of(pages));
+    even.into_iter().zip(odd).map(|(a, b)| [a, b]).collect()
+}
+
+/// Map pages read at once: 1 MiB.
+const MAP_READ_PAGES: usize = 256;

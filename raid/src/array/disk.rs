@@ -1,0 +1,210 @@
+//! A disk of the array as the engine uses it: its device, where its zones lie, how far it is
+//! rebuilt, and what it has done wrong.
+//!
+//! Does not know: other disks, states in the label, what to do about an error.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use cairn_blockdev::units::{BLOCK, u64_of};
+use cairn_blockdev::{
+    BlockDevice, Buf, IoError, IoErrorKind, IoFuture, LocalFuture, ReadResult, SharedBuf, Ticks,
+    WriteFlags,
+};
+use uuid::Uuid;
+
+use crate::geometry::{Geometry, Row};
+use crate::layout::Layout;
+
+/// Medium errors within [`ERROR_WINDOW`] that fail a member.
+const MEDIUM_ERRORS_MAX: usize = 20;
+/// The window of the error budget.
+const ERROR_WINDOW: Duration = Duration::from_secs(3600);
+
+/// Errors of a disk since the array was started, by kind, as btrfs counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ErrorCounts {
+    /// Failed reads.
+    pub read: u64,
+    /// Failed writes.
+    pub write: u64,
+    /// Failed flushes.
+    pub flush: u64,
+    /// Blocks whose checksum was wrong.
+    pub corruption: u64,
+    /// Blocks that were older than they should be.
+    pub generation: u64,
+}
+
+/// How far a disk is filled: rows below the watermark, and single rows above it.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    watermark: u64,
+    above: BTreeSet<u64>,
+}
+
+impl Progress {
+    /// Everything below `row` is done.
+    pub(crate) fn starting_at(row: u64) -> Self {
+        Self {
+            watermark: row,
+            above: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn has(&self, row: Row) -> bool {
+        row.0 < self.watermark || self.above.contains(&row.0)
+    }
+
+    pub(crate) fn watermark(&self) -> Row {
+        Row(self.watermark)
+    }
+
+    /// Notes that `row` is done; the watermark moves over what is done without a gap.
+    pub(crate) fn mark(&mut self, row: Row) {
+        if row.0 >= self.watermark {
+            self.above.insert(row.0);
+        }
+        while self.above.remove(&self.watermark) {
+            self.watermark += 1;
+        }
+    }
+
+    /// Everything below `row` needs nothing: moves the watermark there.
+    pub(crate) fn skip_to(&mut self, row: Row) {
+        self.watermark = self.watermark.max(row.0);
+        self.above = self.above.split_off(&self.watermark);
+        while self.above.remove(&self.watermark) {
+            self.watermark += 1;
+        }
+    }
+}
+
+/// A live disk.
+pub(crate) struct Disk {
+    pub(crate) uuid: Uuid,
+    pub(crate) path: Rc<str>,
+    pub(crate) device: Rc<dyn BlockDevice>,
+    pub(crate) size: u64,
+    /// `None` on a spare, which has no zones yet.
+    pub(crate) layout: Cell<Option<Layout>>,
+    pub(crate) progress: RefCell<Progress>,
+    /// Rows filled and flushed: what a label may say.
+    pub(crate) durable_rows: Cell<u64>,
+    /// Set at the first sign of an ejection, so that nothing new is planned on it.
+    pub(crate) out: Cell<bool>,
+    errors: Cell<ErrorCounts>,
+    recent: RefCell<VecDeque<Ticks>>,
+}
+
+impl Disk {
+    pub(crate) fn new(
+        uuid: Uuid,
+        path: Rc<str>,
+        device: Rc<dyn BlockDevice>,
+        layout: Option<Layout>,
+    ) -> Rc<Self> {
+        let size = device.geometry().size;
+        Rc::new(Self {
+            uuid,
+            path,
+            device,
+            size,
+            layout: Cell::new(layout),
+            progress: RefCell::default(),
+            durable_rows: Cell::new(0),
+            out: Cell::new(false),
+            errors: Cell::default(),
+            recent: RefCell::default(),
+        })
+    }
+
+    /// Starts filling at `row`; everything below is there, durably.
+    pub(crate) fn start_filling_at(&self, row: u64) {
+        *self.progress.borrow_mut() = Progress::starting_at(row);
+        self.durable_rows.set(row);
+    }
+
+    pub(crate) fn errors(&self) -> ErrorCounts {
+        self.errors.get()
+    }
+
+    pub(crate) fn count(&self, change: impl FnOnce(&mut ErrorCounts)) {
+        let mut errors = self.errors.get();
+        change(&mut errors);
+        self.errors.set(errors);
+    }
+
+    /// Notes a failed read; true if the disk is to be thrown out for it.
+    pub(crate) fn read_failed(&self, error: &IoError, now: Ticks) -> bool {
+        self.count(|errors| errors.read += 1);
+        if error.kind == IoErrorKind::Gone {
+            return true;
+        }
+        let mut recent = self.recent.borrow_mut();
+        recent.push_back(now);
+        while recent
+            .front()
+            .is_some_and(|then| now.since(*then) > ERROR_WINDOW)
+        {
+            recent.pop_front();
+        }
+        recent.len() > MEDIUM_ERRORS_MAX
+    }
+
+    fn offset(&self, geometry: &Geometry, row: Row, col: u64) -> u64 {
+        let data = self.layout.get().map_or(0, |layout| layout.data_offset());
+        assert!(
+            data != 0,
+            "I/O to the data zone of a disk that has none: {}",
+            self.path
+        );
+        data + row.0 * geometry.chunk_bytes() + col * BLOCK
+    }
+
+    /// Reads whole blocks of this disk's chunk of `row` from column `col`.
+    pub(crate) fn read(
+        &self,
+        geometry: &Geometry,
+        row: Row,
+        col: u64,
+        buf: Buf,
+    ) -> LocalFuture<ReadResult> {
+        debug_assert!(col * BLOCK + u64_of(buf.len()) <= geometry.chunk_bytes());
+        self.device.read(self.offset(geometry, row, col), buf)
+    }
+
+    /// Writes whole blocks of this disk's chunk of `row` from column `col`.
+    pub(crate) fn write(
+        &self,
+        geometry: &Geometry,
+        row: Row,
+        col: u64,
+        data: SharedBuf,
+    ) -> IoFuture<()> {
+        debug_assert!(col * BLOCK + u64_of(data.len()) <= geometry.chunk_bytes());
+        self.device
+            .write(self.offset(geometry, row, col), data, WriteFlags::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watermark_moves_over_what_is_done_without_a_gap() {
+        let mut progress = Progress::starting_at(3);
+        progress.mark(Row(5));
+        assert!(progress.has(Row(2)) && progress.has(Row(5)) && !progress.has(Row(4)));
+        progress.mark(Row(3));
+        assert_eq!(progress.watermark(), Row(4));
+        progress.mark(Row(4));
+        assert_eq!(progress.watermark(), Row(6));
+        progress.mark(Row(9));
+        progress.skip_to(Row(9));
+        assert_eq!(progress.watermark(), Row(10));
+    }
+}

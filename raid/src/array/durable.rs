@@ -1,0 +1,330 @@
+//! What must be durable, and in which order: labels, map pages, flushes, the clean flag.
+//!
+//! Invariants
+//! - Label commits follow one another; a disk that fails one is ejected in the next.
+//! - A map page is written after a flush of everything before it: data before its written bit, and
+//!   the page's other slot before this one.
+//! - A cursor in a label never runs ahead of what the filled disk has flushed.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use cairn_blockdev::units::{BLOCK, u64_of};
+use cairn_blockdev::{Buf, IoError, IoErrorKind, LocalFuture, SharedBuf, WriteFlags};
+use futures_util::future::join_all;
+use tokio::sync::MutexGuard;
+
+use super::Array;
+use super::disk::Disk;
+use crate::error::RaidError;
+use crate::events::{EventKind, Witness};
+use crate::label::{ArrayLabel, Label};
+use crate::layout::{LABEL_A, LABEL_B, Layout, ZoneKind, label_copy};
+use crate::member::MemberState;
+
+/// Without writes for this long, the labels are marked clean.
+const CLEAN_AFTER: Duration = Duration::from_secs(5);
+/// How often idle work is looked for.
+const IDLE_LOOK: Duration = Duration::from_secs(1);
+
+/// Counts a write in progress, until dropped.
+pub(crate) struct ActiveWrite(Rc<Array>);
+
+impl Drop for ActiveWrite {
+    fn drop(&mut self) {
+        self.0.active_writes.set(self.0.active_writes.get() - 1);
+        self.0.note_client_io();
+    }
+}
+
+/// Writes one label: its slot, durable, then the copy at the end, durable.
+pub(super) async fn write_label(disk: &Disk, array: &ArrayLabel) -> Result<(), IoError> {
+    let label = Label {
+        member_uuid: disk.uuid,
+        disk_bytes: disk.size,
+        layout: disk.layout.get().unwrap_or_default(),
+        array: array.clone(),
+    };
+    let slot = if array.generation.is_multiple_of(2) {
+        LABEL_A
+    } else {
+        LABEL_B
+    };
+    let bytes: SharedBuf = Buf::copy_of(&label.encode()).freeze();
+    for offset in [slot, label_copy(disk.size)] {
+        disk.device
+            .write(offset, bytes.clone(), WriteFlags { fua: true })
+            .await?;
+        disk.device.flush().await?;
+    }
+    Ok(())
+}
+
+/// First byte of a map page's slot.
+pub(super) fn page_offset(layout: &Layout, pages: usize, page: usize, generation: u64) -> u64 {
+    let slot = (generation % 2) * u64_of(pages);
+    layout.zone(ZoneKind::Maps).offset + BLOCK + (slot + u64_of(page)) * BLOCK
+}
+
+impl Array {
+    /// Writes the label to every live disk. Who fails is failed in the next round.
+    pub(super) async fn commit(&self, _held: &MutexGuard<'_, ()>) -> Result<(), RaidError> {
+        loop {
+            let label = self.ledger.borrow_mut().next_generation();
+            let live = self.ledger.borrow().live();
+            let results = join_all(live.iter().map(|disk| write_label(disk, &label))).await;
+            let failed: Vec<_> = live
+                .iter()
+                .zip(results)
+                .filter_map(|(disk, result)| Some((disk, result.err()?)))
+                .collect();
+            if failed.is_empty() {
+                break;
+            }
+            for (disk, error) in failed {
+                disk.count(|errors| errors.write += 1);
+                self.put_out(disk, &error.to_string());
+            }
+            if self.broken.borrow().is_some() {
+                return self.check_open();
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits a change of membership: labels first, then the host's witness.
+    pub(super) async fn commit_event(&self, held: &MutexGuard<'_, ()>) -> Result<(), RaidError> {
+        self.ledger.borrow_mut().count_event();
+        self.commit(held).await?;
+        let witness = {
+            let ledger = self.ledger.borrow();
+            let label = ledger.label();
+            Witness {
+                array: self.uuid,
+                event_count: label.event_count,
+                members: label
+                    .table
+                    .iter()
+                    .map(|entry| (entry.uuid, entry.state))
+                    .collect(),
+            }
+        };
+        if let Err(reason) = self.hooks.witness.record(witness).await {
+            // An old witness only makes the next degraded start stricter.
+            self.report(EventKind::WitnessFailed, None, reason);
+        }
+        Ok(())
+    }
+
+    /// Throws a disk out. On return it is out of the labels of the others, or the array is broken.
+    pub(crate) async fn eject(self: &Rc<Self>, disk: &Rc<Disk>, why: &str) {
+        disk.out.set(true);
+        // Whoever threw it out first holds this until that is durable.
+        let held = self.labels.lock().await;
+        if !self.put_out(disk, why) {
+            return;
+        }
+        if self.broken.borrow().is_none() && self.commit_event(&held).await.is_ok() {
+            let missing = self.ledger.borrow().slots_missing();
+            if missing > 0 {
+                self.report(
+                    EventKind::DegradedArray,
+                    None,
+                    format!(
+                        "{} of {} failures survived",
+                        missing,
+                        self.geometry.redundancy()
+                    ),
+                );
+            }
+        }
+        drop(held);
+        self.kick_sync();
+    }
+
+    /// The decision of an ejection, without its commit. False if the disk was out already.
+    fn put_out(&self, disk: &Rc<Disk>, why: &str) -> bool {
+        disk.out.set(true);
+        let Some(entry) = self.ledger.borrow().entry(disk.uuid) else {
+            return false;
+        };
+        if !entry.state.is_live() || self.ledger.borrow().disk(disk.uuid).is_none() {
+            return false;
+        }
+        let kind = if entry.state == MemberState::InSync {
+            EventKind::Fail
+        } else {
+            EventKind::FailSpare
+        };
+        let missing = self.ledger.borrow().slots_missing();
+        if missing > self.geometry.redundancy() {
+            let reason = format!(
+                "{} of {} members are gone, {} is the last ({why}); bring disks back and restart, \
+                 or restore from a copy",
+                missing,
+                self.geometry.members(),
+                disk.path
+            );
+            let first = self.broken.borrow_mut().replace(reason.clone()).is_none();
+            if first {
+                self.report(EventKind::ArrayFailed, Some(&disk.path), reason);
+            }
+            return first;
+        }
+        self.report(
+            kind,
+            Some(&disk.path),
+            format!("was {}: {why}", entry.state),
+        );
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.set_state(disk.uuid, MemberState::Failed);
+        // A replacement goes on alone: the slot has nobody else.
+        let orphan = entry
+            .slot
+            .and_then(|slot| ledger.slots().get(slot).cloned());
+        if let Some(target) = orphan.filter(|s| s.member.is_none()).and_then(|s| s.target)
+            && ledger
+                .entry(target.uuid)
+                .is_some_and(|e| e.state == MemberState::Replacing)
+        {
+            ledger.set_state(target.uuid, MemberState::Rebuilding);
+        }
+        true
+    }
+
+    /// Makes every completed write durable on every member.
+    pub(crate) async fn flush_all(self: &Rc<Self>) -> Result<(), IoErrorKind> {
+        self.flushes
+            .pass(&self.env.spawn, || {
+                let array = Rc::clone(self);
+                Box::pin(async move { array.flush_disks().await }) as LocalFuture<()>
+            })
+            .await;
+        self.check_alive()
+    }
+
+    async fn flush_disks(self: Rc<Self>) {
+        let disks = self.ledger.borrow().with_data();
+        let cached = disks
+            .iter()
+            .filter(|disk| disk.device.geometry().write_cache);
+        let results =
+            join_all(cached.map(|disk| async move { (disk, disk.device.flush().await) })).await;
+        for (disk, result) in results {
+            if let Err(error) = result {
+                // What a failed flush lost can't be known, and a later success proves nothing
+                // (fault D3): the disk is out.
+                disk.count(|errors| errors.flush += 1);
+                self.eject(disk, &error.to_string()).await;
+            }
+        }
+    }
+
+    /// Writes the changed map pages to every member, after a flush of the data they speak of.
+    pub(crate) async fn checkpoint(self: &Rc<Self>) -> Result<(), IoErrorKind> {
+        self.checkpoints
+            .pass(&self.env.spawn, || {
+                let array = Rc::clone(self);
+                Box::pin(async move { array.write_pages().await }) as LocalFuture<()>
+            })
+            .await;
+        self.check_alive()
+    }
+
+    async fn write_pages(self: Rc<Self>) {
+        // Taken before the flush: a bit that is set meanwhile waits for the next run.
+        let (pages, dirty) = {
+            let mut space = self.space.borrow_mut();
+            (space.pages(), space.take_dirty())
+        };
+        if dirty.is_empty() {
+            return;
+        }
+        self.clone().flush_disks().await;
+        let dirty: Vec<(usize, u64, SharedBuf)> = dirty
+            .into_iter()
+            .map(|(page, generation, bytes)| (page, generation, Buf::copy_of(&bytes).freeze()))
+            .collect();
+        let disks = self.ledger.borrow().with_data();
+        let results = join_all(disks.iter().map(|disk| write_pages_to(disk, pages, &dirty))).await;
+        for (disk, result) in disks.iter().zip(results) {
+            if let Err(error) = result {
+                self.write_failed(disk, &error).await;
+            }
+        }
+    }
+
+    /// Enters a write: the labels say that parity may not match, before the first changes anything.
+    pub(crate) async fn begin_write(self: &Rc<Self>) -> Result<ActiveWrite, IoErrorKind> {
+        loop {
+            if self.stopping.get() {
+                return Err(IoErrorKind::Stopped);
+            }
+            self.check_alive()?;
+            if self.dirty.get() {
+                self.active_writes.set(self.active_writes.get() + 1);
+                self.note_client_io();
+                return Ok(ActiveWrite(Rc::clone(self)));
+            }
+            let held = self.labels.lock().await;
+            if !self.dirty.get() && !self.stopping.get() {
+                self.ledger.borrow_mut().set_clean(false);
+                self.commit(&held).await.map_err(|_| IoErrorKind::Lost)?;
+                self.dirty.set(true);
+            }
+        }
+    }
+
+    /// Marks the labels clean, if no write is on its way.
+    pub(crate) async fn mark_clean(self: &Rc<Self>) -> Result<(), RaidError> {
+        let held = self.labels.lock().await;
+        if !self.dirty.get() || self.active_writes.get() > 0 || self.broken.borrow().is_some() {
+            return Ok(());
+        }
+        // Writers that come from here on wait for `held` in `begin_write`.
+        self.dirty.set(false);
+        let disks = self.ledger.borrow().with_data();
+        let flushed = join_all(disks.iter().map(|disk| disk.device.flush())).await;
+        if flushed.iter().any(Result::is_err) {
+            self.dirty.set(true);
+            drop(held);
+            let _ = self.flush_all().await;
+            return Ok(());
+        }
+        self.ledger.borrow_mut().set_clean(true);
+        self.commit(&held).await
+    }
+
+    /// Idle work, until the array is dropped or stops.
+    pub(super) fn start_idle_work(self: &Rc<Self>) {
+        let (weak, clock) = (Rc::downgrade(self), Rc::clone(&self.env.clock));
+        self.env.spawn.spawn(Box::pin(async move {
+            loop {
+                clock.sleep(IDLE_LOOK).await;
+                let Some(array) = weak.upgrade() else { return };
+                if array.stopping.get() {
+                    return;
+                }
+                let idle = clock.now().since(array.last_client_io.get());
+                if array.dirty.get() && array.active_writes.get() == 0 && idle >= CLEAN_AFTER {
+                    // A failure has ejected its disk and been reported by then.
+                    let _ = array.mark_clean().await;
+                }
+            }
+        }));
+    }
+}
+
+async fn write_pages_to(
+    disk: &Disk,
+    pages: usize,
+    dirty: &[(usize, u64, SharedBuf)],
+) -> Result<(), IoError> {
+    let layout = disk.layout.get().unwrap_or_default();
+    let writes = dirty.iter().map(|(page, generation, bytes)| {
+        let offset = page_offset(&layout, pages, *page, *generation);
+        disk.device
+            .write(offset, bytes.clone(), WriteFlags::default())
+    });
+    join_all(writes).await.into_iter().collect()
+}

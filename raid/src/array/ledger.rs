@@ -1,0 +1,241 @@
+//! The label and the live disks of an array: the one place where states change.
+//!
+//! Does not know: how labels get to disks, when, or why a state changes.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use uuid::Uuid;
+
+use super::disk::Disk;
+use crate::label::{ArrayLabel, Entry};
+use crate::member::MemberState;
+
+/// The disks of a slot.
+#[derive(Clone, Default)]
+pub(crate) struct SlotDisks {
+    /// The member that is in sync.
+    pub(crate) member: Option<Rc<Disk>>,
+    /// A disk that is being filled.
+    pub(crate) target: Option<Rc<Disk>>,
+}
+
+/// Label, live disks, and the slots derived from both.
+pub(crate) struct Ledger {
+    label: ArrayLabel,
+    disks: BTreeMap<Uuid, Rc<Disk>>,
+    slots: Vec<SlotDisks>,
+    /// Last known paths of disks that aren't live.
+    paths: BTreeMap<Uuid, Rc<str>>,
+}
+
+impl Ledger {
+    pub(crate) fn new(label: ArrayLabel, disks: Vec<Rc<Disk>>) -> Self {
+        for entry in &label.table {
+            if let Some(disk) = disks.iter().find(|disk| disk.uuid == entry.uuid) {
+                disk.start_filling_at(entry.cursor_rows);
+            }
+        }
+        let disks = disks.into_iter().map(|disk| (disk.uuid, disk)).collect();
+        let mut ledger = Self {
+            label,
+            disks,
+            slots: Vec::new(),
+            paths: BTreeMap::new(),
+        };
+        ledger.derive();
+        ledger
+    }
+
+    fn derive(&mut self) {
+        let mut slots = vec![SlotDisks::default(); self.label.geometry.members()];
+        for entry in &self.label.table {
+            let Some(disk) = self.disks.get(&entry.uuid) else {
+                continue;
+            };
+            let Some(slot) = entry.slot.and_then(|slot| slots.get_mut(slot)) else {
+                continue;
+            };
+            match entry.state {
+                MemberState::InSync => slot.member = Some(Rc::clone(disk)),
+                MemberState::Rebuilding | MemberState::Replacing => {
+                    slot.target = Some(Rc::clone(disk));
+                }
+                _ => {}
+            }
+        }
+        self.slots = slots;
+    }
+
+    pub(crate) fn label(&self) -> &ArrayLabel {
+        &self.label
+    }
+
+    pub(crate) fn slots(&self) -> &[SlotDisks] {
+        &self.slots
+    }
+
+    pub(crate) fn entry(&self, uuid: Uuid) -> Option<Entry> {
+        self.label.entry(uuid).copied()
+    }
+
+    pub(crate) fn disk(&self, uuid: Uuid) -> Option<Rc<Disk>> {
+        self.disks.get(&uuid).map(Rc::clone)
+    }
+
+    /// Disks that get labels.
+    pub(crate) fn live(&self) -> Vec<Rc<Disk>> {
+        self.disks
+            .values()
+            .filter(|disk| !disk.out.get())
+            .map(Rc::clone)
+            .collect()
+    }
+
+    /// Disks that hold data or are being filled: they get data, map pages and flushes.
+    pub(crate) fn with_data(&self) -> Vec<Rc<Disk>> {
+        let all = self
+            .slots
+            .iter()
+            .flat_map(|slot| slot.member.iter().chain(&slot.target));
+        all.filter(|disk| !disk.out.get()).map(Rc::clone).collect()
+    }
+
+    /// Path of a disk, live or last known.
+    pub(crate) fn path(&self, uuid: Uuid) -> Option<Rc<str>> {
+        let live = self.disks.get(&uuid).map(|disk| &disk.path);
+        live.or_else(|| self.paths.get(&uuid)).map(Rc::clone)
+    }
+
+    /// Remembers where a disk that isn't live was seen.
+    pub(crate) fn remember_path(&mut self, uuid: Uuid, path: Rc<str>) {
+        self.paths.insert(uuid, path);
+    }
+
+    /// The disk that a path, or a UUID, names.
+    pub(crate) fn find(&self, name: &str) -> Option<Uuid> {
+        self.label
+            .table
+            .iter()
+            .map(|entry| entry.uuid)
+            .find(|uuid| {
+                self.path(*uuid).is_some_and(|path| *path == *name) || uuid.to_string() == name
+            })
+    }
+
+    /// Slots without a member that is in sync and in.
+    pub(crate) fn slots_missing(&self) -> usize {
+        let has = |slot: &&SlotDisks| slot.member.as_ref().is_some_and(|disk| !disk.out.get());
+        self.slots.len() - self.slots.iter().filter(has).count()
+    }
+
+    /// Moves a disk to another state. The caller commits the label.
+    ///
+    /// # Panics
+    /// If the state machine has no such transition.
+    pub(crate) fn set_state(&mut self, uuid: Uuid, next: MemberState) {
+        let events = self.label.event_count;
+        if let Some(entry) = self.label.table.iter_mut().find(|entry| entry.uuid == uuid) {
+            assert!(
+                entry.state.may_become(next),
+                "disk {uuid} can't go from {} to {next}",
+                entry.state
+            );
+            entry.state = next;
+            entry.since_event = events + 1;
+            if next == MemberState::InSync {
+                entry.cursor_rows = 0;
+            }
+            if next == MemberState::Spare {
+                entry.slot = None;
+                entry.cursor_rows = 0;
+            }
+        }
+        if !next.is_live()
+            && let Some(disk) = self.disks.remove(&uuid)
+        {
+            disk.out.set(true);
+            self.paths.insert(uuid, Rc::clone(&disk.path));
+        }
+        self.derive();
+    }
+
+    /// Gives a spare a slot to fill, from the first row on.
+    pub(crate) fn start_target(&mut self, uuid: Uuid, slot: usize, state: MemberState) {
+        self.set_state(uuid, state);
+        if let Some(entry) = self.label.table.iter_mut().find(|entry| entry.uuid == uuid) {
+            entry.slot = Some(slot);
+            entry.cursor_rows = 0;
+        }
+        if let Some(disk) = self.disks.get(&uuid) {
+            disk.start_filling_at(0);
+        }
+        self.derive();
+    }
+
+    /// Lets every replacement begin anew.
+    pub(crate) fn restart_replacements(&self) {
+        for slot in &self.slots {
+            if let (Some(_), Some(target)) = (&slot.member, &slot.target) {
+                target.start_filling_at(0);
+            }
+        }
+    }
+
+    /// Adds a spare.
+    pub(crate) fn add_spare(&mut self, disk: Rc<Disk>) {
+        self.label.table.push(Entry {
+            uuid: disk.uuid,
+            slot: None,
+            state: MemberState::Spare,
+            cursor_rows: 0,
+            since_event: self.label.event_count + 1,
+            disk_bytes: disk.size,
+        });
+        self.disks.insert(disk.uuid, disk);
+        self.derive();
+    }
+
+    /// Takes a disk out of the table. Its label is the caller's.
+    pub(crate) fn drop_entry(&mut self, uuid: Uuid) {
+        self.label.table.retain(|entry| entry.uuid != uuid);
+        self.disks.remove(&uuid);
+        self.paths.remove(&uuid);
+        self.derive();
+    }
+
+    /// Counts a change of membership.
+    pub(crate) fn count_event(&mut self) {
+        self.label.event_count += 1;
+    }
+
+    pub(crate) fn set_clean(&mut self, clean: bool) {
+        self.label.clean = clean;
+    }
+
+    /// The next commit: takes the cursors over and raises the generation.
+    pub(crate) fn next_generation(&mut self) -> ArrayLabel {
+        self.label.generation += 1;
+        for entry in &mut self.label.table {
+            let filling = matches!(
+                entry.state,
+                MemberState::Rebuilding | MemberState::Replacing
+            );
+            if let Some(disk) = self.disks.get(&entry.uuid)
+                && filling
+            {
+                entry.cursor_rows = disk.durable_rows.get();
+            }
+        }
+        self.label.clone()
+    }
+
+    /// Lets go of all devices.
+    pub(crate) fn close(&mut self) {
+        let disks = std::mem::take(&mut self.disks);
+        for (uuid, disk) in disks {
+            self.paths.insert(uuid, Rc::clone(&disk.path));
+        }
+        self.derive();
+    }
+}

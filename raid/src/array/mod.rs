@@ -1,0 +1,241 @@
+//! An array on its engine thread: its disks, its label, and who may do what to it.
+//!
+//! `ledger` holds the label and the live disks and is the one place where states change; `durable`
+//! writes labels, map pages and flushes; `create` and `assemble` make an [`Array`]; `operate` holds
+//! the operator's verbs; `volumes` the space. The stripe engine is in [`crate::stripe`], rebuild in
+//! [`crate::sync`].
+//!
+//! Invariants
+//! - An ejection is in the other disks' labels before the write that caused it is acked (fault D2).
+//! - A disk that is out, or whose label is stale, is never read.
+//! - With more members gone than the level survives, writes fail and nothing more goes into labels:
+//!   the disks stay as they were at that moment, so that returning them brings the array back.
+
+pub(crate) mod assemble;
+pub(crate) mod create;
+pub(crate) mod disk;
+mod durable;
+mod filling;
+mod ledger;
+mod operate;
+mod status;
+mod volumes;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use cairn_blockdev::{BlockDevice, BufPool, Env, IoError, IoErrorKind, Ticks};
+use tokio::sync::{Mutex, Semaphore};
+use uuid::Uuid;
+
+pub use disk::ErrorCounts;
+pub use status::{ArrayState, ArrayStatus, MemberStatus, SpaceStatus, SyncAction, SyncStatus};
+pub use volumes::VolumeInfo;
+
+use crate::error::RaidError;
+use crate::events::{ArrayEvent, EventKind, Hooks};
+use crate::geometry::{Geometry, Row};
+use crate::label::ArrayLabel;
+use crate::space::SpaceMap;
+use crate::stripe::cache::RowCache;
+use crate::stripe::view::{RowView, SlotView};
+use crate::sync::SyncState;
+use crate::turnstile::Turnstile;
+use disk::Disk;
+use ledger::Ledger;
+use volumes::ExtentGates;
+
+/// Memory of rows in transactions and in rebuild (the row cache's share of the memory bound).
+const ROW_CACHE_BYTES: u64 = 128 << 20;
+/// The unit in which row memory is counted.
+const ROW_CACHE_UNIT: u64 = 4096;
+
+/// An opened disk, not yet part of anything.
+#[derive(Clone)]
+pub struct MemberDisk {
+    /// Where it was found.
+    pub path: Rc<str>,
+    /// The disk.
+    pub device: Rc<dyn BlockDevice>,
+}
+
+/// An array. Used as `Rc<Array>` on one engine thread.
+pub struct Array {
+    pub(crate) env: Env,
+    pub(crate) pool: BufPool,
+    hooks: Hooks,
+    name: Rc<str>,
+    uuid: Uuid,
+    pub(crate) geometry: Geometry,
+    ledger: RefCell<Ledger>,
+    pub(crate) space: RefCell<SpaceMap>,
+    pub(crate) cache: Rc<RowCache>,
+    /// Permits of [`ROW_CACHE_UNIT`] bytes.
+    pub(crate) memory: Semaphore,
+    pub(crate) row_cost: u32,
+    /// Held over every change of the label, from the decision to the last disk's flush.
+    labels: Mutex<()>,
+    flushes: Rc<Turnstile>,
+    checkpoints: Rc<Turnstile>,
+    /// The labels say that parity may not match.
+    dirty: Cell<bool>,
+    active_writes: Cell<u64>,
+    last_client_io: Cell<Ticks>,
+    /// Why no more writes are taken.
+    broken: RefCell<Option<String>>,
+    stopping: Cell<bool>,
+    pub(crate) sync: SyncState,
+    gates: Rc<ExtentGates>,
+}
+
+/// What an [`Array`] is made from.
+struct Parts {
+    env: Env,
+    pool: BufPool,
+    hooks: Hooks,
+    label: ArrayLabel,
+    disks: Vec<Rc<Disk>>,
+    space: SpaceMap,
+}
+
+impl Array {
+    fn from_parts(parts: Parts) -> Rc<Self> {
+        let geometry = parts.label.geometry;
+        let members = cairn_blockdev::units::u64_of(geometry.members());
+        let row_units = (members * geometry.chunk_bytes()).div_ceil(ROW_CACHE_UNIT);
+        let permits = ROW_CACHE_BYTES / ROW_CACHE_UNIT;
+        Rc::new(Self {
+            name: Rc::from(parts.label.name.as_str()),
+            uuid: parts.label.uuid,
+            geometry,
+            dirty: Cell::new(!parts.label.clean),
+            ledger: RefCell::new(Ledger::new(parts.label, parts.disks)),
+            space: RefCell::new(parts.space),
+            cache: Rc::default(),
+            memory: Semaphore::new(cairn_blockdev::units::usize_of(permits)),
+            row_cost: u32::try_from(row_units.clamp(1, permits)).unwrap_or(1),
+            labels: Mutex::new(()),
+            flushes: Rc::default(),
+            checkpoints: Rc::default(),
+            active_writes: Cell::new(0),
+            last_client_io: Cell::new(Ticks::default()),
+            broken: RefCell::new(None),
+            stopping: Cell::new(false),
+            sync: SyncState::default(),
+            gates: Rc::default(),
+            env: parts.env,
+            pool: parts.pool,
+            hooks: parts.hooks,
+        })
+    }
+
+    /// Name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn shared_name(&self) -> Rc<str> {
+        Rc::clone(&self.name)
+    }
+
+    /// Identity.
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    pub(crate) fn report(&self, kind: EventKind, disk: Option<&str>, detail: String) {
+        self.hooks.events.event(ArrayEvent {
+            kind,
+            array: self.name.to_string(),
+            disk: disk.map(str::to_owned),
+            detail,
+        });
+    }
+
+    /// Who can be read and written in `row`, now.
+    pub(crate) fn view(&self, row: Row) -> RowView {
+        let ledger = self.ledger.borrow();
+        let slots = ledger
+            .slots()
+            .iter()
+            .map(|slot| {
+                let live = |disk: &&Rc<Disk>| !disk.out.get();
+                let member = slot.member.as_ref().filter(live);
+                let target = slot
+                    .target
+                    .as_ref()
+                    .filter(live)
+                    .filter(|target| target.progress.borrow().has(row));
+                SlotView {
+                    read: member.or(target).map(Rc::clone),
+                    write: member.into_iter().chain(target).map(Rc::clone).collect(),
+                }
+            })
+            .collect();
+        RowView::new(row, self.geometry, slots)
+    }
+
+    /// Fails once more members are gone than the level survives.
+    pub(crate) fn check_alive(&self) -> Result<(), IoErrorKind> {
+        if self.broken.borrow().is_some() {
+            Err(IoErrorKind::Lost)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn check_open(&self) -> Result<(), RaidError> {
+        if self.stopping.get() {
+            return Err(RaidError::Stopping {
+                array: self.name.to_string(),
+            });
+        }
+        match &*self.broken.borrow() {
+            Some(reason) => Err(RaidError::Failed {
+                array: self.name.to_string(),
+                reason: reason.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    /// Notes a client's operation, so that rebuild and idle work step back.
+    pub(crate) fn note_client_io(&self) {
+        self.last_client_io.set(self.env.clock.now());
+    }
+
+    pub(crate) fn last_client_io(&self) -> Ticks {
+        self.last_client_io.get()
+    }
+
+    /// Notes a failed read and, if the disk is beyond its budget, starts its ejection.
+    pub(crate) fn read_failed(self: &Rc<Self>, disk: &Rc<Disk>, error: &IoError) {
+        let first = disk.errors().read == 0;
+        let eject = disk.read_failed(error, self.env.clock.now());
+        if first {
+            self.report(EventKind::DiskError, Some(&disk.path), error.to_string());
+        }
+        if eject && !disk.out.get() {
+            let (array, disk, why) = (Rc::clone(self), Rc::clone(disk), error.to_string());
+            self.env
+                .spawn
+                .spawn(Box::pin(async move { array.eject(&disk, &why).await }));
+        }
+    }
+
+    /// Notes a failed write and ejects the disk; durable in the other labels on return.
+    pub(crate) async fn write_failed(self: &Rc<Self>, disk: &Rc<Disk>, error: &IoError) {
+        disk.count(|errors| errors.write += 1);
+        self.eject(disk, &error.to_string()).await;
+    }
+}
+
+impl std::fmt::Debug for Array {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Array({}, {})", self.name, self.geometry.level())
+    }
+}

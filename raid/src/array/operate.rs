@@ -1,0 +1,308 @@
+//! The operator's verbs: spares, failing, removing and replacing disks, stopping, destroying.
+//!
+//! Each checks first and says what is in the way; what changes membership is durable on return.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::create::{layout_for, prepare, wipe_label};
+use super::disk::Disk;
+use super::{Array, MemberDisk};
+use crate::error::RaidError;
+use crate::events::EventKind;
+use crate::label::TABLE_MAX;
+use crate::member::MemberState;
+
+/// How often a stop looks whether the last writes are done.
+const STOP_LOOK: Duration = Duration::from_millis(5);
+
+impl Array {
+    fn find(&self, name: &str) -> Result<Uuid, RaidError> {
+        self.ledger
+            .borrow()
+            .find(name)
+            .ok_or_else(|| RaidError::NoMember {
+                disk: name.to_owned(),
+                array: self.name.to_string(),
+            })
+    }
+
+    fn wrong_state(&self, disk: &str, state: MemberState, hint: &str) -> RaidError {
+        RaidError::MemberState {
+            disk: disk.to_owned(),
+            state: state.to_string(),
+            array: self.name.to_string(),
+            hint: hint.to_owned(),
+        }
+    }
+
+    /// Adds a disk as a spare. A rebuild begins by itself if a slot waits for one.
+    ///
+    /// Takes as long as zeroing the disk's reserved zones does.
+    pub async fn add_spare(self: &Rc<Self>, disk: MemberDisk) -> Result<(), RaidError> {
+        let disk = self.prepare_spare(disk).await?;
+        let held = self.labels.lock().await;
+        self.enlist(&disk)?;
+        self.commit_event(&held).await?;
+        drop(held);
+        self.kick_sync();
+        Ok(())
+    }
+
+    /// Checks a disk and writes its zones, so that it can become a member without delay.
+    async fn prepare_spare(&self, disk: MemberDisk) -> Result<Rc<Disk>, RaidError> {
+        self.check_newcomer(&disk.path)?;
+        let (shape, data_bytes) = self.shape();
+        let layout = layout_for(&shape, &disk, data_bytes)?;
+        let disk = Disk::new(Uuid::new_v4(), disk.path, disk.device, Some(layout));
+        prepare(&disk, self.uuid).await?;
+        Ok(disk)
+    }
+
+    fn check_newcomer(&self, path: &str) -> Result<(), RaidError> {
+        self.check_open()?;
+        let ledger = self.ledger.borrow();
+        let known = ledger.find(path).and_then(|uuid| ledger.entry(uuid));
+        match known {
+            Some(entry) if entry.state.is_live() => {
+                Err(self.wrong_state(path, entry.state, "it takes part already"))
+            }
+            None if ledger.label().table.len() >= TABLE_MAX => Err(RaidError::TooManyDisks {
+                array: self.name.to_string(),
+                max: TABLE_MAX,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts a prepared disk in the table as a spare, without a commit. A disk that was thrown out, or
+    /// an older one at this path, comes back as a new one.
+    fn enlist(&self, disk: &Rc<Disk>) -> Result<(), RaidError> {
+        self.check_newcomer(&disk.path)?;
+        let mut ledger = self.ledger.borrow_mut();
+        if let Some(old) = ledger.find(&disk.path) {
+            ledger.drop_entry(old);
+        }
+        ledger.add_spare(Rc::clone(disk));
+        drop(ledger);
+        self.report(EventKind::SpareAdded, Some(&disk.path), String::new());
+        Ok(())
+    }
+
+    /// Takes a spare out and removes its label.
+    pub async fn remove_spare(self: &Rc<Self>, path: &str) -> Result<(), RaidError> {
+        let uuid = self.find(path)?;
+        let held = self.labels.lock().await;
+        let entry = self.ledger.borrow().entry(uuid);
+        match entry {
+            Some(entry) if entry.state == MemberState::Spare => {}
+            Some(entry) => {
+                return Err(self.wrong_state(
+                    path,
+                    entry.state,
+                    "`cairn disk remove` takes out failed disks, `cairn disk replace` members",
+                ));
+            }
+            None => {
+                return Err(RaidError::NoMember {
+                    disk: path.into(),
+                    array: self.name.to_string(),
+                });
+            }
+        }
+        self.take_out(uuid, path).await;
+        self.commit_event(&held).await
+    }
+
+    /// Drops an entry; wipes the label if the disk is there.
+    async fn take_out(&self, uuid: Uuid, path: &str) {
+        let disk = self.ledger.borrow().disk(uuid);
+        self.ledger.borrow_mut().drop_entry(uuid);
+        if let Some(disk) = disk
+            && let Err(error) = wipe_label(&*disk.device).await
+        {
+            self.report(
+                EventKind::DiskError,
+                Some(path),
+                format!("its label stays: {error}"),
+            );
+        }
+        self.report(EventKind::DiskRemoved, Some(path), String::new());
+    }
+
+    /// Whether a member could be failed or removed now, and what would be left.
+    pub fn redundancy_without(&self, path: &str) -> Result<usize, RaidError> {
+        let uuid = self.find(path)?;
+        let ledger = self.ledger.borrow();
+        let holds = ledger
+            .entry(uuid)
+            .is_some_and(|entry| entry.state == MemberState::InSync);
+        let missing = ledger.slots_missing() + usize::from(holds);
+        self.geometry.redundancy().checked_sub(missing).ok_or_else(|| RaidError::NoRedundancy {
+            array: self.name.to_string(),
+            disk: path.to_owned(),
+            reason: format!(
+                "{} member(s) are missing already and {} survives {}; wait for the rebuild, or add \
+                 a spare",
+                missing - usize::from(holds),
+                self.geometry.level(),
+                self.geometry.redundancy()
+            ),
+        })
+    }
+
+    /// Fails a member: it is thrown out, and a spare takes its place. Refused where data would go.
+    pub async fn fail_member(self: &Rc<Self>, path: &str) -> Result<(), RaidError> {
+        self.check_open()?;
+        let uuid = self.find(path)?;
+        let entry = self.ledger.borrow().entry(uuid);
+        let disk = self.ledger.borrow().disk(uuid);
+        match (entry, disk) {
+            (Some(entry), Some(disk)) if entry.state.is_live() => {
+                if entry.state == MemberState::InSync {
+                    self.redundancy_without(path)?;
+                }
+                self.eject(&disk, "failed by the operator").await;
+                self.check_open()
+            }
+            (Some(entry), _) => Err(self.wrong_state(path, entry.state, "it is out already")),
+            (None, _) => Err(RaidError::NoMember {
+                disk: path.into(),
+                array: self.name.to_string(),
+            }),
+        }
+    }
+
+    /// Forgets a disk that is out, or a spare.
+    pub async fn remove_member(self: &Rc<Self>, path: &str) -> Result<(), RaidError> {
+        let uuid = self.find(path)?;
+        let held = self.labels.lock().await;
+        let entry = self.ledger.borrow().entry(uuid);
+        let Some(entry) = entry else {
+            return Err(RaidError::NoMember {
+                disk: path.into(),
+                array: self.name.to_string(),
+            });
+        };
+        if entry.state.is_live() && entry.state != MemberState::Spare {
+            return Err(self.wrong_state(
+                path,
+                entry.state,
+                "fail it first (`cairn disk fail`), or replace it (`cairn disk replace`)",
+            ));
+        }
+        self.take_out(uuid, path).await;
+        self.commit_event(&held).await
+    }
+
+    /// Fills `new` for the slot of `old`, from `old` while it lives, and then takes `old` out.
+    ///
+    /// `new` may be a spare of this array or a blank disk.
+    pub async fn replace_member(
+        self: &Rc<Self>,
+        old: &str,
+        new: MemberDisk,
+    ) -> Result<(), RaidError> {
+        self.replaceable(old)?;
+        let spare = self.spare_named(&new.path);
+        let prepared = match spare {
+            Some(spare) => spare,
+            None => self.prepare_spare(new).await?,
+        };
+        let held = self.labels.lock().await;
+        // Looked at again: preparing a disk may take minutes.
+        let (slot, state) = self.replaceable(old)?;
+        if self.spare_named(&prepared.path).is_none() {
+            self.enlist(&prepared)?;
+        }
+        self.begin_target(&held, &prepared, slot, state).await?;
+        drop(held);
+        self.kick_sync();
+        Ok(())
+    }
+
+    /// The slot of a disk that can be replaced, and what its replacement becomes.
+    fn replaceable(&self, old: &str) -> Result<(usize, MemberState), RaidError> {
+        self.check_open()?;
+        let uuid = self.find(old)?;
+        let ledger = self.ledger.borrow();
+        let Some((entry, slot)) = ledger.entry(uuid).and_then(|e| Some((e, e.slot?))) else {
+            return Err(RaidError::NoMember {
+                disk: old.into(),
+                array: self.name.to_string(),
+            });
+        };
+        if ledger
+            .slots()
+            .get(slot)
+            .is_some_and(|disks| disks.target.is_some())
+        {
+            return Err(self.wrong_state(
+                old,
+                entry.state,
+                "its slot is being filled already; `cairn array show` tells how far",
+            ));
+        }
+        let taken = ledger
+            .slots()
+            .get(slot)
+            .is_some_and(|disks| disks.member.is_some());
+        match entry.state {
+            MemberState::InSync => Ok((slot, MemberState::Replacing)),
+            MemberState::Failed | MemberState::Missing if !taken => {
+                Ok((slot, MemberState::Rebuilding))
+            }
+            other => Err(self.wrong_state(old, other, "only members are replaced")),
+        }
+    }
+
+    fn spare_named(&self, path: &str) -> Option<Rc<Disk>> {
+        let ledger = self.ledger.borrow();
+        let uuid = ledger.find(path)?;
+        let spare = ledger.entry(uuid)?.state == MemberState::Spare;
+        ledger.disk(uuid).filter(|_| spare)
+    }
+
+    /// Stops cleanly: no more requests, everything flushed, labels clean, disks closed.
+    pub async fn stop(self: &Rc<Self>) -> Result<(), RaidError> {
+        self.stopping.set(true);
+        while self.active_writes.get() > 0 || self.sync.is_running() || self.gates.in_use() {
+            self.env.clock.sleep(STOP_LOOK).await;
+        }
+        let broken = self.check_open_after_stop();
+        if broken.is_ok() {
+            // A failure has ejected its disk; what is left is flushed.
+            let _ = self.checkpoint().await;
+            let _ = self.flush_all().await;
+            self.dirty.set(true);
+            self.mark_clean().await?;
+            self.report(EventKind::DeviceDisappeared, None, "stopped".into());
+        }
+        let _held = self.labels.lock().await;
+        self.ledger.borrow_mut().close();
+        broken
+    }
+
+    fn check_open_after_stop(&self) -> Result<(), RaidError> {
+        match &*self.broken.borrow() {
+            Some(reason) => Err(RaidError::Failed {
+                array: self.name.to_string(),
+                reason: reason.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops and removes the labels of all disks.
+    pub async fn destroy(self: &Rc<Self>) -> Result<(), RaidError> {
+        let disks = self.ledger.borrow().live();
+        // What is destroyed needs no clean end, but its writes must be over.
+        let _ = self.stop().await;
+        for disk in disks {
+            wipe_label(&*disk.device).await?;
+        }
+        Ok(())
+    }
+}

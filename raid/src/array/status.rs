@@ -1,0 +1,202 @@
+//! What an array says of itself, as values that can leave its thread.
+
+use std::rc::Rc;
+
+use uuid::Uuid;
+
+use super::Array;
+use super::disk::ErrorCounts;
+use crate::level::Level;
+use crate::member::MemberState;
+
+/// The state of an array in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArrayState {
+    /// All members in sync.
+    Clean,
+    /// Members are missing and nothing fills their slots.
+    Degraded,
+    /// Slots are being filled.
+    Rebuilding,
+    /// More members are gone than the level survives.
+    Incomplete,
+}
+
+/// A disk of the array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Identity.
+    pub uuid: Uuid,
+    /// Where it is, or was last seen; empty if unknown.
+    pub path: String,
+    /// Its slot; `None` for spares.
+    pub slot: Option<usize>,
+    /// Its state.
+    pub state: MemberState,
+    /// Bytes.
+    pub size_bytes: u64,
+    /// Errors since the array was started.
+    pub errors: ErrorCounts,
+}
+
+/// What is being filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncAction {
+    /// Slots without a member.
+    Rebuild,
+    /// A member's slot, for a replacement.
+    Replace,
+}
+
+/// Progress of a rebuild or replacement. Bytes are data bytes of written rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SyncStatus {
+    /// What is done.
+    pub action: SyncAction,
+    /// Done so far.
+    pub done_bytes: u64,
+    /// To do in all.
+    pub total_bytes: u64,
+    /// Seconds left at the present pace; `None` while that is unknown.
+    pub eta_seconds: Option<u64>,
+    /// Present pace.
+    pub bytes_per_second: u64,
+}
+
+/// Space of the array. Data bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpaceStatus {
+    /// All extents.
+    pub total_bytes: u64,
+    /// Extents not mapped.
+    pub free_bytes: u64,
+    /// Rows written.
+    pub written_bytes: u64,
+    /// Sum of the volumes' sizes.
+    pub promised_bytes: u64,
+    /// One extent.
+    pub extent_bytes: u64,
+}
+
+/// An array, described.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArrayStatus {
+    /// Name.
+    pub name: String,
+    /// Identity.
+    pub uuid: Uuid,
+    /// Level.
+    pub level: Level,
+    /// Slots.
+    pub members_total: usize,
+    /// Chunk.
+    pub chunk_bytes: u64,
+    /// Data bytes of a row.
+    pub row_bytes: u64,
+    /// Data bytes in all.
+    pub size_bytes: u64,
+    /// In one word.
+    pub state: ArrayState,
+    /// Further member failures that would be survived.
+    pub redundancy_left: usize,
+    /// Members, spares and failed disks.
+    pub members: Vec<MemberStatus>,
+    /// A rebuild or replacement in progress.
+    pub sync: Option<SyncStatus>,
+    /// Space.
+    pub space: SpaceStatus,
+    /// Whether the labels say that parity matches.
+    pub clean: bool,
+    /// Journal and checksums are not there yet.
+    pub no_integrity: bool,
+    /// Membership changes so far.
+    pub event_count: u64,
+    /// When it was created, in ms since 1970.
+    pub created_ms: u64,
+    /// Why writes fail, if they do.
+    pub failure: Option<String>,
+}
+
+impl Array {
+    /// Describes the array as it is now.
+    pub fn status(self: &Rc<Self>) -> ArrayStatus {
+        let ledger = self.ledger.borrow();
+        let label = ledger.label();
+        let missing = ledger.slots_missing();
+        let filling = ledger.slots().iter().any(|slot| {
+            slot.member.is_none() && slot.target.as_ref().is_some_and(|target| !target.out.get())
+        });
+        let failure = self.broken.borrow().clone();
+        let state = match (missing, &failure) {
+            (_, Some(_)) => ArrayState::Incomplete,
+            (0, None) => ArrayState::Clean,
+            _ if filling => ArrayState::Rebuilding,
+            _ => ArrayState::Degraded,
+        };
+        let members = label.table.iter().map(|entry| {
+            let disk = ledger.disk(entry.uuid);
+            let out = disk.as_ref().is_some_and(|disk| disk.out.get());
+            MemberStatus {
+                uuid: entry.uuid,
+                path: ledger
+                    .path(entry.uuid)
+                    .map_or_else(String::new, |path| path.to_string()),
+                slot: entry.slot,
+                state: if out {
+                    MemberState::Failed
+                } else {
+                    entry.state
+                },
+                size_bytes: entry.disk_bytes,
+                errors: disk.map_or(ErrorCounts::default(), |disk| disk.errors()),
+            }
+        });
+        let space = self.space.borrow();
+        let extent_bytes = space.extent_bytes();
+        let total_bytes = space.extents_total() * extent_bytes;
+        ArrayStatus {
+            name: self.name.to_string(),
+            uuid: self.uuid,
+            level: self.geometry.level(),
+            members_total: self.geometry.members(),
+            chunk_bytes: self.geometry.chunk_bytes(),
+            row_bytes: self.geometry.row_bytes(),
+            size_bytes: total_bytes,
+            state,
+            redundancy_left: self.geometry.redundancy().saturating_sub(missing),
+            members: members.collect(),
+            sync: self.sync_status(),
+            space: SpaceStatus {
+                total_bytes,
+                free_bytes: space.extents_free() * extent_bytes,
+                written_bytes: space.rows_written() * self.geometry.row_bytes(),
+                promised_bytes: space.volumes().map(|(_, volume)| volume.size_bytes).sum(),
+                extent_bytes,
+            },
+            clean: !self.dirty.get(),
+            no_integrity: label.incompat & crate::label::INCOMPAT_NO_INTEGRITY != 0,
+            event_count: label.event_count,
+            created_ms: label.created_ms,
+            failure,
+        }
+    }
+
+    /// Rows that were written, in order: for audits.
+    pub fn written_rows(&self) -> Vec<crate::Row> {
+        let space = self.space.borrow();
+        let mut rows = Vec::new();
+        let mut at = crate::Row(0);
+        while let Some(row) = space.next_written(at) {
+            rows.push(row);
+            at = crate::Row(row.0 + 1);
+        }
+        rows
+    }
+
+    /// First byte of a member's data zone, by its path: for audits and tools.
+    pub fn data_offset(&self, path: &str) -> Option<u64> {
+        let ledger = self.ledger.borrow();
+        let disk = ledger.disk(ledger.find(path)?)?;
+        disk.layout.get().map(|layout| layout.data_offset())
+    }
+}

@@ -1,0 +1,276 @@
+//! Volumes of an array: their table, their extents, and the gates that keep an extent from being
+//! given away under a request's hands.
+//!
+//! Invariants
+//! - A request holds its extents' gates open; unmapping an extent waits until nobody is in and lets
+//!   nobody in meanwhile.
+//! - An extent is free for reuse once its unmapping was written and flushed.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use cairn_blockdev::{BlockDevice, IoErrorKind};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use uuid::Uuid;
+
+use super::Array;
+use crate::error::RaidError;
+use crate::label::valid_name;
+use crate::space::{ExtentId, VOLUMES_MAX, VolumeId, VolumeRecord};
+use crate::volume::Volume;
+
+/// Volumes' sizes are multiples of this.
+const VOLUME_UNIT: u64 = 4096;
+/// Largest volume: what an NBD client can address with room to spare, and far above any array.
+const VOLUME_MAX: u64 = 1 << 60;
+
+/// A volume, described.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeInfo {
+    /// Identity.
+    pub uuid: Uuid,
+    /// Name.
+    pub name: String,
+    /// Size that clients see.
+    pub size_bytes: u64,
+    /// Bytes of extents mapped to it.
+    pub allocated_bytes: u64,
+    /// When it was created, in ms since 1970.
+    pub created_ms: u64,
+}
+
+/// Gates of extents in use.
+#[derive(Default)]
+pub(crate) struct ExtentGates {
+    gates: RefCell<BTreeMap<ExtentId, Gate>>,
+}
+
+type Gate = std::sync::Arc<RwLock<()>>;
+
+/// Keeps an extent mapped while a request uses it.
+pub(crate) struct InUse {
+    gates: Rc<ExtentGates>,
+    extent: ExtentId,
+    guard: Option<Held>,
+}
+
+enum Held {
+    Shared(#[expect(dead_code, reason = "held for its drop")] OwnedRwLockReadGuard<()>),
+    Alone(#[expect(dead_code, reason = "held for its drop")] OwnedRwLockWriteGuard<()>),
+}
+
+impl ExtentGates {
+    fn gate(&self, extent: ExtentId) -> Gate {
+        Gate::clone(self.gates.borrow_mut().entry(extent).or_default())
+    }
+
+    pub(crate) async fn enter(self: &Rc<Self>, extent: ExtentId) -> InUse {
+        let guard = self.gate(extent).read_owned().await;
+        InUse {
+            gates: Rc::clone(self),
+            extent,
+            guard: Some(Held::Shared(guard)),
+        }
+    }
+
+    pub(crate) async fn close(self: &Rc<Self>, extent: ExtentId) -> InUse {
+        let guard = self.gate(extent).write_owned().await;
+        InUse {
+            gates: Rc::clone(self),
+            extent,
+            guard: Some(Held::Alone(guard)),
+        }
+    }
+
+    pub(crate) fn in_use(&self) -> bool {
+        !self.gates.borrow().is_empty()
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.guard = None;
+        let mut gates = self.gates.gates.borrow_mut();
+        let unused = gates
+            .get(&self.extent)
+            .is_some_and(|gate| std::sync::Arc::strong_count(gate) == 1);
+        if unused {
+            gates.remove(&self.extent);
+        }
+    }
+}
+
+impl Array {
+    /// The volumes.
+    pub fn volumes(&self) -> Vec<VolumeInfo> {
+        let space = self.space.borrow();
+        space
+            .volumes()
+            .map(|(id, volume)| describe(volume, space.allocated_bytes(id)))
+            .collect()
+    }
+
+    /// A volume by name.
+    pub fn volume(&self, name: &str) -> Result<VolumeInfo, RaidError> {
+        let (id, record) = self.find_volume(name)?;
+        Ok(describe(&record, self.space.borrow().allocated_bytes(id)))
+    }
+
+    fn find_volume(&self, name: &str) -> Result<(VolumeId, VolumeRecord), RaidError> {
+        let space = self.space.borrow();
+        space
+            .volume_by_name(name)
+            .map(|(id, record)| (id, record.clone()))
+            .ok_or_else(|| RaidError::NoVolume {
+                name: name.into(),
+                array: self.name.to_string(),
+            })
+    }
+
+    /// Makes a thin volume; its map entry is durable on return.
+    pub async fn create_volume(
+        self: &Rc<Self>,
+        name: &str,
+        size_bytes: u64,
+    ) -> Result<VolumeInfo, RaidError> {
+        self.check_open()?;
+        if !valid_name(name) {
+            return Err(RaidError::BadName { name: name.into() });
+        }
+        check_size(name, size_bytes)?;
+        if self.find_volume(name).is_ok() {
+            return Err(RaidError::VolumeExists {
+                name: name.into(),
+                array: self.name.to_string(),
+            });
+        }
+        let record = VolumeRecord {
+            uuid: Uuid::new_v4(),
+            name: name.into(),
+            size_bytes,
+            created_ms: self.env.clock.unix_ms(),
+        };
+        let added = self.space.borrow_mut().add_volume(record);
+        if added.is_none() {
+            return Err(RaidError::TooManyVolumes {
+                array: self.name.to_string(),
+                max: VOLUMES_MAX,
+            });
+        }
+        self.save_map().await?;
+        self.volume(name)
+    }
+
+    /// Grows a volume.
+    pub async fn resize_volume(
+        self: &Rc<Self>,
+        name: &str,
+        size_bytes: u64,
+    ) -> Result<VolumeInfo, RaidError> {
+        self.check_open()?;
+        let (id, record) = self.find_volume(name)?;
+        check_size(name, size_bytes)?;
+        if size_bytes < record.size_bytes {
+            return Err(RaidError::BadSize {
+                name: name.into(),
+                reason: format!(
+                    "it has {} bytes and {size_bytes} would cut data off; shrinking is refused: \
+                     create a smaller volume and copy",
+                    record.size_bytes
+                ),
+            });
+        }
+        self.space.borrow_mut().set_volume_size(id, size_bytes);
+        self.save_map().await?;
+        self.volume(name)
+    }
+
+    /// Deletes a volume and gives its extents back.
+    pub async fn delete_volume(self: &Rc<Self>, name: &str) -> Result<(), RaidError> {
+        self.check_open()?;
+        let (id, _) = self.find_volume(name)?;
+        self.space.borrow_mut().retire_volume(id);
+        self.save_map().await?;
+        let extents = self.space.borrow().extents_of(id);
+        let mut closed = Vec::new();
+        for (_, extent) in &extents {
+            closed.push(self.gates.close(*extent).await);
+            self.space.borrow_mut().unmap(*extent);
+        }
+        self.save_map().await?;
+        for (_, extent) in extents {
+            self.space.borrow_mut().release(extent);
+        }
+        self.space.borrow_mut().forget_volume(id);
+        Ok(())
+    }
+
+    /// Writes and flushes the map.
+    async fn save_map(self: &Rc<Self>) -> Result<(), RaidError> {
+        let saved = match self.checkpoint().await {
+            Ok(()) => self.flush_all().await,
+            Err(kind) => Err(kind),
+        };
+        saved.or_else(|_| self.check_open())
+    }
+
+    /// A volume as a device. Several may be open at once; they are the same.
+    pub fn open_volume(self: &Rc<Self>, name: &str) -> Result<Rc<dyn BlockDevice>, RaidError> {
+        self.check_open()?;
+        let (id, record) = self.find_volume(name)?;
+        Ok(Rc::new(Volume::new(Rc::clone(self), id, &record)))
+    }
+
+    /// Keeps an extent mapped until the guard is dropped.
+    pub(crate) async fn enter_extent(&self, extent: ExtentId) -> InUse {
+        self.gates.enter(extent).await
+    }
+
+    /// Gives an extent back if nothing is written in it any more.
+    pub(crate) async fn free_if_empty(
+        self: &Rc<Self>,
+        extent: ExtentId,
+    ) -> Result<(), IoErrorKind> {
+        let closed = self.gates.close(extent).await;
+        let empty = {
+            let space = self.space.borrow();
+            space.owner(extent).is_some() && !space.any_written(extent)
+        };
+        if !empty {
+            return Ok(());
+        }
+        self.space.borrow_mut().unmap(extent);
+        self.checkpoint().await?;
+        self.flush_all().await?;
+        self.space.borrow_mut().release(extent);
+        drop(closed);
+        Ok(())
+    }
+}
+
+fn check_size(name: &str, size_bytes: u64) -> Result<(), RaidError> {
+    let reason = if size_bytes == 0 {
+        "its size is zero"
+    } else if !size_bytes.is_multiple_of(VOLUME_UNIT) {
+        "its size is no multiple of 4 KiB"
+    } else if size_bytes > VOLUME_MAX {
+        "its size is above 1 EiB"
+    } else {
+        return Ok(());
+    };
+    Err(RaidError::BadSize {
+        name: name.into(),
+        reason: reason.into(),
+    })
+}
+
+fn describe(volume: &VolumeRecord, allocated_bytes: u64) -> VolumeInfo {
+    VolumeInfo {
+        uuid: volume.uuid,
+        name: volume.name.clone(),
+        size_bytes: volume.size_bytes,
+        allocated_bytes,
+        created_ms: volume.created_ms,
+    }
+}

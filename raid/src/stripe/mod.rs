@@ -1,0 +1,12 @@
+//! The stripe engine: every write enters the row cache and leaves as a row transaction.
+//!
+//! [`plan`] decides what to read and compute, as values; [`cache`] holds queued writes and the locks
+//! of columns; `write` and `read` are the thin executors; `word` loads and repairs code words.
+
+pub(crate) mod cache;
+pub(crate) mod overlay;
+pub(crate) mod plan;
+mod read;
+pub(crate) mod view;
+mod word;
+mod write;

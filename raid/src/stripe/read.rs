@@ -1,0 +1,130 @@
+//! Reads: straight from the members into the caller's memory; around what is lost or fails.
+//!
+//! Healthy reads take no lock: what they race with isn't acked yet, and each 512-byte sector is old
+//! or new. A read that needs other members of the row takes the lock of its columns, because parity
+//! and data disagree while a transaction is on its way.
+
+use std::rc::Rc;
+
+use cairn_blockdev::units::{BLOCK, align_down, u64_of, usize_of};
+use cairn_blockdev::{Buf, IoErrorKind};
+use futures_util::future::join_all;
+
+use crate::array::Array;
+use crate::geometry::{Columns, Row, Set};
+
+impl Array {
+    /// Fills `buf` from the array's address space.
+    pub(crate) async fn read_at(
+        self: &Rc<Self>,
+        offset: u64,
+        mut buf: Buf,
+    ) -> (Buf, Result<(), IoErrorKind>) {
+        let len = u64_of(buf.len());
+        if offset.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK) {
+            return self.read_blocks(offset, buf).await;
+        }
+        let start = align_down(offset, BLOCK);
+        let skip = usize_of(offset - start);
+        let whole = (skip + buf.len()).next_multiple_of(usize_of(BLOCK));
+        let (blocks, result) = self.read_blocks(start, self.pool.take(whole)).await;
+        if result.is_ok()
+            && let Some(part) = blocks.get(skip..skip + buf.len())
+        {
+            buf.copy_from_slice(part);
+        }
+        (buf, result)
+    }
+
+    async fn read_blocks(self: &Rc<Self>, offset: u64, buf: Buf) -> (Buf, Result<(), IoErrorKind>) {
+        let mut parts = Vec::new();
+        let mut rest = buf;
+        let mut at = offset;
+        while !rest.is_empty() {
+            let (row, within) = self.geometry.locate(at);
+            let row_left = self.geometry.row_bytes() - within;
+            let row_len = row_left.min(u64_of(rest.len()));
+            let mut of_row = rest;
+            rest = of_row.split_off(usize_of(row_len));
+            at += row_len;
+            if !self.space.borrow().is_written(row) {
+                parts.push((row, None, of_row));
+                continue;
+            }
+            for piece in self.geometry.pieces(within, row_len) {
+                let tail = of_row.split_off(usize_of(piece.len));
+                let first = piece.in_chunk / BLOCK;
+                let cols = first..first + piece.len / BLOCK;
+                parts.push((row, Some((piece.index, cols)), of_row));
+                of_row = tail;
+            }
+        }
+        let reads = parts.into_iter().map(|(row, place, mut buf)| async move {
+            match place {
+                None => {
+                    buf.fill(0);
+                    (buf, Ok(()))
+                }
+                Some((index, cols)) => self.read_chunk(row, index, cols, buf).await,
+            }
+        });
+        let mut outcome = Ok(());
+        let mut whole: Option<Buf> = None;
+        for (buf, result) in join_all(reads).await {
+            outcome = outcome.and(result);
+            match &mut whole {
+                None => whole = Some(buf),
+                Some(whole) => whole.unsplit(buf),
+            }
+        }
+        (whole.unwrap_or_else(|| Buf::zeroed(0)), outcome)
+    }
+
+    async fn read_chunk(
+        self: &Rc<Self>,
+        row: Row,
+        index: usize,
+        cols: Columns,
+        mut buf: Buf,
+    ) -> (Buf, Result<(), IoErrorKind>) {
+        if let Some((_, disk)) = self.view(row).source(index) {
+            let (back, result) = disk.read(&self.geometry, row, cols.start, buf).await;
+            match result {
+                Ok(()) => return (back, Ok(())),
+                Err(error) => {
+                    self.read_failed(&disk, &error);
+                    buf = back;
+                }
+            }
+        }
+        let result = self.read_around(row, index, &cols, &mut buf).await;
+        (buf, result)
+    }
+
+    /// Reads a chunk's columns under their lock, from whoever can give them, and repairs whoever
+    /// should have and didn't.
+    async fn read_around(
+        self: &Rc<Self>,
+        row: Row,
+        index: usize,
+        cols: &Columns,
+        buf: &mut Buf,
+    ) -> Result<(), IoErrorKind> {
+        let _lock = self.cache.lock(row, cols.clone()).await;
+        if !self.space.borrow().is_written(row) {
+            buf.fill(0);
+            return Ok(());
+        }
+        let mut view = self.view(row);
+        let mut data = self
+            .load_data(&mut view, cols, Set::EMPTY.with(index))
+            .await?;
+        let chunk = data
+            .get_mut(index)
+            .and_then(Option::take)
+            .ok_or(IoErrorKind::Lost)?;
+        buf.copy_from_slice(&chunk);
+        self.repair(&mut view, cols).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,176 @@
+//! Loading the code word of some columns of a row, solving what can't be read, and writing back
+//! what a disk couldn't give (fault D1).
+//!
+//! Every function here wants the caller to hold the lock of the columns.
+
+use std::rc::Rc;
+
+use cairn_blockdev::units::{BLOCK_BYTES, usize_of};
+use cairn_blockdev::{Buf, IoErrorKind};
+use futures_util::future::join_all;
+
+use super::view::RowView;
+use crate::array::Array;
+use crate::array::disk::Disk;
+use crate::events::EventKind;
+use crate::geometry::{Columns, Role, Set, Slot};
+use crate::parity::{Word, compute_p, compute_q};
+
+/// Bytes of some columns.
+pub(crate) fn bytes_of(cols: &Columns) -> usize {
+    usize_of(cols.end - cols.start) * BLOCK_BYTES
+}
+
+impl Array {
+    /// Reads columns of one slot. A failure is counted, and the slot distrusted in `view`.
+    pub(crate) async fn read_slot(
+        self: &Rc<Self>,
+        view: &RowView,
+        slot: Slot,
+        disk: Rc<Disk>,
+        cols: &Columns,
+    ) -> Result<Buf, Slot> {
+        let buf = self.pool.take(bytes_of(cols));
+        match disk.read(&self.geometry, view.row, cols.start, buf).await {
+            (buf, Ok(())) => Ok(buf),
+            (_, Err(error)) => {
+                self.read_failed(&disk, &error);
+                Err(slot)
+            }
+        }
+    }
+
+    /// All data of `cols`, the unreadable part solved. Slots that fail on the way are distrusted.
+    ///
+    /// Reads what `wanted` asks for and no more, unless something is missing; then everything.
+    pub(crate) async fn load_data(
+        self: &Rc<Self>,
+        view: &mut RowView,
+        cols: &Columns,
+        wanted: Set,
+    ) -> Result<Vec<Option<Buf>>, IoErrorKind> {
+        loop {
+            let readable = view.readable_data();
+            let solve = !wanted.minus(readable).is_empty();
+            let missing = Set::first(self.geometry.data_chunks())
+                .minus(readable)
+                .len();
+            let indices = if solve { readable } else { wanted };
+            let parities: Vec<Role> = [Role::P, Role::Q]
+                .into_iter()
+                .filter(|role| solve && view.parity_readable(*role))
+                .take(missing)
+                .collect();
+            if solve && parities.len() < missing {
+                return Err(IoErrorKind::Lost);
+            }
+            let roles = indices.iter().map(Role::Data).chain(parities);
+            let reads = roles.filter_map(|role| {
+                let (slot, disk) = match role {
+                    Role::Data(index) => view.source(index)?,
+                    _ => {
+                        let slot = view.parity_slot(role)?;
+                        (slot, Rc::clone(view.reader(slot)?))
+                    }
+                };
+                let view = &*view;
+                Some(async move { (role, self.read_slot(view, slot, disk, cols).await) })
+            });
+            let results = join_all(reads).await;
+            let mut word = Word {
+                data: (0..self.geometry.data_chunks()).map(|_| None).collect(),
+                p: None,
+                q: None,
+            };
+            let mut failed = Vec::new();
+            for (role, result) in results {
+                match (role, result) {
+                    (_, Err(slot)) => failed.push(slot),
+                    (Role::P, Ok(buf)) => word.p = Some(buf),
+                    (Role::Q, Ok(buf)) => word.q = Some(buf),
+                    (Role::Data(index), Ok(buf)) => {
+                        if let Some(place) = word.data.get_mut(index) {
+                            *place = Some(buf);
+                        }
+                    }
+                }
+            }
+            if failed.is_empty() {
+                if solve {
+                    word.solve_data(|| self.pool.take(bytes_of(cols)))
+                        .map_err(|_| IoErrorKind::Lost)?;
+                }
+                return Ok(word.data);
+            }
+            // Each round distrusts at least one slot more, so this ends.
+            for slot in failed {
+                view.distrust(slot);
+            }
+        }
+    }
+
+    /// New P or Q of complete data.
+    pub(crate) fn parity_of(&self, role: Role, data: &[Buf]) -> Buf {
+        let mut parity = self.pool.take(data.first().map_or(0, |buf| buf.len()));
+        let sources = data.iter().map(|buf| &**buf);
+        match role {
+            Role::P => compute_p(sources, &mut parity),
+            Role::Q => compute_q(sources, &mut parity),
+            Role::Data(_) => unreachable!("parity of a data role"),
+        }
+        parity
+    }
+
+    /// What `slot` should hold in `cols`, from the other members.
+    pub(crate) async fn contents_of(
+        self: &Rc<Self>,
+        view: &mut RowView,
+        slot: Slot,
+        cols: &Columns,
+    ) -> Result<Buf, IoErrorKind> {
+        let role = self.geometry.role(view.row, slot);
+        if let Role::Data(index) = role {
+            let mut data = self.load_data(view, cols, Set::EMPTY.with(index)).await?;
+            return data
+                .get_mut(index)
+                .and_then(Option::take)
+                .ok_or(IoErrorKind::Lost);
+        }
+        let all = Set::first(self.geometry.data_chunks());
+        let data = self.load_data(view, cols, all).await?;
+        let data: Vec<Buf> = data.into_iter().flatten().collect();
+        Ok(self.parity_of(role, &data))
+    }
+
+    /// Rewrites what the distrusted slots of `view` couldn't give, so that the disk can remap its bad
+    /// sectors. A disk that can't be written is ejected.
+    pub(crate) async fn repair(self: &Rc<Self>, view: &mut RowView, cols: &Columns) {
+        for slot in view.distrusted().iter().map(Slot) {
+            let writers = view.writers(slot).to_vec();
+            let live: Vec<_> = writers.into_iter().filter(|disk| !disk.out.get()).collect();
+            if live.is_empty() {
+                continue;
+            }
+            let Ok(buf) = self.contents_of(view, slot, cols).await else {
+                continue;
+            };
+            let data = buf.freeze();
+            for disk in live {
+                let written = disk
+                    .write(&self.geometry, view.row, cols.start, data.clone())
+                    .await;
+                match written {
+                    Ok(()) => self.report(
+                        EventKind::Repaired,
+                        Some(&disk.path),
+                        format!(
+                            "row {} columns {}..{} rewritten after a read error",
+                            view.row.0, cols.start, cols.end
+                        ),
+                    ),
+                    Err(error) => self.write_failed(&disk, &error).await,
+                }
+            }
+        }
+    }
+}

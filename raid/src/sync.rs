@@ -1,0 +1,499 @@
+//! Filling slots: rebuild onto spares, replacement, and recomputing parity after an unclean stop.
+//!
+//! Only rows that were written are visited, in order. A filled disk takes part in a row as soon as
+//! the row is filled ([`Progress`](crate::array)), and nowhere before.
+//!
+//! Invariants
+//! - A row is filled under the lock of all its columns.
+//! - The watermark passes a row that was never written only if nobody is writing it at that moment.
+//! - Clients go first: while they are active, filling takes turns with pauses as long as its work.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
+use cairn_blockdev::{Buf, IoErrorKind, SharedBuf, Ticks};
+use futures_util::future::join_all;
+use tokio::sync::MutexGuard;
+
+use crate::array::disk::Disk;
+use crate::array::{Array, SyncAction, SyncStatus};
+use crate::error::RaidError;
+use crate::events::EventKind;
+use crate::geometry::{Role, Row, Set, Slot};
+use crate::member::MemberState;
+
+/// Rows filled at once, at most.
+const ROWS_AT_ONCE: u64 = 16;
+/// Bytes read at once, about.
+const BYTES_AT_ONCE: u64 = 16 << 20;
+/// Clients count as active for this long after their last request.
+const CLIENT_ACTIVE: Duration = Duration::from_millis(100);
+/// How often the cursor goes into the labels.
+const CURSOR_EVERY: Duration = Duration::from_secs(5);
+/// Events tell of every so many per cent.
+const PERCENT_STEP: u64 = 20;
+
+/// What the filling task has to tell.
+#[derive(Default)]
+pub(crate) struct SyncState {
+    running: Cell<bool>,
+    /// Something changed while it ran: look again before ending.
+    again: Cell<bool>,
+    progress: RefCell<Option<Pass>>,
+}
+
+/// One pass over the rows.
+#[derive(Debug, Clone, Copy)]
+struct Pass {
+    action: SyncAction,
+    started: Ticks,
+    /// Rows that this pass has filled.
+    filled: u64,
+    row_bytes: u64,
+    cursor: Row,
+    percent_told: u64,
+}
+
+impl SyncState {
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.get()
+    }
+}
+
+/// A disk to fill and its slot.
+struct Target {
+    slot: Slot,
+    disk: Rc<Disk>,
+}
+
+enum PassEnd {
+    Complete,
+    /// Members changed: look anew.
+    Changed,
+    Stopping,
+    /// A row can't be had.
+    Stuck(String),
+}
+
+impl Array {
+    /// Starts filling if there is something to fill and nobody does yet.
+    pub(crate) fn kick_sync(self: &Rc<Self>) {
+        if self.sync.running.replace(true) {
+            self.sync.again.set(true);
+            return;
+        }
+        let array = Rc::clone(self);
+        self.env.spawn.spawn(Box::pin(async move {
+            array.fill_slots().await;
+            array.sync.running.set(false);
+        }));
+    }
+
+    async fn fill_slots(self: &Rc<Self>) {
+        loop {
+            self.sync.again.set(false);
+            if self.is_stopping() || self.check_alive().is_err() {
+                return;
+            }
+            if self.use_spares().await.is_err() {
+                return;
+            }
+            let targets = self.targets();
+            if targets.is_empty() {
+                if self.sync.again.get() {
+                    continue;
+                }
+                return;
+            }
+            let end = self.fill(&targets).await;
+            *self.sync.progress.borrow_mut() = None;
+            match end {
+                PassEnd::Complete => {
+                    if self.complete(&targets).await.is_err() {
+                        return;
+                    }
+                }
+                PassEnd::Changed => {}
+                PassEnd::Stopping => {
+                    let _ = self.save_cursor(&targets).await;
+                    return;
+                }
+                PassEnd::Stuck(why) => {
+                    let _ = self.save_cursor(&targets).await;
+                    self.report(EventKind::RebuildStopped, None, why);
+                    if !self.sync.again.get() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives every slot without a member a spare, as long as there are spares.
+    async fn use_spares(self: &Rc<Self>) -> Result<(), RaidError> {
+        loop {
+            let held = self.lock_labels().await;
+            let Some((slot, spare)) = self.next_spare() else {
+                return Ok(());
+            };
+            self.begin_target(&held, &spare, slot, MemberState::Rebuilding)
+                .await?;
+        }
+    }
+
+    /// Makes a spare the target of a slot, durably.
+    pub(crate) async fn begin_target(
+        self: &Rc<Self>,
+        held: &MutexGuard<'_, ()>,
+        disk: &Rc<Disk>,
+        slot: usize,
+        state: MemberState,
+    ) -> Result<(), RaidError> {
+        self.start_target(disk, slot, state);
+        self.commit_membership(held).await?;
+        let detail = format!("slot {slot} onto {}", disk.path);
+        self.report(EventKind::RebuildStarted, Some(&disk.path), detail);
+        Ok(())
+    }
+
+    /// Disks to fill, with those that have a row to go.
+    fn targets(&self) -> Vec<Target> {
+        self.slot_targets()
+            .into_iter()
+            .map(|(slot, disk)| Target {
+                slot: Slot(slot),
+                disk,
+            })
+            .collect()
+    }
+
+    async fn fill(self: &Rc<Self>, targets: &[Target]) -> PassEnd {
+        let action = if self.any_slot_empty() {
+            SyncAction::Rebuild
+        } else {
+            SyncAction::Replace
+        };
+        let first = targets
+            .iter()
+            .map(|t| t.disk.progress.borrow().watermark())
+            .min();
+        *self.sync.progress.borrow_mut() = Some(Pass {
+            action,
+            started: self.env.clock.now(),
+            filled: 0,
+            row_bytes: self.geometry.row_bytes(),
+            cursor: first.unwrap_or(Row(0)),
+            percent_told: 0,
+        });
+        let row_members = u64_of(self.geometry.members()) * self.geometry.chunk_bytes();
+        let at_once = (BYTES_AT_ONCE / row_members).clamp(1, ROWS_AT_ONCE);
+        let mut saved = self.env.clock.now();
+        // A new disk has no map pages yet: all pages go to all, before it can become a member.
+        self.space.borrow_mut().touch_all();
+        if self.checkpoint().await.is_err() {
+            return PassEnd::Changed;
+        }
+        loop {
+            if self.is_stopping() {
+                return PassEnd::Stopping;
+            }
+            if self.sync.again.get() || targets.iter().any(|target| target.disk.out.get()) {
+                return PassEnd::Changed;
+            }
+            if self.check_alive().is_err() {
+                return PassEnd::Stuck("the array has failed".into());
+            }
+            let began = self.env.clock.now();
+            let clients = began.since(self.last_client_io()) < CLIENT_ACTIVE;
+            let rows = self.next_rows(targets, if clients { at_once.min(2) } else { at_once });
+            if rows.is_empty() {
+                return PassEnd::Complete;
+            }
+            let results = join_all(rows.iter().map(|row| self.fill_row(*row, targets))).await;
+            for (row, result) in rows.iter().zip(results) {
+                if let Err(kind) = result {
+                    return PassEnd::Stuck(format!("row {} can't be rebuilt: {kind}", row.0));
+                }
+            }
+            self.note_filled(&rows);
+            if self.env.clock.now().since(saved) >= CURSOR_EVERY {
+                saved = self.env.clock.now();
+                if self.save_cursor(targets).await.is_err() {
+                    return PassEnd::Changed;
+                }
+            }
+            if clients {
+                self.env
+                    .clock
+                    .sleep(self.env.clock.now().since(began))
+                    .await;
+            }
+        }
+    }
+
+    /// The next rows that some target lacks. The watermarks move over what needs nothing, in the
+    /// same breath in which it was looked at.
+    fn next_rows(&self, targets: &[Target], most: u64) -> Vec<Row> {
+        let mut rows = Vec::new();
+        let first = targets
+            .iter()
+            .map(|t| t.disk.progress.borrow().watermark())
+            .min();
+        let mut at = first.unwrap_or(Row(0));
+        while u64_of(rows.len()) < most {
+            let written = self.space.borrow().next_written(at);
+            let busy = self.cache.next_busy(at);
+            let Some(row) = [written, busy].into_iter().flatten().min() else {
+                break;
+            };
+            let lacking = targets.iter().any(|t| !t.disk.progress.borrow().has(row));
+            if lacking {
+                rows.push(row);
+            }
+            at = Row(row.0 + 1);
+        }
+        let quiet_until = rows.first().copied().unwrap_or(Row(u64::MAX));
+        for target in targets {
+            target.disk.progress.borrow_mut().skip_to(quiet_until);
+        }
+        rows
+    }
+
+    async fn fill_row(self: &Rc<Self>, row: Row, targets: &[Target]) -> Result<(), IoErrorKind> {
+        let _memory = self.memory.acquire_many(self.row_cost).await;
+        let cols = 0..self.geometry.chunk_blocks();
+        let _lock = self.cache.lock(row, cols.clone()).await;
+        let lacking: Vec<&Target> = targets
+            .iter()
+            .filter(|t| !t.disk.progress.borrow().has(row))
+            .collect();
+        if self.space.borrow().is_written(row) {
+            let contents = self.slot_contents(row, &lacking).await?;
+            for (target, data) in lacking.iter().zip(contents) {
+                let written = target.disk.write(&self.geometry, row, 0, data).await;
+                if let Err(error) = written {
+                    self.write_failed(&target.disk, &error).await;
+                    // The next pass does without this disk.
+                    return Ok(());
+                }
+            }
+        }
+        for target in lacking {
+            target.disk.progress.borrow_mut().mark(row);
+        }
+        Ok(())
+    }
+
+    /// What the targets' slots should hold in `row`; read once for all of them.
+    async fn slot_contents(
+        self: &Rc<Self>,
+        row: Row,
+        lacking: &[&Target],
+    ) -> Result<Vec<SharedBuf>, IoErrorKind> {
+        let cols = 0..self.geometry.chunk_blocks();
+        let mut view = self.view(row);
+        if let [target] = lacking {
+            if let Some(member) = view.reader(target.slot).map(Rc::clone) {
+                match self.read_slot(&view, target.slot, member, &cols).await {
+                    Ok(buf) => return Ok(vec![buf.freeze()]),
+                    Err(slot) => view.distrust(slot),
+                }
+            }
+            let buf = self.contents_of(&mut view, target.slot, &cols).await?;
+            return Ok(vec![buf.freeze()]);
+        }
+        let all = Set::first(self.geometry.data_chunks());
+        let data = self.load_data(&mut view, &cols, all).await?;
+        let data: Vec<Buf> = data.into_iter().flatten().collect();
+        let mut contents = Vec::with_capacity(lacking.len());
+        for target in lacking {
+            contents.push(match self.geometry.role(row, target.slot) {
+                Role::Data(index) => {
+                    let chunk = data.get(index).ok_or(IoErrorKind::Lost)?;
+                    Buf::copy_of(chunk).freeze()
+                }
+                parity => self.parity_of(parity, &data).freeze(),
+            });
+        }
+        Ok(contents)
+    }
+
+    fn note_filled(&self, rows: &[Row]) {
+        let told = {
+            let mut progress = self.sync.progress.borrow_mut();
+            let Some(pass) = progress.as_mut() else {
+                return;
+            };
+            pass.filled += u64_of(rows.len());
+            pass.cursor = rows.last().map_or(pass.cursor, |row| Row(row.0 + 1));
+            let space = self.space.borrow();
+            let total = space.rows_written().max(1);
+            let percent = space.rows_written_before(pass.cursor) * 100 / total;
+            let step = percent / PERCENT_STEP * PERCENT_STEP;
+            let news = step > pass.percent_told && step < 100;
+            if news {
+                pass.percent_told = step;
+            }
+            news.then_some(step)
+        };
+        if let Some(percent) = told.and_then(|percent| u8::try_from(percent).ok()) {
+            self.report(
+                EventKind::Rebuild(percent),
+                None,
+                format!("{percent} % rebuilt"),
+            );
+        }
+    }
+
+    /// Makes what is filled durable and notes it in the labels.
+    async fn save_cursor(self: &Rc<Self>, targets: &[Target]) -> Result<(), RaidError> {
+        let reached: Vec<u64> = targets
+            .iter()
+            .map(|t| t.disk.progress.borrow().watermark().0)
+            .collect();
+        let rows = self.space.borrow().extents_total() * self.rows_per_extent();
+        self.flush_all().await.map_err(|_| self.lost_error())?;
+        for (target, row) in targets.iter().zip(reached) {
+            target.disk.durable_rows.set(row.min(rows));
+        }
+        let held = self.lock_labels().await;
+        self.commit_labels(&held).await
+    }
+
+    /// The targets are members now.
+    async fn complete(self: &Rc<Self>, targets: &[Target]) -> Result<(), RaidError> {
+        self.flush_all().await.map_err(|_| self.lost_error())?;
+        let held = self.lock_labels().await;
+        let mut done = Vec::new();
+        for target in targets.iter().filter(|target| !target.disk.out.get()) {
+            self.promote(&target.disk, target.slot.0);
+            done.push(target);
+        }
+        self.commit_membership(&held).await?;
+        drop(held);
+        for target in done {
+            let detail = format!("slot {}", target.slot.0);
+            self.report(EventKind::SpareActive, Some(&target.disk.path), detail);
+        }
+        self.report(EventKind::RebuildFinished, None, String::new());
+        Ok(())
+    }
+
+    /// How far filling is.
+    pub(crate) fn sync_status(&self) -> Option<SyncStatus> {
+        let pass = (*self.sync.progress.borrow())?;
+        let space = self.space.borrow();
+        let total = space.rows_written();
+        let done = space.rows_written_before(pass.cursor).min(total);
+        let elapsed_ms = u64::try_from(self.env.clock.now().since(pass.started).as_millis());
+        let elapsed_ms = elapsed_ms.unwrap_or(u64::MAX).max(1);
+        let bytes_per_second = (pass.filled * pass.row_bytes).saturating_mul(1000) / elapsed_ms;
+        let left = (total - done) * pass.row_bytes;
+        Some(SyncStatus {
+            action: pass.action,
+            done_bytes: done * pass.row_bytes,
+            total_bytes: total * pass.row_bytes,
+            eta_seconds: left.checked_div(bytes_per_second),
+            bytes_per_second,
+        })
+    }
+
+    /// Recomputes parity (RAID 1: copies the first member over the others) of every written row.
+    ///
+    /// Runs before the array serves: until it is done, no block of a failed member could be trusted.
+    pub(crate) async fn resync(self: &Rc<Self>) -> Result<(), RaidError> {
+        self.report(
+            EventKind::ResyncStarted,
+            None,
+            "after an unclean stop".into(),
+        );
+        let row_members = u64_of(self.geometry.members()) * self.geometry.chunk_bytes();
+        let at_once = usize_of((BYTES_AT_ONCE / row_members).clamp(1, ROWS_AT_ONCE));
+        let mut at = Row(0);
+        let mut rows = 0u64;
+        loop {
+            let mut batch = Vec::with_capacity(at_once);
+            while batch.len() < at_once {
+                let Some(row) = self.space.borrow().next_written(at) else {
+                    break;
+                };
+                batch.push(row);
+                at = Row(row.0 + 1);
+            }
+            if batch.is_empty() {
+                break;
+            }
+            rows += u64_of(batch.len());
+            let results = join_all(batch.iter().map(|row| self.resync_row(*row))).await;
+            results.into_iter().collect::<Result<(), RaidError>>()?;
+        }
+        self.flush_all().await.map_err(|_| self.lost_error())?;
+        self.report(EventKind::ResyncFinished, None, format!("{rows} rows"));
+        Ok(())
+    }
+
+    async fn resync_row(self: &Rc<Self>, row: Row) -> Result<(), RaidError> {
+        let cols = 0..self.geometry.chunk_blocks();
+        let _lock = self.cache.lock(row, cols.clone()).await;
+        let view = self.view(row);
+        let mut data = Vec::with_capacity(self.geometry.data_chunks());
+        for index in 0..self.geometry.data_chunks() {
+            let slot = self.geometry.data_slot(row, index);
+            let Some(disk) = view.reader(slot).map(Rc::clone) else {
+                return Err(self.unreadable(row, slot));
+            };
+            let read = self.read_slot(&view, slot, disk, &cols).await;
+            data.push(read.map_err(|slot| self.unreadable(row, slot))?);
+        }
+        let mirrors = self.geometry.p_slot(row).is_none();
+        let copies: Vec<(Slot, SharedBuf)> = if mirrors {
+            let first = data.pop().map(Buf::freeze);
+            view.slots_of(0)
+                .skip(1)
+                .filter_map(|slot| Some((slot, first.clone()?)))
+                .collect()
+        } else {
+            [Role::P, Role::Q]
+                .into_iter()
+                .filter_map(|role| {
+                    Some((
+                        view.parity_slot(role)?,
+                        self.parity_of(role, &data).freeze(),
+                    ))
+                })
+                .collect()
+        };
+        for (slot, wanted) in copies {
+            for disk in view.writers(slot) {
+                let same = match self.read_slot(&view, slot, Rc::clone(disk), &cols).await {
+                    Ok(now) => *now == *wanted,
+                    Err(_) => false,
+                };
+                if !same
+                    && let Err(error) = disk.write(&self.geometry, row, 0, wanted.clone()).await
+                {
+                    self.write_failed(disk, &error).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn unreadable(&self, row: Row, slot: Slot) -> RaidError {
+        RaidError::NotStarted {
+            array: self.name().to_owned(),
+            reason: format!(
+                "it was stopped in the middle of writes, and row {} can't be read from slot {} (byte \
+                 {} of its data zone): parity can't be trusted to stand in; --force starts it as it \
+                 is, check the data then",
+                row.0,
+                slot.0,
+                row.0 * self.geometry.chunk_blocks() * BLOCK
+            ),
+            wait_may_help: false,
+            force_may_help: true,
+        }
+    }
+}
