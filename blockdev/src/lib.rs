@@ -6,8 +6,11 @@
 
 pub mod buf;
 pub mod device;
+pub mod disk;
 pub mod env;
 pub mod error;
+pub mod export;
+pub mod signature;
 pub mod sim;
 pub mod units;
 

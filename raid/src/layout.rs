@@ -183,9 +183,9 @@ impl Shape {
         while low + 1 < high {
             let middle = low + (high - low) / 2;
             if self.needs(size, middle * unit) <= size {
-                low = middle
+                low = middle;
             } else {
-                high = middle
+                high = middle;
             }
         }
         (low > 0).then_some(low * unit)

@@ -71,14 +71,23 @@ impl MemberState {
 
     /// Whether a disk may go from here to `next`.
     pub const fn may_become(self, next: Self) -> bool {
-        match (self, next) {
-            (Self::Spare, Self::Rebuilding | Self::Replacing | Self::Failed | Self::Removed)
-            | (Self::Spare, Self::Missing)
-            | (Self::Rebuilding, Self::InSync | Self::Failed | Self::Missing | Self::Spare)
-            | (Self::Replacing, Self::InSync | Self::Rebuilding | Self::Failed | Self::Missing)
-            | (Self::InSync, Self::Failed | Self::Missing | Self::Removed)
-            | (Self::Failed | Self::Missing, Self::Removed) => true,
-            _ => false,
+        match self {
+            Self::Spare => !matches!(next, Self::InSync | Self::Spare),
+            Self::Rebuilding => {
+                matches!(
+                    next,
+                    Self::InSync | Self::Failed | Self::Missing | Self::Spare
+                )
+            }
+            Self::Replacing => {
+                matches!(
+                    next,
+                    Self::InSync | Self::Rebuilding | Self::Failed | Self::Missing
+                )
+            }
+            Self::InSync => matches!(next, Self::Failed | Self::Missing | Self::Removed),
+            Self::Failed | Self::Missing => matches!(next, Self::Removed),
+            Self::Removed => false,
         }
     }
 }

@@ -83,11 +83,13 @@ pub fn xor_into(to: &mut [u8], from: &[u8]) {
     }
 }
 
+/// The low seven bits, and the lowest bit, of each byte of a word.
+const LOW7: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+const ONES: u64 = 0x0101_0101_0101_0101;
+
 /// `q` = 2·`q` ^ `from`: one step of Horner's rule.
 fn double_and_add(q: &mut [u8], from: &[u8]) {
     assert_eq!(q.len(), from.len(), "parity of unequal lengths");
-    const LOW7: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-    const ONES: u64 = 0x0101_0101_0101_0101;
     let (q_words, q_rest) = q.as_chunks_mut::<8>();
     let (from_words, from_rest) = from.as_chunks::<8>();
     for (t, f) in q_words.iter_mut().zip(from_words) {

@@ -376,11 +376,14 @@ async fn start(
     Ok(array)
 }
 
+/// A map page and its generation.
+type PageCopy = (u64, Box<[u8]>);
+
 /// The newest valid copy of each map page among the members that are in sync.
 async fn load_space(label: &ArrayLabel, in_sync: &[Rc<Disk>]) -> Result<SpaceMap, RaidError> {
     let blank = SpaceMap::new(label.uuid, &label.geometry, label.data_bytes);
     let pages = blank.pages();
-    let mut best: Vec<Option<(u64, Box<[u8]>)>> = vec![None; pages];
+    let mut best: Vec<Option<PageCopy>> = vec![None; pages];
     let mut seen: Vec<Vec<Option<u64>>> = Vec::new();
     for disk in in_sync {
         let slots = read_map_slots(disk, pages).await;
@@ -437,8 +440,8 @@ fn newest_copy(
     copies: [Option<Box<[u8]>>; 2],
     array: Uuid,
     page: usize,
-) -> Result<Option<(u64, Box<[u8]>)>, PageError> {
-    let mut newest: Option<(u64, Box<[u8]>)> = None;
+) -> Result<Option<PageCopy>, PageError> {
+    let mut newest: Option<PageCopy> = None;
     for bytes in copies.into_iter().flatten() {
         match page_generation(&bytes, array, page) {
             Ok(generation) if newest.as_ref().is_none_or(|(known, _)| generation > *known) => {

@@ -21,7 +21,7 @@ use crate::layout::Layout;
 /// Medium errors within [`ERROR_WINDOW`] that fail a member.
 const MEDIUM_ERRORS_MAX: usize = 20;
 /// The window of the error budget.
-const ERROR_WINDOW: Duration = Duration::from_secs(3600);
+const ERROR_WINDOW: Duration = Duration::from_hours(1);
 
 /// Errors of a disk since the array was started, by kind, as btrfs counts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cairn_blockdev::units::{BLOCK, u64_of};
-use cairn_blockdev::{Buf, IoError, IoErrorKind, LocalFuture, SharedBuf, WriteFlags};
+use cairn_blockdev::{Buf, IoError, IoErrorKind, SharedBuf, WriteFlags};
 use futures_util::future::join_all;
 use tokio::sync::MutexGuard;
 
@@ -197,7 +197,7 @@ impl Array {
         self.flushes
             .pass(&self.env.spawn, || {
                 let array = Rc::clone(self);
-                Box::pin(async move { array.flush_disks().await }) as LocalFuture<()>
+                Box::pin(array.flush_disks())
             })
             .await;
         self.check_alive()
@@ -225,7 +225,7 @@ impl Array {
         self.checkpoints
             .pass(&self.env.spawn, || {
                 let array = Rc::clone(self);
-                Box::pin(async move { array.write_pages().await }) as LocalFuture<()>
+                Box::pin(array.write_pages())
             })
             .await;
         self.check_alive()

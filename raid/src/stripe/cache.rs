@@ -90,17 +90,6 @@ impl RowCache {
         Some(start..end)
     }
 
-    /// Takes the queued writes that lie in `lock`, up to the first that doesn't. The flag says that
-    /// some are left, for which the caller has to start another task.
-    pub(crate) fn take(&self, lock: &Lock) -> (Vec<Pending>, bool) {
-        let mut pending = lock.entry.pending.borrow_mut();
-        let fits = |p: &Pending| lock.cols.start <= p.cols.start && p.cols.end <= lock.cols.end;
-        let count = pending.iter().take_while(|p| fits(p)).count();
-        let batch = pending.drain(..count).collect();
-        lock.entry.scheduled.set(!pending.is_empty());
-        (batch, !pending.is_empty())
-    }
-
     /// Whether nobody uses the row now: no lock is held or waited for, and nothing is queued.
     pub(crate) fn is_idle(&self, row: Row) -> bool {
         !self.rows.borrow().contains_key(&row)
@@ -191,6 +180,17 @@ impl RowCache {
 }
 
 impl Lock {
+    /// Takes the row's queued writes that lie in what is locked, up to the first that doesn't. The
+    /// flag says that some are left, for which the caller has to start another task.
+    pub(crate) fn take_queued(&self) -> (Vec<Pending>, bool) {
+        let mut pending = self.entry.pending.borrow_mut();
+        let fits = |p: &Pending| self.cols.start <= p.cols.start && p.cols.end <= self.cols.end;
+        let count = pending.iter().take_while(|p| fits(p)).count();
+        let batch = pending.drain(..count).collect();
+        self.entry.scheduled.set(!pending.is_empty());
+        (batch, !pending.is_empty())
+    }
+
     /// What is locked.
     pub(crate) fn cols(&self) -> &Columns {
         &self.cols

@@ -66,12 +66,11 @@ impl Array {
             }
             let roles = indices.iter().map(Role::Data).chain(parities);
             let reads = roles.filter_map(|role| {
-                let (slot, disk) = match role {
-                    Role::Data(index) => view.source(index)?,
-                    _ => {
-                        let slot = view.parity_slot(role)?;
-                        (slot, Rc::clone(view.reader(slot)?))
-                    }
+                let (slot, disk) = if let Role::Data(index) = role {
+                    view.source(index)?
+                } else {
+                    let slot = view.parity_slot(role)?;
+                    (slot, Rc::clone(view.reader(slot)?))
                 };
                 let view = &*view;
                 Some(async move { (role, self.read_slot(view, slot, disk, cols).await) })

@@ -84,11 +84,14 @@ impl Array {
     /// Columns that a range of a row's data touches, as one run.
     fn columns(&self, within: u64, len: u64) -> Columns {
         let pieces = self.geometry.pieces(within, len);
-        pieces.fold(u64::MAX..0, |cols, piece| {
-            let first = piece.in_chunk / BLOCK;
-            let end = (piece.in_chunk + piece.len).div_ceil(BLOCK);
-            cols.start.min(first)..cols.end.max(end)
-        })
+        let ends = pieces.map(|piece| {
+            (
+                piece.in_chunk / BLOCK,
+                (piece.in_chunk + piece.len).div_ceil(BLOCK),
+            )
+        });
+        let hull = ends.reduce(|(a, b), (start, end)| (a.min(start), b.max(end)));
+        hull.map_or(0..0, |(start, end)| start..end)
     }
 
     fn start_row(self: &Rc<Self>, row: Row) {
@@ -104,7 +107,7 @@ impl Array {
         let Some(lock) = self.lock_for_write(row).await else {
             return;
         };
-        let (batch, more) = self.cache.take(&lock);
+        let (batch, more) = lock.take_queued();
         if more {
             self.start_row(row);
         }
@@ -306,12 +309,12 @@ impl Array {
                     self.load_data(view, &span.cols, rest).await?
                 }
             };
-            return Ok(self.from_data(overlay, span, &old, &wanted));
+            return Ok(self.parity_from(overlay, span, &old, &wanted));
         }
     }
 
     /// Parity from the new data and, where nothing is written, the old.
-    fn from_data(
+    fn parity_from(
         &self,
         overlay: &Overlay,
         span: &Span,

@@ -1,0 +1,5 @@
+//! Serving any [`BlockDevice`](crate::BlockDevice) to clients outside the process.
+//!
+//! Knows protocols, not sockets: accepted streams are handed in by the daemon.
+
+pub mod nbd;

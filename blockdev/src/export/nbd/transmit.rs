@@ -1,0 +1,229 @@
+//! The transmission phase: a reader that admits requests, a task for each, one writer.
+
+use std::cell::Cell;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+
+use super::connections::{Connections, Stop};
+use super::error::NbdError;
+use super::handshake::Session;
+use super::limits::{Budget, CONNECTION_BYTES_MAX, IN_FLIGHT_MAX, Limits};
+use super::outbox::{Outbox, Place};
+use super::proto::Errno;
+use super::receive::{Patience, Receiver};
+use super::reply::{Reply, STATUS_RUNS_MAX};
+use super::request::{Command, PAYLOAD_SKIP_MAX_BYTES, Refusal, Request, Terms};
+use super::run::Job;
+use crate::buf::SharedBuf;
+use crate::env::Env;
+use crate::units::usize_of_u32;
+
+/// A connection in transmission.
+pub(crate) struct Transmission {
+    session: Session,
+    limits: Limits,
+    env: Env,
+    patience: Patience,
+    outbox: Rc<Outbox>,
+    slots: Arc<Semaphore>,
+    memory: Budget,
+    /// Requests are answered with ESHUTDOWN.
+    refusing: Cell<bool>,
+}
+
+impl Transmission {
+    pub(crate) fn new(session: Session, limits: Limits, env: Env) -> Self {
+        Self {
+            patience: Patience::new(&env, &limits),
+            session,
+            limits,
+            env,
+            outbox: Rc::default(),
+            slots: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+            memory: Budget::new(CONNECTION_BYTES_MAX),
+            refusing: Cell::new(false),
+        }
+    }
+
+    /// Serves requests until the client leaves or breaks the protocol, or `listener` or the export
+    /// is stopped; then finishes what was admitted.
+    pub(crate) async fn run<R, W>(
+        &self,
+        mut receiver: Receiver<R>,
+        stream: &mut W,
+        listener: &Connections,
+    ) -> Result<(), NbdError>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let reading = async {
+            let end = tokio::select! {
+                biased;
+                // The writer's own error says why.
+                () = self.outbox.broken() => Ok(()),
+                end = self.read_until_stopped(&mut receiver, listener) => end,
+            };
+            self.patience.closing();
+            self.outbox.close();
+            end
+        };
+        let (read, written) = tokio::join!(reading, self.outbox.write(stream, &self.patience));
+        read.and(written)
+    }
+
+    async fn read_until_stopped<R: AsyncRead + Unpin>(
+        &self,
+        receiver: &mut Receiver<R>,
+        listener: &Connections,
+    ) -> Result<(), NbdError> {
+        let stopped = async {
+            tokio::select! {
+                how = self.session.export.connections.stopped() => how,
+                how = listener.stopped() => how,
+            }
+        };
+        let mut requests = pin!(self.read_requests(receiver));
+        let how = tokio::select! {
+            biased;
+            how = stopped => how,
+            end = &mut requests => return end,
+        };
+        self.patience.closing();
+        match how {
+            Stop::Restart => Ok(()),
+            Stop::Unexport => {
+                self.refusing.set(true);
+                tokio::select! {
+                    biased;
+                    () = self.outbox.idle() => Ok(()),
+                    end = requests => end,
+                }
+            }
+        }
+    }
+
+    async fn read_requests<R: AsyncRead + Unpin>(
+        &self,
+        receiver: &mut Receiver<R>,
+    ) -> Result<(), NbdError> {
+        while let Some(bytes) = receiver.message().await? {
+            let request = Request::decode(bytes)?;
+            match request.judge(&self.terms()) {
+                Ok(Command::Disconnect) => break,
+                Ok(command) => self.admit(request, command, receiver).await?,
+                Err(refusal) => {
+                    skip_payload(&request, receiver).await?;
+                    let place = self.place(0).await;
+                    self.refuse(&request, refusal, place);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asked anew for each request: a device may have grown.
+    fn terms(&self) -> Terms {
+        let export = &self.session.export;
+        let geometry = export.device.geometry();
+        Terms {
+            size: geometry.size,
+            block: export.block_sizes().minimum,
+            read_only: export.read_only,
+            structured: self.session.structured,
+            block_status: self.session.block_status,
+        }
+    }
+
+    /// Waits for the request's place, receives its payload and starts it.
+    async fn admit<R: AsyncRead + Unpin>(
+        &self,
+        request: Request,
+        command: Command,
+        receiver: &mut Receiver<R>,
+    ) -> Result<(), NbdError> {
+        let place = self.place(memory_of(&request, command)).await;
+        let payload = match command {
+            Command::Write { .. } if request.len > 0 => {
+                Some(self.payload(request.payload_len(), receiver).await?)
+            }
+            _ => None,
+        };
+        if self.refusing.get() {
+            let refusal = Refusal {
+                errno: Errno::Shutdown,
+                why: "the export is being closed",
+            };
+            self.refuse(&request, refusal, place);
+            return Ok(());
+        }
+        let job = Job::new(
+            request,
+            command,
+            payload,
+            &self.session.export,
+            self.session.structured,
+            self.limits.pool.clone(),
+        );
+        let outbox = Rc::clone(&self.outbox);
+        let running = outbox.running();
+        self.env.spawn.spawn(Box::pin(async move {
+            outbox.push(job.run().await, place);
+            drop(running);
+        }));
+        Ok(())
+    }
+
+    async fn payload<R: AsyncRead + Unpin>(
+        &self,
+        len: u32,
+        receiver: &mut Receiver<R>,
+    ) -> Result<SharedBuf, NbdError> {
+        let mut buf = self.limits.pool.take(usize_of_u32(len));
+        receiver.payload(&mut buf, &self.patience).await?;
+        Ok(buf.freeze())
+    }
+
+    /// Waits for a slot among the requests in flight, and for memory.
+    async fn place(&self, memory_bytes: usize) -> Place {
+        Place {
+            // The semaphore is never closed.
+            _slot: Arc::clone(&self.slots).acquire_owned().await.ok(),
+            // The connection's own share first: who has used it up keeps nothing from others.
+            _memory: [
+                self.memory.lend(memory_bytes).await,
+                self.limits.budget.lend(memory_bytes).await,
+            ],
+        }
+    }
+
+    fn refuse(&self, request: &Request, refusal: Refusal, place: Place) {
+        let Refusal { errno, why } = refusal;
+        let reply = Reply::failed(request.cookie, errno, why, self.session.structured);
+        self.outbox.push(reply, place);
+    }
+}
+
+/// Memory that a request takes until it is answered.
+fn memory_of(request: &Request, command: Command) -> usize {
+    match command {
+        Command::Read | Command::Write { .. } => usize_of_u32(request.len),
+        Command::BlockStatus { .. } => STATUS_RUNS_MAX * size_of::<u64>(),
+        _ => 0,
+    }
+}
+
+/// Passes over the payload of a request that is refused, unless it is absurd.
+async fn skip_payload<R: AsyncRead + Unpin>(
+    request: &Request,
+    receiver: &mut Receiver<R>,
+) -> Result<(), NbdError> {
+    match request.payload_len() {
+        len if len > PAYLOAD_SKIP_MAX_BYTES => Err(NbdError::PayloadTooLarge { len }),
+        len => receiver.skip(len).await,
+    }
+}
