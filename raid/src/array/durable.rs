@@ -85,6 +85,7 @@ impl Array {
                 disk.count(|errors| errors.write += 1);
                 self.put_out(disk, &error.to_string());
             }
+            self.ledger.borrow_mut().count_event();
             if self.broken.borrow().is_some() {
                 return self.check_open();
             }

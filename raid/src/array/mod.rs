@@ -36,6 +36,7 @@ use crate::error::RaidError;
 use crate::events::{ArrayEvent, EventKind, Hooks};
 use crate::geometry::{Geometry, Row};
 use crate::label::ArrayLabel;
+use crate::level::Level;
 use crate::space::SpaceMap;
 use crate::stripe::cache::RowCache;
 use crate::stripe::view::{RowView, SlotView};
@@ -173,6 +174,20 @@ impl Array {
             })
             .collect();
         RowView::new(row, self.geometry, slots)
+    }
+
+    /// Who to read data chunk `index` of `row` from: as [`RowView::source`], without making a view.
+    pub(crate) fn reader(&self, row: Row, index: usize) -> Option<Rc<Disk>> {
+        if self.geometry.level() == Level::Raid1 {
+            return self.view(row).source(index).map(|(_, disk)| disk);
+        }
+        let ledger = self.ledger.borrow();
+        let slot = ledger.slots().get(self.geometry.data_slot(row, index).0)?;
+        let member = slot.member.as_ref().filter(|disk| !disk.out.get());
+        let filled = |disk: &&Rc<Disk>| !disk.out.get() && disk.progress.borrow().has(row);
+        member
+            .or_else(|| slot.target.as_ref().filter(filled))
+            .map(Rc::clone)
     }
 
     /// Fails once more members are gone than the level survives.

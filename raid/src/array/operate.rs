@@ -277,7 +277,13 @@ impl Array {
             let _ = self.checkpoint().await;
             let _ = self.flush_all().await;
             self.dirty.set(true);
-            self.mark_clean().await?;
+            // A disk that fails its last flush is ejected, and the others are asked again.
+            for _ in 0..=self.geometry.redundancy() {
+                self.mark_clean().await?;
+                if !self.dirty.get() {
+                    break;
+                }
+            }
             self.report(EventKind::DeviceDisappeared, None, "stopped".into());
         }
         let _held = self.labels.lock().await;

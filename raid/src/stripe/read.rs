@@ -87,7 +87,7 @@ impl Array {
         cols: Columns,
         mut buf: Buf,
     ) -> (Buf, Result<(), IoErrorKind>) {
-        if let Some((_, disk)) = self.view(row).source(index) {
+        if let Some(disk) = self.reader(row, index) {
             let (back, result) = disk.read(&self.geometry, row, cols.start, buf).await;
             match result {
                 Ok(()) => return (back, Ok(())),

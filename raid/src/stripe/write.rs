@@ -385,10 +385,11 @@ impl Array {
                 Err(slot) => view.distrust(slot),
             }
         }
-        let old = old?;
+        // Even if the old data is lost with these, another plan may do without it.
         if view.distrusted() != before {
             return Ok(None);
         }
+        let old = old?;
         let mut done = Vec::with_capacity(fresh.len());
         for (role, mut parity) in fresh {
             for index in span.written.iter() {
