@@ -9,6 +9,11 @@
 //! - A region's memory lives until the last view of it is dropped, so an operation that holds a
 //!   view may be abandoned by its caller without the memory being reused under the kernel's hands.
 //! - Every region starts at a multiple of [`ALIGN`]; views are as aligned as their offsets.
+//! - A pool with an arena serves from it first: that memory is registered with the engine's ring,
+//!   which saves the kernel from pinning pages for each operation. The heap stands in when it is
+//!   used up; no caller sees a difference.
+
+mod arena;
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::{Cell, RefCell};
@@ -16,6 +21,7 @@ use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::rc::{Rc, Weak};
 
+pub(crate) use self::arena::Arena;
 use crate::units::usize_of_u32;
 
 /// Alignment of every region: a page, which O_DIRECT takes on every disk.
@@ -26,10 +32,21 @@ const CLASS_MIN_BYTES: usize = 4096;
 /// Largest size class of a pool; larger requests are allocated and freed each time.
 const CLASS_MAX_BYTES: usize = 4 << 20;
 
+/// Free memory of one size class.
+type FreeList = Vec<(NonNull<u8>, Layout)>;
+
+/// Where a region's memory goes when its last view is dropped.
+enum Home {
+    Heap {
+        layout: Layout,
+        pool: Weak<PoolInner>,
+    },
+    Arena(Rc<Arena>),
+}
+
 struct Region {
     ptr: NonNull<u8>,
-    layout: Layout,
-    pool: Weak<PoolInner>,
+    home: Home,
 }
 
 impl Region {
@@ -42,20 +59,28 @@ impl Region {
         let Some(ptr) = NonNull::new(raw) else {
             handle_alloc_error(layout)
         };
-        Self { ptr, layout, pool }
+        Self {
+            ptr,
+            home: Home::Heap { layout, pool },
+        }
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        if let Some(pool) = self.pool.upgrade()
-            && pool.keep(self.ptr, self.layout)
-        {
-            return;
+        match &self.home {
+            Home::Arena(arena) => arena.give_back(self.ptr),
+            Home::Heap { layout, pool } => {
+                if let Some(pool) = pool.upgrade()
+                    && pool.keep(self.ptr, *layout)
+                {
+                    return;
+                }
+                // SAFETY: allocated with this very layout, and nobody else holds the pointer: the
+                // region is dropped with its last view.
+                unsafe { dealloc(self.ptr.as_ptr(), *layout) };
+            }
         }
-        // SAFETY: allocated with this very layout, and nobody else holds the pointer: the region
-        // is dropped with its last view.
-        unsafe { dealloc(self.ptr.as_ptr(), self.layout) };
     }
 }
 
@@ -197,9 +222,10 @@ impl std::fmt::Debug for SharedBuf {
 
 struct PoolInner {
     /// Free regions by size class (powers of two from [`CLASS_MIN_BYTES`]).
-    classes: RefCell<Vec<Vec<(NonNull<u8>, Layout)>>>,
+    classes: RefCell<Vec<FreeList>>,
     kept_bytes: Cell<usize>,
     keep_max_bytes: usize,
+    arena: Option<Rc<Arena>>,
 }
 
 impl PoolInner {
@@ -241,11 +267,22 @@ pub struct BufPool(Rc<PoolInner>);
 impl BufPool {
     /// A pool that keeps at most `keep_max_bytes` of freed memory.
     pub fn new(keep_max_bytes: usize) -> Self {
+        Self::build(keep_max_bytes, None)
+    }
+
+    /// A pool that serves from `arena` first, and keeps at most `keep_max_bytes` of freed memory
+    /// beyond it.
+    pub(crate) fn with_arena(keep_max_bytes: usize, arena: Rc<Arena>) -> Self {
+        Self::build(keep_max_bytes, Some(arena))
+    }
+
+    fn build(keep_max_bytes: usize, arena: Option<Rc<Arena>>) -> Self {
         let classes = class_of(CLASS_MAX_BYTES) + 1;
         Self(Rc::new(PoolInner {
             classes: RefCell::new((0..classes).map(|_| Vec::new()).collect()),
             kept_bytes: Cell::new(0),
             keep_max_bytes,
+            arena,
         }))
     }
 
@@ -255,6 +292,11 @@ impl BufPool {
         let size = len.max(CLASS_MIN_BYTES).next_power_of_two();
         let region = if size > CLASS_MAX_BYTES {
             Region::allocate(len, Weak::new())
+        } else if let Some((arena, ptr)) = self.take_registered(size) {
+            Region {
+                ptr,
+                home: Home::Arena(arena),
+            }
         } else {
             let kept = self
                 .0
@@ -267,8 +309,10 @@ impl BufPool {
                     self.0.kept_bytes.set(self.0.kept_bytes.get() - size);
                     Region {
                         ptr,
-                        layout,
-                        pool: Rc::downgrade(&self.0),
+                        home: Home::Heap {
+                            layout,
+                            pool: Rc::downgrade(&self.0),
+                        },
                     }
                 }
                 None => Region::allocate(size, Rc::downgrade(&self.0)),
@@ -279,6 +323,12 @@ impl BufPool {
             start: 0,
             len,
         }
+    }
+
+    fn take_registered(&self, size: usize) -> Option<(Rc<Arena>, NonNull<u8>)> {
+        let arena = self.0.arena.as_ref()?;
+        let ptr = arena.take(size)?;
+        Some((Rc::clone(arena), ptr))
     }
 
     /// Memory of `len` zero bytes.
@@ -342,6 +392,22 @@ mod tests {
         let (a, b) = (pool.take(4096), pool.take(4096));
         drop((a, b));
         assert_eq!(pool.kept_bytes(), 4096);
+    }
+
+    #[test]
+    fn an_arena_serves_first_and_the_heap_stands_in() {
+        let arena = Rc::new(Arena::map(CLASS_MAX_BYTES).unwrap().unwrap());
+        let pool = BufPool::with_arena(1 << 20, Rc::clone(&arena));
+        let first = pool.take(CLASS_MAX_BYTES);
+        assert!(arena.contains(first.as_ptr(), first.len()));
+        let second = pool.take(4096);
+        assert!(!arena.contains(second.as_ptr(), second.len()));
+        let shared = first.freeze();
+        let view = shared.slice(0..512);
+        drop((shared, pool));
+        assert_eq!(arena.taken_bytes(), CLASS_MAX_BYTES);
+        drop(view);
+        assert_eq!(arena.taken_bytes(), 0);
     }
 
     #[test]

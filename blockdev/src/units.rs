@@ -31,6 +31,7 @@ pub const fn u64_of(value: usize) -> u64 {
 /// A device length as a length in memory.
 #[expect(
     clippy::as_conversions,
+    clippy::cast_possible_truncation,
     reason = "widths are equal by the assertion above"
 )]
 pub const fn usize_of(value: u64) -> usize {
@@ -38,7 +39,11 @@ pub const fn usize_of(value: u64) -> usize {
 }
 
 /// A length known to fit 32 bits; a larger one is our own bug and panics.
-#[expect(clippy::as_conversions, reason = "checked by the assertion before it")]
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    reason = "checked by the assertion before it"
+)]
 pub const fn u32_of(value: usize) -> u32 {
     assert!(value <= usize_of_u32(u32::MAX), "value exceeds 32 bits");
     value as u32

@@ -1,1 +1,122 @@
-fn main() {}
+//! The command line of cairnd.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use cairnd::daemon::{ConfigSource, SetLog, run};
+use cairnd::engine::THREAD_NAME;
+use cairnd::error::DaemonError;
+use clap::Parser;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, reload};
+
+/// The Cairn storage daemon: RAID arrays over local disks, thin volumes over NBD.
+///
+/// It runs in the foreground, finds its arrays by the labels on their disks, brings back exports, and
+/// is administered with `cairn` over a unix socket. SIGTERM and SIGINT stop it cleanly, SIGHUP reloads
+/// the configuration.
+#[derive(Parser)]
+#[command(
+    name = "cairnd",
+    version,
+    after_help = "Examples:\n  \
+        cairnd                          with /etc/cairn/cairnd.toml, as systemd starts it\n  \
+        cairnd --state-dir /tmp/cairn   all defaults, as any user; then\n  \
+        CAIRN_SOCKET=/tmp/cairn/cairnd.sock cairn status\n  \
+        cairnd --config x.toml --check-config\n\n\
+        Environment:\n  \
+        CAIRN_IO=auto|io_uring|threads  how disks are reached; auto takes io_uring where it may\n\n\
+        Exit codes: 0 stopped as asked, 1 couldn't start or run."
+)]
+struct Arguments {
+    /// The configuration file. Without it and without --state-dir: /etc/cairn/cairnd.toml
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Where the lock, exports, hints, events and the admin socket (cairnd.sock) are. Overrides the
+    /// file's state_dir; without --config every other setting has its default
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+
+    /// Check the configuration, say what is wrong with it, and exit
+    #[arg(long)]
+    check_config: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match start(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cairnd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: Arguments) -> Result<(), DaemonError> {
+    let state_dir = arguments.state_dir.map(std::path::absolute).transpose();
+    let source = ConfigSource {
+        file: arguments.config,
+        state_dir: state_dir.map_err(|error| DaemonError::System {
+            what: "--state-dir".into(),
+            error,
+        })?,
+    };
+    let config = source.load()?;
+    if arguments.check_config {
+        println!("the configuration is valid");
+        return Ok(());
+    }
+    let set_log = start_log(&config.log)?;
+    abort_on_engine_panic();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // The admin API alone: arrays have threads of their own.
+        .worker_threads(2)
+        .thread_name("cairn-admin")
+        .enable_all()
+        .build()
+        .map_err(|error| DaemonError::System {
+            what: "starting threads".into(),
+            error,
+        })?;
+    runtime.block_on(run(source, config, set_log))
+}
+
+fn start_log(filter: &str) -> Result<SetLog, DaemonError> {
+    let parse = |filter: &str| EnvFilter::try_new(filter).map_err(|error| error.to_string());
+    let first = parse(filter).map_err(|message| DaemonError::Config {
+        place: "log".into(),
+        message,
+    })?;
+    let (filter, handle) = reload::Layer::new(first);
+    let to_stderr = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // journald stamps lines itself.
+    let layer = if std::env::var_os("JOURNAL_STREAM").is_some() {
+        tracing_subscriber::Layer::boxed(to_stderr.without_time().with_ansi(false))
+    } else {
+        tracing_subscriber::Layer::boxed(to_stderr.with_ansi(false))
+    };
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(layer)
+        .init();
+    Ok(Box::new(move |text| {
+        let new = parse(text)?;
+        handle.reload(new).map_err(|error| error.to_string())
+    }))
+}
+
+/// A panic on an engine thread may leave a row half done with its lock held: nothing there can be
+/// trusted on. The process ends, the labels stay unclean, and the next start puts parity right.
+fn abort_on_engine_panic() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        usual(info);
+        if std::thread::current().name() == Some(THREAD_NAME) {
+            tracing::error!("an engine thread panicked: aborting; arrays start unclean next time");
+            std::process::abort();
+        }
+    }));
+}

@@ -1,0 +1,363 @@
+//! Arrays: what they are, how they fare, and the requests that change them.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::wire::wire_names;
+
+/// How an array spreads data over its members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Copies on every member.
+    Raid1,
+    /// One parity: any one member may be lost.
+    Raid5,
+    /// Two parities: any two members may be lost.
+    Raid6,
+}
+
+impl Level {
+    /// All levels, for help texts.
+    pub const ALL: [Self; 3] = [Self::Raid1, Self::Raid5, Self::Raid6];
+
+    /// Fewest members that make such an array.
+    pub const fn members_min(self) -> usize {
+        match self {
+            Self::Raid1 => 2,
+            Self::Raid5 => 3,
+            Self::Raid6 => 4,
+        }
+    }
+}
+
+wire_names!(Level { Raid1 => "raid1", Raid5 => "raid5", Raid6 => "raid6" });
+
+impl FromStr for Level {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|level| level.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is no RAID level; use raid1, raid5 or raid6"))
+    }
+}
+
+/// The state of an array as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ArrayState {
+    /// All members are in sync.
+    Clean,
+    /// A member is gone and no rebuild runs.
+    Degraded,
+    /// A member is gone and a spare, or the new disk of a replace, is being written.
+    Rebuilding,
+    /// More members are gone than the level survives, or it may not start without them.
+    Incomplete,
+    /// Known, and stopped by request.
+    Stopped,
+}
+
+wire_names!(ArrayState {
+    Clean => "clean",
+    Degraded => "degraded",
+    Rebuilding => "rebuilding",
+    Incomplete => "incomplete",
+    Stopped => "stopped",
+});
+
+/// The state of one disk within its array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberState {
+    /// Holds its chunk of every row.
+    InSync,
+    /// Being filled; read only where it already is.
+    Rebuilding,
+    /// Waiting for a member to fail.
+    Spare,
+    /// Ejected after errors or by request.
+    Failed,
+    /// Belongs to the array and isn't there.
+    Missing,
+    /// In sync and being copied to a new disk.
+    Replacing,
+    /// Taken out by request.
+    Removed,
+}
+
+wire_names!(MemberState {
+    InSync => "in_sync",
+    Rebuilding => "rebuilding",
+    Spare => "spare",
+    Failed => "failed",
+    Missing => "missing",
+    Replacing => "replacing",
+    Removed => "removed",
+});
+
+/// What the daemon does in the background with an array.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyncAction {
+    /// Nothing.
+    #[default]
+    Idle,
+    /// Writes the chunks of a lost member to a spare.
+    Rebuild,
+    /// Copies a living member to the disk that will take its place.
+    Replace,
+    /// Recomputes parity after an unclean stop.
+    Resync,
+}
+
+wire_names!(SyncAction {
+    Idle => "idle",
+    Rebuild => "rebuild",
+    Replace => "replace",
+    Resync => "resync",
+});
+
+/// Progress of the background work of an array.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncStatus {
+    /// What runs.
+    pub action: SyncAction,
+    /// Bytes done of `total_bytes`; zero when idle.
+    pub done_bytes: u64,
+    /// Bytes that this action goes through; zero when idle.
+    pub total_bytes: u64,
+    /// Recent speed in bytes per second; zero when idle or not yet known.
+    #[serde(default)]
+    pub speed_bytes_per_second: u64,
+    /// Seconds to the end at the recent speed; `null` when idle or not yet known.
+    pub eta_seconds: Option<u64>,
+    /// Slots being written.
+    #[serde(default)]
+    pub slots: Vec<u32>,
+}
+
+/// Errors counted on one disk since it joined its array.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorCounters {
+    /// Reads that failed.
+    pub read: u64,
+    /// Writes that failed.
+    pub write: u64,
+    /// Flushes that failed.
+    pub flush: u64,
+    /// Blocks whose checksum didn't match.
+    pub corruption: u64,
+    /// Blocks that were valid and old.
+    pub generation: u64,
+}
+
+impl ErrorCounters {
+    /// All errors together.
+    pub const fn total(&self) -> u64 {
+        self.read
+            .saturating_add(self.write)
+            .saturating_add(self.flush)
+            .saturating_add(self.corruption)
+            .saturating_add(self.generation)
+    }
+}
+
+/// A disk with a slot in an array.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Where it is now; for a missing one where it was last seen, or empty.
+    pub path: String,
+    /// Identity in its label; empty where unknown.
+    #[serde(default)]
+    pub uuid: String,
+    /// Its column in the geometry, from 0. During a replace two entries share one.
+    pub slot: u32,
+    /// How it fares.
+    pub state: MemberState,
+    /// Errors counted on it.
+    pub errors: ErrorCounters,
+}
+
+/// Where the bytes of an array went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Space {
+    /// Bytes in one extent, the unit of allocation.
+    pub extent_bytes: u64,
+    /// Bytes in extents that volumes hold.
+    pub allocated_bytes: u64,
+    /// Bytes in extents that nobody holds.
+    pub free_bytes: u64,
+    /// Sum of the sizes of all volumes; may exceed the array (thin).
+    pub provisioned_bytes: u64,
+}
+
+/// Things about an array worth a flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ArrayFlag {
+    /// Blocks carry no checksums: "verified" means read without an error.
+    NoIntegrity,
+    /// The last stop was not a clean one, and parity is not yet recomputed.
+    Unclean,
+    /// The labels name another host as the home of this array.
+    ForeignHost,
+    /// The array takes no writes.
+    ReadOnly,
+}
+
+wire_names!(ArrayFlag {
+    NoIntegrity => "no_integrity",
+    Unclean => "unclean",
+    ForeignHost => "foreign_host",
+    ReadOnly => "read_only",
+});
+
+/// One array.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Array {
+    /// Its name, unique on this host.
+    pub name: String,
+    /// Its identity in the labels.
+    pub uuid: String,
+    /// RAID level.
+    pub level: Level,
+    /// Bytes of one chunk.
+    pub chunk_bytes: u64,
+    /// Bytes that volumes can hold together.
+    pub size_bytes: u64,
+    /// State of the whole.
+    pub state: ArrayState,
+    /// Members that may still be lost without losing data.
+    pub redundancy_left: u32,
+    /// Disks with a slot, in slot order.
+    pub members: Vec<Member>,
+    /// Spares of this array.
+    #[serde(default)]
+    pub spares: Vec<Spare>,
+    /// Background work.
+    pub sync: SyncStatus,
+    /// Where the bytes went.
+    #[serde(default)]
+    pub space: Space,
+    /// Things worth knowing.
+    #[serde(default)]
+    pub flags: Vec<ArrayFlag>,
+    /// Count of membership changes; the highest among the labels wins.
+    #[serde(default)]
+    pub event_count: u64,
+    /// Why it isn't started, or what is wrong, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What the operator does next about `reason`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// A disk of an array without a slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spare {
+    /// Where it is now.
+    pub path: String,
+    /// Identity in its label.
+    #[serde(default)]
+    pub uuid: String,
+    /// `spare`, or `failed` or `missing`.
+    pub state: MemberState,
+    /// Errors counted on it.
+    #[serde(default)]
+    pub errors: ErrorCounters,
+}
+
+/// All arrays of a host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArrayList {
+    /// In the order of their names.
+    pub arrays: Vec<Array>,
+}
+
+/// Makes an array of blank disks. Destroys what is on the disks in `wipe`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateArray {
+    /// Name for it.
+    pub name: String,
+    /// RAID level.
+    pub level: Level,
+    /// Absolute paths of the members.
+    pub disks: Vec<String>,
+    /// Absolute paths of the spares.
+    #[serde(default)]
+    pub spares: Vec<String>,
+    /// Bytes of one chunk, a power of two; the daemon's default without.
+    #[serde(default)]
+    pub chunk_bytes: Option<u64>,
+    /// Bytes of the journal zone on each member; 1 % of the disk without.
+    #[serde(default)]
+    pub journal_bytes: Option<u64>,
+    /// Absolute paths, of those above, whose present content may go.
+    #[serde(default)]
+    pub wipe: Vec<String>,
+    /// Say what would be done, and do nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Stops an array: exports end, everything is flushed, its disks are let go.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopArray {
+    /// Stop although volumes of it have connected clients.
+    #[serde(default)]
+    pub yes: bool,
+    /// Say what would be done, and do nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Starts an array from the labels on its disks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AssembleArray {
+    /// Absolute paths to look at besides those the daemon remembers.
+    #[serde(default)]
+    pub scan: Vec<String>,
+    /// Start although absent members may have newer data, or unclean and degraded.
+    #[serde(default)]
+    pub force: bool,
+    /// Say what would be done, and do nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Ends an array for good: its volumes and the labels on its disks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DestroyArray {
+    /// Without it the daemon refuses.
+    #[serde(default)]
+    pub yes: bool,
+    /// Say what would be done, and do nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Adds a spare to an array, or takes one away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpareChange {
+    /// Absolute path of the disk.
+    pub path: String,
+    /// On adding: its present content may go.
+    #[serde(default)]
+    pub wipe: bool,
+    /// On removing: although it is the last spare.
+    #[serde(default)]
+    pub yes: bool,
+    /// Say what would be done, and do nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}

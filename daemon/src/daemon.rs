@@ -1,0 +1,213 @@
+//! The daemon's life: start, signals, stop.
+//!
+//! Order at the start: umask, state directory and its lock, metadata store, admin socket, arrays in the
+//! background, READY when each of them is decided. At the stop: no more requests, arrays stopped
+//! cleanly, the last events written.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::stat::{Mode, umask};
+use sd_notify::NotifyState;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::Config;
+use crate::error::DaemonError;
+use crate::events::NewEvent;
+use crate::socket::listen;
+use crate::statedir::StateDir;
+use crate::supervisor::Supervisor;
+
+/// Requests under way at the stop get this long; long polls are cut.
+const REQUESTS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Changes the log's filter of a running daemon.
+pub type SetLog = Box<dyn Fn(&str) -> Result<(), String> + Send>;
+
+/// Where the settings come from, to be read again on SIGHUP.
+#[derive(Debug, Clone)]
+pub struct ConfigSource {
+    /// The file; without one, `state_dir` with all defaults.
+    pub file: Option<PathBuf>,
+    /// The command line's.
+    pub state_dir: Option<PathBuf>,
+}
+
+impl ConfigSource {
+    /// Reads and checks the settings.
+    pub fn load(&self) -> Result<Config, DaemonError> {
+        match (&self.file, &self.state_dir) {
+            (Some(file), state_dir) => Config::load(file, state_dir.as_deref()),
+            (None, Some(state_dir)) => Config::for_state_dir(state_dir),
+            (None, None) => Config::load(crate::config::DEFAULT_PATH.as_ref(), None),
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Result<(), DaemonError> {
+    // Whatever the daemon makes, sockets above all, is for its own user alone.
+    umask(Mode::from_bits_truncate(0o077));
+    let mut signals = Signals::new()?;
+    let state = StateDir::open(&config.state_dir)?;
+    let (listener, _socket_file) =
+        listen(&config.socket).map_err(|message| DaemonError::Socket {
+            path: config.socket.clone(),
+            message,
+        })?;
+    let listener = UnixListener::from_std(listener).map_err(|error| DaemonError::System {
+        what: "watching the admin socket".into(),
+        error,
+    })?;
+    let socket = config.socket.clone();
+    let supervisor = Supervisor::open(config, state).await?;
+    supervisor
+        .events()
+        .record(NewEvent::new("DaemonStarted", "cairnd started"));
+
+    let behind = supervisor
+        .events()
+        .clone()
+        .persist_behind(supervisor.store());
+    let behind = tokio::spawn(behind);
+    let keeper = tokio::spawn(Arc::clone(&supervisor).keep_records());
+    let watchdog = tokio::spawn(watchdog(Arc::clone(&supervisor)));
+    let (close, closed) = tokio::sync::oneshot::channel::<()>();
+    let router = crate::api::router(Arc::clone(&supervisor));
+    let server = tokio::spawn(async move {
+        let served = axum::serve(listener, router).with_graceful_shutdown(async {
+            // Both a word and a dropped sender mean the end.
+            drop(closed.await);
+        });
+        served.await
+    });
+    tracing::info!(socket = %socket.display(), "administered here");
+
+    let assembling = {
+        let supervisor = Arc::clone(&supervisor);
+        tokio::spawn(async move {
+            supervisor.assemble_all().await;
+            tracing::info!("ready");
+            notify(&[NotifyState::Ready]);
+        })
+    };
+
+    loop {
+        match signals.next().await {
+            Wish::Reload => reload(&source, &supervisor, &set_log),
+            Wish::Stop(name) => {
+                tracing::info!("{name}: stopping");
+                break;
+            }
+        }
+    }
+    notify(&[NotifyState::Stopping]);
+    assembling.abort();
+    // A graceful stop of the server would wait for long polls; changes get their time below.
+    // The receiver may have ended with its server.
+    let _ = close.send(());
+    supervisor.shut_down().await;
+    server.abort();
+    for task in [behind, keeper, watchdog] {
+        task.abort();
+    }
+    if tokio::time::timeout(REQUESTS_TIMEOUT, server)
+        .await
+        .is_err()
+    {
+        tracing::debug!("requests were cut");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn reload(source: &ConfigSource, supervisor: &Supervisor, set_log: &SetLog) {
+    notify_reloading();
+    let old = supervisor.config();
+    match source.load() {
+        Err(error) => {
+            tracing::error!("the new configuration is refused, the old one stays: {error}");
+        }
+        Ok(new) => {
+            let restart = old.needs_restart(&new);
+            if restart.is_empty() {
+                if let Err(error) = set_log(&new.log) {
+                    tracing::error!("the log filter stays: {error}");
+                }
+                supervisor.set_config(new);
+                tracing::info!("the configuration was reloaded");
+            } else {
+                tracing::error!(
+                    "the new configuration is refused, the old one stays: {} can only change by a \
+                     restart",
+                    restart.join(" and ")
+                );
+            }
+        }
+    }
+    notify(&[NotifyState::Ready]);
+}
+
+fn notify_reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::debug!(%error, "no monotonic time for the service manager"),
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "the service manager can't be told");
+    }
+}
+
+/// Feeds systemd's watchdog for as long as the daemon can describe itself.
+async fn watchdog(supervisor: Arc<Supervisor>) {
+    let Some(period) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    let mut tick = tokio::time::interval(period / 2);
+    loop {
+        tick.tick().await;
+        // Goes through the locks and the runtime that requests go through.
+        supervisor.version();
+        notify(&[NotifyState::Watchdog]);
+    }
+}
+
+enum Wish {
+    Reload,
+    Stop(&'static str),
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, DaemonError> {
+        let watch = |kind| {
+            signal(kind).map_err(|error| DaemonError::System {
+                what: "watching signals".into(),
+                error,
+            })
+        };
+        Ok(Self {
+            terminate: watch(SignalKind::terminate())?,
+            interrupt: watch(SignalKind::interrupt())?,
+            hang_up: watch(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.terminate.recv() => Wish::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Wish::Stop("SIGINT"),
+            _ = self.hang_up.recv() => Wish::Reload,
+        }
+    }
+}

@@ -1,0 +1,528 @@
+//! The verdict on the host: a pure function of what is shown elsewhere.
+//!
+//! The codes are stable, and daemon/README.md has a section on each with what to do. A finding of
+//! weight `ok` is worth knowing and doesn't change the verdict.
+//!
+//! Does not know: where the values come from, or what was the verdict before.
+
+use std::collections::BTreeMap;
+
+use cairn_api::{
+    Array, ArrayFlag, ArrayState, BackendKind, Check, ErrorCounters, Export, ExportState, Health,
+    HealthCode, HealthLevel, IoBackend, MemberState, SyncAction,
+};
+
+use crate::df::percent_up;
+
+/// From this much allocated on, an array is nearly full, in percent.
+pub const SPACE_LOW_PERCENT: u32 = 85;
+/// From this much allocated on, volumes larger than their array are a risk, in percent.
+pub const OVERCOMMIT_WARN_PERCENT: u32 = 70;
+
+/// What the verdict rests on.
+#[derive(Debug, Clone, Default)]
+pub struct Facts<'a> {
+    /// Every array that the daemon knows.
+    pub arrays: &'a [Array],
+    /// Spares that each array was given by the operator; see `SPARE_MISSING`.
+    pub spares_wanted: BTreeMap<String, usize>,
+    /// Every export.
+    pub exports: &'a [Export],
+    /// What disk I/O goes through.
+    pub io_backend: Option<&'a IoBackend>,
+    /// Why the state directory takes no more writes, if so.
+    pub store_error: Option<&'a str>,
+}
+
+/// The verdict.
+pub fn verdict(facts: &Facts<'_>) -> Health {
+    let mut checks = Vec::new();
+    for array in facts.arrays {
+        if array.state == ArrayState::Stopped {
+            continue;
+        }
+        array_state(array, &mut checks);
+        array_disks(array, &mut checks);
+        if array.state != ArrayState::Incomplete {
+            let wanted = facts.spares_wanted.get(&array.name).copied();
+            array_spares(array, wanted.unwrap_or(0), &mut checks);
+            array_space(array, &mut checks);
+        }
+    }
+    for export in facts.exports {
+        if export.state == ExportState::Failed {
+            checks.push(Check {
+                code: HealthCode::ExportFailed,
+                severity: HealthLevel::Err,
+                subject: export.volume.clone(),
+                message: format!(
+                    "volume {} can't be reached at {}: {}",
+                    export.volume,
+                    export.nbd,
+                    export.error.as_deref().unwrap_or("no reason is known")
+                ),
+                hint: format!(
+                    "remove the cause, then `cairn volume unexport {0}` and `cairn volume export {0}`",
+                    export.volume
+                ),
+            });
+        }
+    }
+    if let Some(backend) = facts.io_backend
+        && backend.kind == BackendKind::Threads
+    {
+        checks.push(Check {
+            code: HealthCode::IoThreads,
+            severity: HealthLevel::Ok,
+            subject: String::new(),
+            message: format!(
+                "disk I/O goes through threads: {}",
+                backend
+                    .reason
+                    .as_deref()
+                    .unwrap_or("io_uring is not to be had")
+            ),
+            hint:
+                "allow io_uring (sysctl kernel.io_uring_disabled, the container's seccomp profile)"
+                    .into(),
+        });
+    }
+    if let Some(error) = facts.store_error {
+        checks.push(Check {
+            code: HealthCode::Other,
+            severity: HealthLevel::Err,
+            subject: String::new(),
+            message: error.to_owned(),
+            hint: "look at the disk and the free space under the state directory, then restart \
+                   cairnd"
+                .into(),
+        });
+    }
+    Health::of(checks)
+}
+
+fn check(
+    array: &Array,
+    code: HealthCode,
+    severity: HealthLevel,
+    message: String,
+    hint: String,
+) -> Check {
+    Check {
+        code,
+        severity,
+        subject: array.name.clone(),
+        message,
+        hint,
+    }
+}
+
+fn array_state(array: &Array, checks: &mut Vec<Check>) {
+    let name = &array.name;
+    let left = match array.redundancy_left {
+        0 => "the next disk that fails takes data with it".to_owned(),
+        1 => "1 more disk may fail".to_owned(),
+        n => format!("{n} more disks may fail"),
+    };
+    match array.state {
+        ArrayState::Clean | ArrayState::Stopped => {}
+        ArrayState::Degraded => checks.push(check(
+            array,
+            HealthCode::ArrayDegraded,
+            HealthLevel::Warn,
+            format!("array {name} is degraded: {left}"),
+            format!(
+                "add a disk: `cairn array spare add {name} PATH`; the rebuild begins by itself"
+            ),
+        )),
+        ArrayState::Rebuilding => {
+            let work = match array.sync.action {
+                SyncAction::Replace => "a member is being replaced",
+                SyncAction::Resync => "parity is being recomputed",
+                SyncAction::Rebuild | SyncAction::Idle => "a member is being rebuilt",
+            };
+            let percent = percent_down(array.sync.done_bytes, array.sync.total_bytes);
+            checks.push(check(
+                array,
+                HealthCode::ArrayRebuilding,
+                HealthLevel::Warn,
+                format!("array {name}: {work}, {percent} % done; {left}"),
+                format!("wait: `cairn array wait {name} --for clean`"),
+            ));
+        }
+        ArrayState::Incomplete => checks.push(check(
+            array,
+            HealthCode::ArrayIncomplete,
+            HealthLevel::Err,
+            match &array.reason {
+                Some(reason) => format!("array {name} is not served: {reason}"),
+                None => format!("array {name} is not served: too many members are gone"),
+            },
+            array
+                .hint
+                .clone()
+                .unwrap_or_else(|| format!("`cairn array show {name}` names the missing disks")),
+        )),
+    }
+    if array.flags.contains(&ArrayFlag::Unclean) {
+        checks.push(check(
+            array,
+            HealthCode::ArrayUnclean,
+            HealthLevel::Warn,
+            format!("array {name} was not stopped cleanly and its parity is not yet recomputed"),
+            format!("wait: `cairn array wait {name} --for clean`"),
+        ));
+    }
+}
+
+fn array_disks(array: &Array, checks: &mut Vec<Check>) {
+    let members = array
+        .members
+        .iter()
+        .map(|m| (&m.path, &m.uuid, m.state, m.errors));
+    let spares = array
+        .spares
+        .iter()
+        .map(|s| (&s.path, &s.uuid, s.state, s.errors));
+    for (path, uuid, state, errors) in members.chain(spares) {
+        let disk = if path.is_empty() { uuid } else { path };
+        if disk.is_empty() {
+            // A slot without a disk: the array's own finding says it.
+            continue;
+        }
+        let finding = |code, message: String, hint: String| Check {
+            code,
+            severity: HealthLevel::Warn,
+            subject: disk.clone(),
+            message,
+            hint,
+        };
+        match state {
+            MemberState::Failed | MemberState::Missing => checks.push(finding(
+                HealthCode::DiskFailed,
+                format!("disk {disk} of array {} is {state}", array.name),
+                match state {
+                    MemberState::Failed => format!(
+                        "`cairn disk remove {disk}` when a spare has taken its place, then swap it"
+                    ),
+                    _ => "look at cable and power; if it is lost, add a spare".into(),
+                },
+            )),
+            _ if errors.total() > 0 => checks.push(finding(
+                HealthCode::DiskErrors,
+                format!(
+                    "disk {disk} of array {} has had {}",
+                    array.name,
+                    counted(errors)
+                ),
+                format!("watch it; `cairn disk replace {disk} NEW` copies it to another disk"),
+            )),
+            _ => {}
+        }
+    }
+}
+
+fn counted(errors: ErrorCounters) -> String {
+    let kinds = [
+        (errors.read, "read"),
+        (errors.write, "write"),
+        (errors.flush, "flush"),
+        (errors.corruption, "checksum"),
+        (errors.generation, "generation"),
+    ];
+    let parts: Vec<String> = kinds
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, kind)| format!("{count} {kind}"))
+        .collect();
+    format!("{} errors", parts.join(", "))
+}
+
+fn array_spares(array: &Array, wanted: usize, checks: &mut Vec<Check>) {
+    let ready = array
+        .spares
+        .iter()
+        .filter(|spare| spare.state == MemberState::Spare)
+        .count();
+    if ready < wanted {
+        checks.push(check(
+            array,
+            HealthCode::SpareMissing,
+            HealthLevel::Warn,
+            format!(
+                "array {} was given {wanted} spares and has {ready} left",
+                array.name
+            ),
+            format!("`cairn array spare add {} PATH`", array.name),
+        ));
+    }
+}
+
+fn array_space(array: &Array, checks: &mut Vec<Check>) {
+    let (name, space) = (&array.name, &array.space);
+    let used_percent = percent_up(
+        space.allocated_bytes,
+        space.allocated_bytes.saturating_add(space.free_bytes),
+    );
+    let used = space.allocated_bytes > 0;
+    if used && space.free_bytes < space.extent_bytes.max(1) {
+        checks.push(check(
+            array,
+            HealthCode::SpaceFull,
+            HealthLevel::Err,
+            format!("array {name} is full: writes to new places get \"no space left\""),
+            "trim file systems on its volumes (`fstrim`), or delete a volume".into(),
+        ));
+    } else if used && used_percent >= SPACE_LOW_PERCENT {
+        checks.push(check(
+            array,
+            HealthCode::SpaceLow,
+            HealthLevel::Warn,
+            format!("array {name} is {used_percent} % full"),
+            "trim file systems on its volumes (`fstrim`), delete a volume, or move data away"
+                .into(),
+        ));
+    }
+    if space.provisioned_bytes > array.size_bytes {
+        let severity = if used_percent >= OVERCOMMIT_WARN_PERCENT {
+            HealthLevel::Warn
+        } else {
+            HealthLevel::Ok
+        };
+        checks.push(check(
+            array,
+            HealthCode::SpaceOvercommitted,
+            severity,
+            format!(
+                "volumes of array {name} are together larger than it ({} of {} bytes), and it is \
+                 {used_percent} % full",
+                space.provisioned_bytes, array.size_bytes
+            ),
+            "keep an eye on `cairn df`".into(),
+        ));
+    }
+}
+
+/// Whole percent, rounded down, so that only done is 100.
+fn percent_down(done: u64, total: u64) -> u128 {
+    match total {
+        0 => 0,
+        total => u128::from(done.min(total)) * 100 / u128::from(total),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use cairn_api::{Level, Member, Space, Spare, SyncStatus};
+
+    use super::*;
+
+    /// A healthy RAID 6 of four members.
+    pub(crate) fn array(name: &str) -> Array {
+        let member = |slot: u32| Member {
+            path: format!("/d{slot}"),
+            uuid: format!("u{slot}"),
+            slot,
+            state: MemberState::InSync,
+            errors: ErrorCounters::default(),
+        };
+        Array {
+            name: name.into(),
+            uuid: "a".into(),
+            level: Level::Raid6,
+            chunk_bytes: 65536,
+            size_bytes: 1000,
+            state: ArrayState::Clean,
+            redundancy_left: 2,
+            members: (0..4).map(member).collect(),
+            spares: Vec::new(),
+            sync: SyncStatus::default(),
+            space: Space {
+                extent_bytes: 10,
+                allocated_bytes: 100,
+                free_bytes: 900,
+                provisioned_bytes: 500,
+            },
+            flags: Vec::new(),
+            event_count: 1,
+            reason: None,
+            hint: None,
+        }
+    }
+
+    fn codes(array: Array, wanted: usize) -> Vec<(HealthCode, HealthLevel)> {
+        let wanted = BTreeMap::from([(array.name.clone(), wanted)]);
+        let health = verdict(&Facts {
+            arrays: &[array],
+            spares_wanted: wanted,
+            ..Facts::default()
+        });
+        health.checks.iter().map(|c| (c.code, c.severity)).collect()
+    }
+
+    #[test]
+    fn a_whole_array_with_room_is_healthy() {
+        assert_eq!(codes(array("pool"), 0), []);
+    }
+
+    #[test]
+    fn a_lost_disk_is_named_and_the_redundancy_left_is_said() {
+        let mut pool = array("pool");
+        pool.state = ArrayState::Degraded;
+        pool.redundancy_left = 1;
+        pool.members[2].state = MemberState::Failed;
+        let health = verdict(&Facts {
+            arrays: &[pool],
+            ..Facts::default()
+        });
+        assert_eq!(health.level, HealthLevel::Warn);
+        let degraded = &health.checks[0];
+        assert_eq!(degraded.code, HealthCode::ArrayDegraded);
+        assert!(
+            degraded.message.contains("1 more disk may fail"),
+            "{}",
+            degraded.message
+        );
+        let failed = &health.checks[1];
+        assert_eq!(
+            (failed.code, failed.subject.as_str()),
+            (HealthCode::DiskFailed, "/d2")
+        );
+    }
+
+    #[test]
+    fn an_array_that_is_not_served_is_an_error_with_its_reason() {
+        let mut pool = array("pool");
+        pool.state = ArrayState::Incomplete;
+        pool.reason = Some("3 of 4 members are missing".into());
+        pool.space.free_bytes = 0;
+        let health = verdict(&Facts {
+            arrays: &[pool],
+            ..Facts::default()
+        });
+        assert_eq!(health.level, HealthLevel::Err);
+        assert_eq!(health.checks.len(), 1, "what isn't known isn't judged");
+        assert!(health.checks[0].message.contains("3 of 4"));
+    }
+
+    #[test]
+    fn a_stopped_array_is_nobodys_problem() {
+        let mut pool = array("pool");
+        pool.state = ArrayState::Stopped;
+        pool.members[0].state = MemberState::Missing;
+        assert_eq!(codes(pool, 2), []);
+    }
+
+    #[test]
+    fn a_used_up_spare_is_missed_and_one_never_given_is_not() {
+        let mut pool = array("pool");
+        pool.spares.push(Spare {
+            path: "/s0".into(),
+            uuid: "s0".into(),
+            state: MemberState::Spare,
+            errors: ErrorCounters::default(),
+        });
+        assert_eq!(codes(pool.clone(), 1), []);
+        let missed = [(HealthCode::SpareMissing, HealthLevel::Warn)];
+        assert_eq!(codes(pool, 2), missed);
+    }
+
+    #[test]
+    fn space_is_judged_by_what_is_allocated() {
+        let mut pool = array("pool");
+        let mut at = |allocated, free, provisioned| {
+            pool.space.allocated_bytes = allocated;
+            pool.space.free_bytes = free;
+            pool.space.provisioned_bytes = provisioned;
+            codes(pool.clone(), 0)
+        };
+        assert_eq!(at(840, 160, 1000), []);
+        assert_eq!(
+            at(850, 150, 1000),
+            [(HealthCode::SpaceLow, HealthLevel::Warn)]
+        );
+        assert_eq!(
+            at(995, 5, 1000),
+            [(HealthCode::SpaceFull, HealthLevel::Err)]
+        );
+        assert_eq!(
+            at(0, 0, 0),
+            [],
+            "an array whose space isn't known isn't full"
+        );
+        assert_eq!(
+            at(100, 900, 1001),
+            [(HealthCode::SpaceOvercommitted, HealthLevel::Ok)]
+        );
+        assert_eq!(
+            at(700, 300, 1001),
+            [(HealthCode::SpaceOvercommitted, HealthLevel::Warn)]
+        );
+    }
+
+    #[test]
+    fn errors_of_a_disk_in_use_are_counted_out() {
+        let mut pool = array("pool");
+        pool.members[1].errors.read = 3;
+        let health = verdict(&Facts {
+            arrays: &[pool],
+            ..Facts::default()
+        });
+        assert_eq!(health.checks[0].code, HealthCode::DiskErrors);
+        assert!(health.checks[0].message.contains("3 read errors"));
+    }
+
+    #[test]
+    fn rebuilding_shows_how_far_and_an_unclean_stop_is_said() {
+        let mut pool = array("pool");
+        pool.state = ArrayState::Rebuilding;
+        pool.sync.action = SyncAction::Rebuild;
+        pool.sync.done_bytes = 199;
+        pool.sync.total_bytes = 200;
+        pool.flags = vec![ArrayFlag::Unclean, ArrayFlag::NoIntegrity];
+        let health = verdict(&Facts {
+            arrays: &[pool],
+            ..Facts::default()
+        });
+        assert!(health.checks[0].message.contains("99 % done"));
+        assert_eq!(health.checks[1].code, HealthCode::ArrayUnclean);
+    }
+
+    #[test]
+    fn an_export_that_cannot_be_reached_is_an_error_and_a_waiting_one_is_not() {
+        let mut export = Export {
+            volume: "pg".into(),
+            nbd: "unix:/run/x.sock".into(),
+            uri: String::new(),
+            read_only: false,
+            state: ExportState::Waiting,
+            connections: 0,
+            error: None,
+        };
+        let level = |export: &Export| {
+            verdict(&Facts {
+                exports: std::slice::from_ref(export),
+                ..Facts::default()
+            })
+            .level
+        };
+        assert_eq!(level(&export), HealthLevel::Ok);
+        export.state = ExportState::Failed;
+        assert_eq!(level(&export), HealthLevel::Err);
+    }
+
+    #[test]
+    fn threads_instead_of_a_ring_are_said_without_alarm() {
+        let backend = IoBackend {
+            kind: BackendKind::Threads,
+            registered_buffers: false,
+            reason: Some("io_uring_setup: EPERM".into()),
+        };
+        let health = verdict(&Facts {
+            io_backend: Some(&backend),
+            ..Facts::default()
+        });
+        assert_eq!(health.level, HealthLevel::Ok);
+        assert_eq!(health.checks[0].code, HealthCode::IoThreads);
+    }
+}

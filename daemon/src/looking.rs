@@ -1,0 +1,264 @@
+//! Looking at disks and taking them: what is on them, whether they may be used, on an engine thread.
+//!
+//! Invariants
+//! - Looking changes nothing and takes no lock.
+//! - A disk is taken only if it is blank, or its present content was named to be wiped.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use cairn_api::{ErrorCode, ErrorDetail};
+use cairn_blockdev::disk::{Disk, OpenError, OpenMode, identity, same_disk};
+use cairn_blockdev::signature::{self, Kind};
+use cairn_blockdev::{BlockDevice, DeviceGeometry};
+use cairn_raid::{MemberDisk, Probe};
+
+use crate::engine::Engine;
+use crate::refuse::{self, Answer, refuse};
+
+/// What is on a disk.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Nothing known.
+    Blank,
+    /// A Cairn label.
+    Cairn(cairn_raid::Identity),
+    /// Another's signature.
+    Foreign(String),
+    /// A Cairn label that is damaged, and how.
+    Damaged(String),
+    /// It couldn't be read.
+    Unreadable(String),
+}
+
+/// A disk that was looked at.
+#[derive(Debug, Clone)]
+pub struct Looked {
+    /// Where.
+    pub path: PathBuf,
+    /// Its shape.
+    pub geometry: DeviceGeometry,
+    /// A block device rather than a file.
+    pub is_block: bool,
+    /// What is on it.
+    pub content: Content,
+}
+
+/// Why a disk can't be opened, in the API's words.
+pub fn open_error(error: &OpenError) -> ErrorDetail {
+    let code = match error {
+        OpenError::Missing { .. } => ErrorCode::UnknownDisk,
+        OpenError::InUse { .. } | OpenError::Locked { .. } => ErrorCode::DiskInUse,
+        OpenError::System { .. } => ErrorCode::Io,
+        _ => ErrorCode::DiskUnusable,
+    };
+    // Its message has the next step already.
+    refuse(code, error.to_string(), "")
+}
+
+/// What is on `device`.
+pub async fn content(device: &dyn BlockDevice) -> Content {
+    // Cairn's label first: a disk of ours may still bear remains of what it was before.
+    match cairn_raid::probe(device).await {
+        Ok(Probe::Member(identity)) => return Content::Cairn(identity),
+        Ok(Probe::Damaged(how)) => return Content::Damaged(how),
+        Ok(Probe::Blank) => {}
+        Err(error) => return Content::Unreadable(error.to_string()),
+    }
+    match signature::probe(device).await {
+        Ok(found) if found.is_empty() => Content::Blank,
+        Ok(found) if found.iter().any(|one| one.kind == Kind::Cairn) => {
+            Content::Damaged("its checksum is wrong".into())
+        }
+        Ok(found) => {
+            let what: Vec<String> = found.into_iter().map(|one| one.what).collect();
+            Content::Foreign(what.join(" and "))
+        }
+        Err(error) => Content::Unreadable(error.to_string()),
+    }
+}
+
+/// Looks at the disk at `path`.
+pub async fn look(engine: &Engine, path: &Path) -> Result<Looked, OpenError> {
+    let disk = Disk::open(&engine.reactor, path, OpenMode::Probe)?;
+    Ok(Looked {
+        path: path.to_owned(),
+        geometry: disk.geometry(),
+        is_block: disk.is_block_device(),
+        content: content(&disk).await,
+    })
+}
+
+/// Opens the disk at `path` for itself alone.
+pub fn open(engine: &Engine, path: &Path) -> Result<MemberDisk, OpenError> {
+    let disk = Disk::open(&engine.reactor, path, OpenMode::Exclusive)?;
+    Ok(MemberDisk {
+        path: Rc::from(path.to_string_lossy()),
+        device: Rc::new(disk),
+    })
+}
+
+/// Refuses two paths to one disk, among `paths` and between them and `taken` (path, array).
+pub fn check_distinct(paths: &[PathBuf], taken: &[(PathBuf, String)]) -> Answer<()> {
+    let mut seen: Vec<(&PathBuf, _)> = Vec::new();
+    let mut used = Vec::new();
+    for (path, array) in taken {
+        // A member that vanished has no identity to compare with.
+        if let Ok(id) = identity(path) {
+            used.push((path, array, id));
+        }
+    }
+    for path in paths {
+        let id = identity(path).map_err(|error| open_error(&error))?;
+        if let Some((other, _)) = seen.iter().find(|(_, other)| same_disk(other, &id)) {
+            return Err(refuse(
+                ErrorCode::DiskDuplicate,
+                if *other == path {
+                    format!("{} is named twice", path.display())
+                } else {
+                    format!(
+                        "{} and {} are the same disk",
+                        other.display(),
+                        path.display()
+                    )
+                },
+                "name every disk once",
+            ));
+        }
+        if let Some((other, array, _)) = used.iter().find(|(_, _, other)| same_disk(other, &id)) {
+            return Err(refuse(
+                ErrorCode::DiskInUse,
+                if *other == path {
+                    format!("{} is in array {array}", path.display())
+                } else {
+                    format!(
+                        "{} is the same disk as {}, which is in array {array}",
+                        path.display(),
+                        other.display()
+                    )
+                },
+                "choose a disk that is in no array",
+            ));
+        }
+        seen.push((path, id));
+    }
+    Ok(())
+}
+
+/// Opens `paths` for an array, refusing what isn't blank unless `wipe` names it. Wipes nothing yet:
+/// what has to be is returned beside the disk.
+pub async fn take(
+    engine: &Engine,
+    paths: &[PathBuf],
+    wipe: &[PathBuf],
+) -> Answer<Vec<(MemberDisk, bool)>> {
+    let mut disks = Vec::new();
+    for path in paths {
+        let disk = open(engine, path).map_err(|error| open_error(&error))?;
+        let may_wipe = wipe.contains(path);
+        let content = content(disk.device.as_ref()).await;
+        let has_content = check_content(path, &content, may_wipe)?;
+        disks.push((disk, has_content));
+    }
+    Ok(disks)
+}
+
+/// Whether there is something to wipe; refuses if that wasn't allowed.
+fn check_content(path: &Path, content: &Content, may_wipe: bool) -> Answer<bool> {
+    let shown = path.display();
+    let (code, what) = match content {
+        Content::Blank => return Ok(false),
+        Content::Unreadable(error) => {
+            return Err(refuse(
+                ErrorCode::Io,
+                format!("{shown} can't be read: {error}"),
+                "look at the kernel's log for this disk, or choose another",
+            ));
+        }
+        _ if may_wipe => return Ok(true),
+        Content::Cairn(identity) => (
+            ErrorCode::DiskInUse,
+            format!(
+                "the label of array {} ({})",
+                identity.array_name, identity.array_uuid
+            ),
+        ),
+        Content::Damaged(how) => (
+            ErrorCode::DiskForeign,
+            format!("a damaged Cairn label ({how})"),
+        ),
+        Content::Foreign(signature) => (
+            ErrorCode::DiskForeign,
+            format!("a signature of {signature}"),
+        ),
+    };
+    Err(refuse(
+        code,
+        format!("{shown} bears {what}"),
+        format!("if its content may go, say so with `--wipe {shown}`"),
+    ))
+}
+
+/// Removes labels and signatures from a disk that is open for us alone.
+pub async fn wipe(disk: &MemberDisk) -> Answer<()> {
+    cairn_raid::wipe_label(disk.device.as_ref())
+        .await
+        .map_err(|error| refuse::raid(&error))?;
+    let io = |error| refuse::io(&error);
+    let found = signature::probe(disk.device.as_ref()).await.map_err(io)?;
+    signature::wipe(disk.device.as_ref(), &found)
+        .await
+        .map_err(io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+
+    fn file(dir: &TempDir, name: &str) -> PathBuf {
+        let path = dir.path().join(name);
+        std::fs::write(&path, [0; 4096]).unwrap();
+        path
+    }
+
+    #[test]
+    fn the_same_disk_by_two_paths_is_found_out() {
+        let dir = TempDir::new();
+        let (a, b) = (file(&dir, "a"), file(&dir, "b"));
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&a, &link).unwrap();
+        assert_eq!(check_distinct(&[a.clone(), b.clone()], &[]), Ok(()));
+        let error = check_distinct(&[a.clone(), b.clone(), link.clone()], &[]).unwrap_err();
+        assert_eq!(error.code, ErrorCode::DiskDuplicate);
+        assert!(error.message.contains("are the same disk"), "{error}");
+        let error = check_distinct(&[a.clone(), a.clone()], &[]).unwrap_err();
+        assert!(error.message.contains("named twice"), "{error}");
+        let taken = [(a, "pool".to_owned())];
+        let error = check_distinct(&[b, link], &taken).unwrap_err();
+        assert_eq!(error.code, ErrorCode::DiskInUse);
+        assert!(error.message.contains("in array pool"), "{error}");
+    }
+
+    #[test]
+    fn a_path_to_nothing_is_an_unknown_disk() {
+        let error = check_distinct(&["/no/such/disk".into()], &[]).unwrap_err();
+        assert_eq!(error.code, ErrorCode::UnknownDisk);
+    }
+
+    #[test]
+    fn foreign_content_goes_only_when_it_was_named() {
+        let path = Path::new("/dev/sdx");
+        let ext4 = Content::Foreign("ext4".into());
+        let error = check_content(path, &ext4, false).unwrap_err();
+        assert_eq!(error.code, ErrorCode::DiskForeign);
+        assert!(error.message.contains("ext4") && error.hint.contains("--wipe /dev/sdx"));
+        assert_eq!(check_content(path, &ext4, true), Ok(true));
+        assert_eq!(check_content(path, &Content::Blank, false), Ok(false));
+        let broken = Content::Unreadable("EIO".into());
+        assert!(
+            check_content(path, &broken, true).is_err(),
+            "an unreadable disk is never taken"
+        );
+    }
+}

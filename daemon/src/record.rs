@@ -1,0 +1,223 @@
+//! What the daemon remembers of arrays and exports in the metadata store.
+//!
+//! Arrays are described by their labels and volumes by their arrays; a record only says where disks
+//! were seen, what the operator wished, and how an array looked when it last ran, so that one that
+//! isn't running can still be shown.
+//!
+//! Keys: `array/<array uuid>` and `export/<volume uuid>/<address>`.
+
+use cairn_api::{Array, Level};
+use cairn_replication::store::read_all;
+use cairn_replication::{Key, KeyRange, MetaStore, StoreError, Transaction};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::DaemonError;
+
+const ARRAYS: &str = "array/";
+const EXPORTS: &str = "export/";
+
+/// A disk as it was last seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownDisk {
+    /// Identity in its label.
+    pub uuid: String,
+    /// Its slot; spares have none.
+    pub slot: Option<u32>,
+    /// Where it was.
+    pub path: String,
+}
+
+/// An array.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArrayRecord {
+    /// Identity in its labels.
+    pub uuid: Uuid,
+    /// Name when it last ran.
+    pub name: String,
+    /// Level.
+    pub level: Level,
+    /// Bytes of one chunk.
+    pub chunk_bytes: u64,
+    /// Bytes that volumes can hold together.
+    pub size_bytes: u64,
+    /// Its disks and where they were: the hints of the next start.
+    pub disks: Vec<KnownDisk>,
+    /// Spares that the operator gave it and hasn't taken away.
+    pub spares_wanted: usize,
+    /// Stopped by the operator: not started by itself.
+    pub stopped: bool,
+}
+
+impl ArrayRecord {
+    /// What is remembered of a running array that is shown as `array`.
+    pub fn of(uuid: Uuid, array: &Array, spares_wanted: usize) -> Self {
+        let members = array.members.iter().map(|m| KnownDisk {
+            uuid: m.uuid.clone(),
+            slot: Some(m.slot),
+            path: m.path.clone(),
+        });
+        let spares = array.spares.iter().map(|s| KnownDisk {
+            uuid: s.uuid.clone(),
+            slot: None,
+            path: s.path.clone(),
+        });
+        Self {
+            uuid,
+            name: array.name.clone(),
+            level: array.level,
+            chunk_bytes: array.chunk_bytes,
+            size_bytes: array.size_bytes,
+            disks: members.chain(spares).collect(),
+            spares_wanted,
+            stopped: false,
+        }
+    }
+
+    /// Takes over what an array looks like now, and keeps the path of a disk that is away.
+    pub fn refresh(&mut self, array: &Array) {
+        let mut new = Self::of(self.uuid, array, self.spares_wanted);
+        for disk in &mut new.disks {
+            if disk.path.is_empty()
+                && let Some(old) = self.disks.iter().find(|old| old.uuid == disk.uuid)
+            {
+                disk.path.clone_from(&old.path);
+            }
+        }
+        new.stopped = self.stopped;
+        *self = new;
+    }
+}
+
+/// An export that the operator asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportRecord {
+    /// The array that holds the volume.
+    pub array: Uuid,
+    /// The volume.
+    pub volume: Uuid,
+    /// Its name, which is the NBD export's.
+    pub name: String,
+    /// An [`cairn_api::NbdAddress`] as text.
+    pub address: String,
+    /// Refuses writes.
+    pub read_only: bool,
+}
+
+fn array_key(uuid: Uuid) -> Result<Key, StoreError> {
+    Key::new(format!("{ARRAYS}{uuid}"))
+}
+
+fn export_key(volume: Uuid, address: &str) -> Result<Key, StoreError> {
+    Key::new(format!("{EXPORTS}{volume}/{address}"))
+}
+
+async fn load<T: DeserializeOwned>(
+    store: &dyn MetaStore,
+    prefix: &str,
+) -> Result<Vec<T>, DaemonError> {
+    let items = read_all(store, KeyRange::prefix(prefix)).await?;
+    let parse = |item: cairn_replication::KeyValue| {
+        serde_json::from_slice(&item.value).map_err(|error| DaemonError::Record {
+            key: item.key.to_string(),
+            message: error.to_string(),
+        })
+    };
+    items.into_iter().map(parse).collect()
+}
+
+/// Every array that is remembered.
+pub async fn load_arrays(store: &dyn MetaStore) -> Result<Vec<ArrayRecord>, DaemonError> {
+    load(store, ARRAYS).await
+}
+
+/// Every export that is remembered.
+pub async fn load_exports(store: &dyn MetaStore) -> Result<Vec<ExportRecord>, DaemonError> {
+    load(store, EXPORTS).await
+}
+
+/// Remembers an array.
+pub async fn save_array(store: &dyn MetaStore, record: &ArrayRecord) -> Result<(), StoreError> {
+    let value = serde_json::to_vec(record).unwrap_or_default();
+    let put = Transaction::new().put(array_key(record.uuid)?, value);
+    store.transaction(put).await.map(drop)
+}
+
+/// Forgets an array and the exports of its volumes.
+pub async fn forget_array(
+    store: &dyn MetaStore,
+    uuid: Uuid,
+    exports: &[ExportRecord],
+) -> Result<(), StoreError> {
+    for export in exports.iter().filter(|export| export.array == uuid) {
+        forget_export(store, export.volume, &export.address).await?;
+    }
+    let delete = Transaction::new().delete(array_key(uuid)?);
+    store.transaction(delete).await.map(drop)
+}
+
+/// Remembers an export.
+pub async fn save_export(store: &dyn MetaStore, record: &ExportRecord) -> Result<(), StoreError> {
+    let value = serde_json::to_vec(record).unwrap_or_default();
+    let put = Transaction::new().put(export_key(record.volume, &record.address)?, value);
+    store.transaction(put).await.map(drop)
+}
+
+/// Forgets an export.
+pub async fn forget_export(
+    store: &dyn MetaStore,
+    volume: Uuid,
+    address: &str,
+) -> Result<(), StoreError> {
+    let delete = Transaction::new().delete(export_key(volume, address)?);
+    store.transaction(delete).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_api::MemberState;
+    use cairn_replication::LocalStore;
+
+    use super::*;
+    use crate::health::tests::array;
+    use crate::testing::TempDir;
+
+    #[test]
+    fn the_last_known_path_of_a_missing_disk_stays_as_a_hint() {
+        let mut shown = array("pool");
+        let mut record = ArrayRecord::of(Uuid::nil(), &shown, 0);
+        shown.members[1].state = MemberState::Missing;
+        shown.members[1].path = String::new();
+        shown.members[2].path = "/elsewhere".into();
+        record.refresh(&shown);
+        let paths: Vec<_> = record.disks.iter().map(|d| d.path.as_str()).collect();
+        assert_eq!(paths, ["/d0", "/d1", "/elsewhere", "/d3"]);
+    }
+
+    #[tokio::test]
+    async fn records_survive_and_a_destroyed_array_takes_its_exports_along() {
+        let dir = TempDir::new();
+        let store = LocalStore::open(&dir.path().join("meta.redb")).unwrap();
+        let record = ArrayRecord::of(Uuid::from_u128(1), &array("pool"), 2);
+        save_array(&store, &record).await.unwrap();
+        let export = |volume, array| ExportRecord {
+            array: Uuid::from_u128(array),
+            volume: Uuid::from_u128(volume),
+            name: "pg".into(),
+            address: "unix:/run/pg.sock".into(),
+            read_only: false,
+        };
+        for export in [export(7, 1), export(8, 2)] {
+            save_export(&store, &export).await.unwrap();
+        }
+        assert_eq!(
+            load_arrays(&store).await.unwrap(),
+            std::slice::from_ref(&record)
+        );
+        let exports = load_exports(&store).await.unwrap();
+        forget_array(&store, record.uuid, &exports).await.unwrap();
+        assert_eq!(load_arrays(&store).await.unwrap(), []);
+        assert_eq!(load_exports(&store).await.unwrap(), [export(8, 2)]);
+    }
+}

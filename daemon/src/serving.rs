@@ -1,0 +1,230 @@
+//! One export: a listener on the engine thread of the volume's array, and its connections.
+//!
+//! Invariants
+//! - Connections are accepted on the thread that serves them: nothing is handed off.
+//! - TCP other than loopback is refused: the protocol's TLS isn't there yet.
+//! - After [`Serving::stop`] no request of the export touches the volume any more, unless a request
+//!   hung for longer than [`DRAIN_TIMEOUT`].
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use cairn_api::NbdAddress;
+use cairn_blockdev::export::nbd::{self, Connections, Exports, Listed, Stop};
+use cairn_blockdev::{BlockDevice, Env};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::AbortHandle;
+
+use crate::engine::Engine;
+use crate::socket::{SocketFile, listen};
+
+/// Longest wait for requests in flight when an export ends: beyond a disk's own deadline.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(40);
+/// Pause after a failed accept, so that a full descriptor table doesn't spin the thread.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What is served.
+pub struct Served {
+    /// Name of the volume and of the NBD export.
+    pub name: String,
+    /// The volume.
+    pub device: Rc<dyn BlockDevice>,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Connections at once; further ones are closed.
+    pub connections_max: usize,
+}
+
+/// A running export.
+pub struct Serving {
+    connections: Connections,
+    accepting: AbortHandle,
+    _file: Option<SocketFile>,
+}
+
+enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Serving {
+    /// Listens at `address` and serves whoever comes. The error is a sentence that names it.
+    pub fn start(engine: &Engine, address: &NbdAddress, served: Served) -> Result<Self, String> {
+        let (listener, file) = bind(address)?;
+        let connections = Connections::new();
+        let one = Rc::new(One {
+            served,
+            connections: connections.clone(),
+        });
+        let (env, limits) = (engine.env.clone(), engine.nbd_limits.clone());
+        let accepting = tokio::task::spawn_local(accept(listener, one, limits, env));
+        Ok(Self {
+            connections,
+            accepting: accepting.abort_handle(),
+            _file: file,
+        })
+    }
+
+    /// Clients connected now.
+    pub fn connections(&self) -> usize {
+        self.connections.count()
+    }
+
+    /// Accepts nobody any more, and waits until what was admitted is answered. False if that took
+    /// too long.
+    pub async fn stop(&self, how: Stop) -> bool {
+        self.accepting.abort();
+        self.connections.stop(how);
+        tokio::time::timeout(DRAIN_TIMEOUT, self.connections.drained())
+            .await
+            .is_ok()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.connections.stop(Stop::Restart);
+    }
+}
+
+/// Whether the daemon may listen there; the error says why not.
+pub fn check_address(address: &NbdAddress) -> Result<(), String> {
+    match address {
+        NbdAddress::Unix(path) => match crate::socket::obstacle(path.as_ref()) {
+            crate::socket::Obstacle::None => Ok(()),
+            crate::socket::Obstacle::Taken(why) => Err(why),
+        },
+        NbdAddress::Tcp(address) if !address.ip().is_loopback() => Err(format!(
+            "{address} is no loopback address: NBD without TLS shows and takes the volume's data \
+             in the clear, so other addresses are refused until TLS is there. Use \
+             tcp:127.0.0.1:PORT, or a unix socket, and tunnel it (`ssh -L`)"
+        )),
+        NbdAddress::Tcp(_) => Ok(()),
+    }
+}
+
+fn bind(address: &NbdAddress) -> Result<(Listener, Option<SocketFile>), String> {
+    check_address(address)?;
+    match address {
+        NbdAddress::Unix(path) => {
+            let (listener, file) = listen(path.as_ref())?;
+            let listener = UnixListener::from_std(listener)
+                .map_err(|error| format!("{path}: can't be watched: {error}"))?;
+            Ok((Listener::Unix(listener), Some(file)))
+        }
+        NbdAddress::Tcp(address) => {
+            let failed = |error: std::io::Error| match error.kind() {
+                std::io::ErrorKind::AddrInUse => {
+                    format!("{address} is in use: choose another port")
+                }
+                _ => format!("can't listen at {address}: {error}"),
+            };
+            // std sets SO_REUSEADDR: a restart doesn't wait for old connections' TIME_WAIT.
+            let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+            listener.set_nonblocking(true).map_err(failed)?;
+            let listener = TcpListener::from_std(listener).map_err(failed)?;
+            Ok((Listener::Tcp(listener), None))
+        }
+    }
+}
+
+async fn accept(listener: Listener, one: Rc<One>, limits: nbd::Limits, env: Env) {
+    loop {
+        let error = match &listener {
+            Listener::Unix(listener) => match listener.accept().await {
+                Ok((stream, _)) => {
+                    one.clone().admit(stream, &limits, &env);
+                    continue;
+                }
+                Err(error) => error,
+            },
+            Listener::Tcp(listener) => match listener.accept().await {
+                Ok((stream, _)) => {
+                    // Replies are whole messages: waiting to fill a segment only costs.
+                    drop(stream.set_nodelay(true));
+                    one.clone().admit(stream, &limits, &env);
+                    continue;
+                }
+                Err(error) => error,
+            },
+        };
+        tracing::warn!(volume = one.served.name, %error, "a connection can't be accepted");
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+/// The one export of a listener, under its name and as the default.
+struct One {
+    served: Served,
+    connections: Connections,
+}
+
+impl One {
+    fn admit<S>(self: Rc<Self>, stream: S, limits: &nbd::Limits, env: &Env)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        if self.connections.count() >= self.served.connections_max {
+            tracing::warn!(
+                volume = self.served.name,
+                "a connection is closed: {} are open, as many as nbd.connections_max allows",
+                self.served.connections_max
+            );
+            return;
+        }
+        let (limits, env) = (limits.clone(), env.clone());
+        tokio::task::spawn_local(async move {
+            let listener = self.connections.clone();
+            let exports: Rc<dyn Exports> = Rc::<Self>::clone(&self);
+            if let Err(error) = nbd::serve(stream, exports, limits, env, listener).await {
+                tracing::info!(volume = self.served.name, %error, "NBD connection ended");
+            }
+        });
+    }
+}
+
+impl Exports for One {
+    fn list(&self) -> Vec<Listed> {
+        vec![Listed {
+            name: self.served.name.clone(),
+            description: String::new(),
+        }]
+    }
+
+    fn open(&self, name: &str) -> Option<nbd::Export> {
+        (name.is_empty() || name == self.served.name).then(|| nbd::Export {
+            name: self.served.name.clone(),
+            description: String::new(),
+            device: Rc::clone(&self.served.device),
+            read_only: self.served.read_only,
+            connections: self.connections.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+
+    #[test]
+    fn only_loopback_tcp_is_served() {
+        for good in ["tcp:127.0.0.1:10809", "tcp:127.8.9.1:1", "tcp:[::1]:10809"] {
+            assert_eq!(check_address(&good.parse().unwrap()), Ok(()), "{good}");
+        }
+        for bad in ["tcp:0.0.0.0:10809", "tcp:10.0.0.1:10809", "tcp:[::]:10809"] {
+            let error = check_address(&bad.parse().unwrap()).unwrap_err();
+            assert!(error.contains("TLS"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_unix_address_wants_its_directory() {
+        let dir = TempDir::new();
+        let address = format!("unix:{}/no/pg.sock", dir.path().display());
+        let error = check_address(&address.parse().unwrap()).unwrap_err();
+        assert!(error.contains("create it first"), "{error}");
+    }
+}

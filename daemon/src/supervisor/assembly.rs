@@ -1,0 +1,431 @@
+//! Starting arrays from the labels on their disks: by itself at the daemon's start, and by request.
+//!
+//! At the start: paths seen before and the configuration's patterns are probed, and grouped by the
+//! array in their labels. An array of this host that wasn't stopped is assembled; where members are
+//! missing and waiting may help, it is tried again until `degraded_wait` is over, and then told that
+//! it has waited: whether it starts degraded is the array's own decision.
+//!
+//! Invariants
+//! - Identity comes from labels; a path is only where to look.
+//! - An array whose labels name another host is never started by itself.
+//! - A stopped array is never started by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_api::{AssembleArray, Changed, ErrorCode};
+use cairn_raid::{AssembleOptions, Identity, RaidError};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::disks::glob_paths;
+use super::{Entry, Run, Supervisor, path_text};
+use crate::engine::Engine;
+use crate::looking::{self, Content};
+use crate::record::ArrayRecord;
+use crate::refuse::{self, Answer, refuse};
+use crate::view;
+
+/// Time between two looks at disks that are missing.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// The disks of one array that were found.
+#[derive(Debug, Clone)]
+struct Found {
+    name: String,
+    home_host: Uuid,
+    paths: Vec<PathBuf>,
+}
+
+impl Supervisor {
+    /// Starts every array that should run. Ready when each has been started or given up.
+    pub async fn assemble_all(self: &Arc<Self>) {
+        let deadline = Instant::now() + self.config().degraded_wait;
+        let mut undecided: BTreeSet<Uuid> = BTreeSet::new();
+        let mut first = true;
+        loop {
+            let waited = Instant::now() >= deadline;
+            let changes = self.changes.lock().await;
+            if self.check_running().is_err() {
+                return;
+            }
+            let found = self.scan(Vec::new()).await;
+            if first {
+                first = false;
+                undecided = self.candidates(&found);
+            }
+            for uuid in undecided.clone() {
+                if self.try_start(uuid, &found, waited).await {
+                    undecided.remove(&uuid);
+                }
+            }
+            drop(changes);
+            if undecided.is_empty() || waited {
+                return;
+            }
+            tokio::time::sleep_until(deadline.min(Instant::now() + RETRY_PAUSE)).await;
+        }
+    }
+
+    /// Arrays to be started by themselves: remembered ones that weren't stopped, and new ones of
+    /// this host.
+    fn candidates(&self, found: &BTreeMap<Uuid, Found>) -> BTreeSet<Uuid> {
+        let entries = self.entries();
+        let known: BTreeMap<Uuid, bool> = entries
+            .iter()
+            .map(|entry| (entry.uuid(), entry.record().stopped))
+            .collect();
+        let mut wanted: BTreeSet<Uuid> = BTreeSet::new();
+        wanted.extend(
+            known
+                .iter()
+                .filter(|(_, stopped)| !**stopped)
+                .map(|(uuid, _)| *uuid),
+        );
+        for (uuid, array) in found {
+            if known.contains_key(uuid) {
+                continue;
+            }
+            if array.home_host == self.host.uuid {
+                wanted.insert(*uuid);
+            } else {
+                tracing::warn!(
+                    array = array.name,
+                    uuid = %uuid,
+                    home_host = %array.home_host,
+                    "this array belongs to another host and isn't started by itself; \
+                     `cairn array assemble` starts it here"
+                );
+            }
+        }
+        wanted
+    }
+
+    /// Tries to start one. True if that is decided, one way or the other.
+    async fn try_start(&self, uuid: Uuid, found: &BTreeMap<Uuid, Found>, waited: bool) -> bool {
+        let entry = self
+            .entries()
+            .into_iter()
+            .find(|entry| entry.uuid() == uuid);
+        if let Some(entry) = &entry {
+            // Somebody assembled or stopped it in the meantime.
+            if matches!(entry.run(), Run::Running(_) | Run::Stopped) {
+                return true;
+            }
+        }
+        let Some(array) = found.get(&uuid) else {
+            if let Some(entry) = entry {
+                entry.set_run(Run::Idle {
+                    reason: "none of its disks is found".into(),
+                    hint: format!(
+                        "connect them; `cairn array assemble {} --scan PATH…` looks elsewhere",
+                        entry.name()
+                    ),
+                });
+            }
+            return waited;
+        };
+        if array.home_host != self.host.uuid {
+            if let Some(entry) = entry {
+                entry.set_run(Run::Idle {
+                    reason: format!("its labels name another host, {}", array.home_host),
+                    hint: format!("`cairn array assemble {}` takes it over", entry.name()),
+                });
+            }
+            return true;
+        }
+        match self.start(uuid, array, entry.clone(), false, waited).await {
+            Ok(_) => true,
+            Err(Refused {
+                detail,
+                wait_may_help,
+            }) => {
+                let told = entry.as_ref().is_some_and(|entry| {
+                    matches!(entry.run(), Run::Idle { reason, .. } if reason == detail.message)
+                });
+                if !told {
+                    tracing::warn!(array = array.name, "{}", detail.message);
+                }
+                if let Some(entry) = entry {
+                    entry.set_run(Run::Idle {
+                        reason: detail.message,
+                        hint: detail.hint,
+                    });
+                }
+                waited || !wait_may_help
+            }
+        }
+    }
+
+    /// Starts an array by request.
+    pub async fn assemble_array(&self, name: &str, request: AssembleArray) -> Answer<Changed> {
+        let scan: Vec<PathBuf> = request
+            .scan
+            .iter()
+            .map(|path| path_text(path))
+            .collect::<Answer<_>>()?;
+        let _changes = self.changes.lock().await;
+        self.check_running()?;
+        let found = self.scan(scan).await;
+        let (uuid, entry) = match self.find(name) {
+            Ok(entry) => (entry.uuid(), Some(entry)),
+            Err(detail) if detail.code == ErrorCode::UnknownArray => {
+                (find_scanned(name, &found).ok_or(detail)??, None)
+            }
+            Err(detail) => return Err(detail),
+        };
+        if let Some(entry) = &entry
+            && entry.engine().is_some()
+        {
+            return Ok(Changed {
+                dry_run: request.dry_run,
+                summary: format!("array {} runs already", entry.name()),
+                array: Some(entry.snapshot().await.array),
+                ..Changed::default()
+            });
+        }
+        let Some(array) = found.get(&uuid) else {
+            return Err(refuse(
+                ErrorCode::ArrayNotStarted,
+                format!("array {name} is not started: none of its disks is found"),
+                format!("`cairn array assemble {name} --scan PATH…` looks at further disks"),
+            ));
+        };
+        if self
+            .entries()
+            .iter()
+            .any(|other| other.uuid() != uuid && other.name() == array.name)
+        {
+            tracing::warn!(name = array.name, "two arrays have this name: use UUIDs");
+        }
+        if request.dry_run {
+            return Ok(Changed {
+                dry_run: true,
+                changed: true,
+                summary: format!(
+                    "would assemble array {} of {} disks that were found",
+                    array.name,
+                    array.paths.len()
+                ),
+                ..Changed::default()
+            });
+        }
+        // Who asks has seen that nothing more will come.
+        let entry = self
+            .start(uuid, array, entry, request.force, true)
+            .await
+            .map_err(|refused| refused.detail)?;
+        let snapshot = entry.snapshot().await;
+        Ok(Changed {
+            changed: true,
+            summary: format!(
+                "assembled array {}: {}, {} more disks may fail",
+                snapshot.array.name, snapshot.array.state, snapshot.array.redundancy_left
+            ),
+            redundancy_left: Some(snapshot.array.redundancy_left),
+            array: Some(snapshot.array),
+            ..Changed::default()
+        })
+    }
+
+    /// Probes every path that may have a member: hints, patterns, and `further`.
+    async fn scan(&self, further: Vec<PathBuf>) -> BTreeMap<Uuid, Found> {
+        let mut paths: BTreeSet<PathBuf> = further.into_iter().collect();
+        for entry in self.entries() {
+            // What a running array has open needs no look.
+            if entry.engine().is_none() {
+                let disks = entry.record().disks.into_iter();
+                paths.extend(disks.map(|disk| PathBuf::from(disk.path)));
+            }
+        }
+        paths.extend(glob_paths(&self.config().devices).await);
+        paths.remove(&PathBuf::new());
+        let looked = self
+            .scanner
+            .call(move |engine| async move { probe_all(&engine, paths).await })
+            .await;
+        let looked = looked.unwrap_or_else(|detail| {
+            tracing::error!("disks can't be looked at: {detail}");
+            Vec::new()
+        });
+        let mut found: BTreeMap<Uuid, Found> = BTreeMap::new();
+        for (path, identity) in looked {
+            let array = found.entry(identity.array_uuid).or_insert_with(|| Found {
+                name: identity.array_name.clone(),
+                home_host: identity.home_host,
+                paths: Vec::new(),
+            });
+            array.paths.push(path);
+        }
+        found
+    }
+
+    /// Starts an array on an engine of its own, and brings its exports back.
+    async fn start(
+        &self,
+        uuid: Uuid,
+        found: &Found,
+        entry: Option<Arc<Entry>>,
+        force: bool,
+        waited: bool,
+    ) -> Result<Arc<Entry>, Refused> {
+        let engine = self.new_engine().await?;
+        let options = AssembleOptions {
+            force,
+            waited,
+            home_host: self.host.uuid,
+            witness: self.witness.load(uuid),
+        };
+        let paths = found.paths.clone();
+        let started = engine
+            .call(move |engine| async move { assemble(&engine, paths, options).await })
+            .await;
+        let array = match started.map_err(Refused::from).and_then(|started| started) {
+            Ok(array) => array,
+            Err(refused) => {
+                engine.shut_down().await;
+                return Err(refused);
+            }
+        };
+        let entry = if let Some(entry) = entry {
+            entry.refresh(&array);
+            entry.update(|record| record.stopped = false);
+            entry
+        } else {
+            let record = ArrayRecord::of(uuid, &array, array.spares.len());
+            let entry = Arc::new(Entry::known(record));
+            self.add_entry(uuid, Arc::clone(&entry));
+            entry
+        };
+        entry.set_run(Run::Running(engine.clone()));
+        self.remember(&entry).await;
+        self.restore_exports(uuid, &engine).await;
+        Ok(entry)
+    }
+}
+
+/// Why an array wasn't started.
+struct Refused {
+    detail: cairn_api::ErrorDetail,
+    wait_may_help: bool,
+}
+
+impl From<cairn_api::ErrorDetail> for Refused {
+    fn from(detail: cairn_api::ErrorDetail) -> Self {
+        Self {
+            detail,
+            wait_may_help: false,
+        }
+    }
+}
+
+/// The array of that name or UUID among those found.
+fn find_scanned(name: &str, found: &BTreeMap<Uuid, Found>) -> Option<Answer<Uuid>> {
+    if let Ok(uuid) = Uuid::parse_str(name)
+        && found.contains_key(&uuid)
+    {
+        return Some(Ok(uuid));
+    }
+    let mut named = found.iter().filter(|(_, array)| array.name == name);
+    match (named.next(), named.next()) {
+        (None, _) => None,
+        (Some((uuid, _)), None) => Some(Ok(*uuid)),
+        (Some((one, _)), Some((other, _))) => Some(Err(refuse(
+            ErrorCode::InvalidArgument,
+            format!("the disks found belong to two arrays called {name:?}"),
+            format!("use a UUID: {one} or {other}"),
+        ))),
+    }
+}
+
+/// On the scanner's thread: which of `paths` bear a label.
+async fn probe_all(engine: &Engine, paths: BTreeSet<PathBuf>) -> Vec<(PathBuf, Identity)> {
+    let mut found: Vec<(PathBuf, Identity)> = Vec::new();
+    for path in paths {
+        match looking::look(engine, &path).await {
+            Ok(looked) => match looked.content {
+                Content::Cairn(identity) => found.push((path, identity)),
+                Content::Damaged(how) => {
+                    tracing::warn!(path = %path.display(), "its Cairn label is damaged: {how}");
+                }
+                Content::Blank | Content::Foreign(_) | Content::Unreadable(_) => {}
+            },
+            Err(error) => tracing::debug!(%error, "not looked at"),
+        }
+    }
+    dedup(found)
+}
+
+/// One path for each disk: a link beside its target is no second disk.
+fn dedup(found: Vec<(PathBuf, Identity)>) -> Vec<(PathBuf, Identity)> {
+    let mut kept: Vec<(PathBuf, Identity)> = Vec::new();
+    for (path, identity) in found {
+        let is_known = kept.iter().any(|(other, known)| {
+            known.member_uuid == identity.member_uuid
+                && looking::check_distinct(&[other.clone(), path.clone()], &[]).is_err()
+        });
+        if !is_known {
+            kept.push((path, identity));
+        }
+    }
+    kept
+}
+
+/// On the array's own thread.
+async fn assemble(
+    engine: &Engine,
+    paths: Vec<PathBuf>,
+    options: AssembleOptions,
+) -> Result<cairn_api::Array, Refused> {
+    let mut disks = Vec::new();
+    for path in paths {
+        match looking::open(engine, &path) {
+            Ok(disk) => disks.push(disk),
+            // The others may be enough; whether they are is the array's to say.
+            Err(error) => tracing::warn!(%error, "a member can't be opened"),
+        }
+    }
+    let (env, pool) = (engine.env.clone(), engine.pool.clone());
+    match cairn_raid::assemble(env, pool, disks, options, engine.hooks.clone()).await {
+        Ok(array) => {
+            let shown = view::array(&array.status());
+            engine.array.replace(Some(array));
+            Ok(shown)
+        }
+        Err(error) => Err(Refused {
+            wait_may_help: matches!(
+                error,
+                RaidError::NotStarted {
+                    wait_may_help: true,
+                    ..
+                }
+            ),
+            detail: refuse::raid(&error),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(name: &str) -> Found {
+        Found {
+            name: name.into(),
+            home_host: Uuid::nil(),
+            paths: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn two_arrays_of_one_name_are_told_apart_by_uuid_only() {
+        let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let all = BTreeMap::from([(a, found("pool")), (b, found("pool"))]);
+        let error = find_scanned("pool", &all).unwrap().unwrap_err();
+        assert!(error.hint.contains(&a.to_string()) && error.hint.contains(&b.to_string()));
+        assert_eq!(find_scanned(&b.to_string(), &all), Some(Ok(b)));
+        assert_eq!(find_scanned("other", &all), None);
+    }
+}

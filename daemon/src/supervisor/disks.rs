@@ -1,0 +1,525 @@
+//! Disks: list, show, fail, remove, replace, wipe.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use cairn_api::{
+    Array, Changed, Disk, DiskContent, DiskKind, DiskRole, ErrorCode, ErrorCounters, FailDisk,
+    MemberState, RemoveDisk, ReplaceDisk, WipeDisk,
+};
+use cairn_blockdev::disk::{DiskInfo, OpenError, discover};
+
+use super::arrays::take_one;
+use super::{Snapshot, Supervisor, path_text};
+use crate::events::NewEvent;
+use crate::looking::{self, Content, Looked, check_distinct};
+use crate::refuse::{self, Answer, confirm, refuse};
+
+/// Paths that a pattern of the configuration may bring: a typo must not open a whole file system.
+const GLOB_PATHS_MAX: usize = 4096;
+
+impl Supervisor {
+    /// Every disk in an array, and every other that the host has or the configuration names.
+    pub async fn disks(&self) -> Vec<Disk> {
+        let snapshots = self.snapshots().await;
+        let mut disks = self.array_disks(&snapshots).await;
+        let infos = host_disks().await;
+        let mut paths: Vec<PathBuf> = infos.values().map(|info| info.path.clone()).collect();
+        paths.extend(glob_paths(&self.config().devices).await);
+        for path in paths {
+            // Members by other names are the same disks.
+            let is_known = disks
+                .iter()
+                .any(|known| same(Path::new(&known.path), &path));
+            if !is_known {
+                disks.push(self.described(&path, &infos).await);
+            }
+        }
+        disks.sort_by(|a, b| a.path.cmp(&b.path));
+        disks
+    }
+
+    /// The disks of arrays.
+    pub(super) async fn array_disks(&self, snapshots: &[Snapshot]) -> Vec<Disk> {
+        let infos = host_disks().await;
+        let mut disks = Vec::new();
+        for Snapshot { array, .. } in snapshots {
+            disks.extend(members(array));
+        }
+        for disk in &mut disks {
+            add_facts(disk, &infos);
+        }
+        disks.sort_by(|a, b| a.path.cmp(&b.path));
+        disks
+    }
+
+    /// One disk, by path.
+    pub async fn disk(&self, path: &str) -> Answer<Disk> {
+        let path = path_text(path)?;
+        let snapshots = self.snapshots().await;
+        let in_array = self.array_disks(&snapshots).await;
+        let mut in_array = in_array.into_iter();
+        if let Some(disk) = in_array.find(|disk| same(Path::new(&disk.path), &path)) {
+            return Ok(disk);
+        }
+        // An error of opening is the answer here; in a list it is a note.
+        let looked = self.look(&path).await?;
+        let mut disk = described(&path, Ok(looked));
+        add_facts(&mut disk, &host_disks().await);
+        Ok(disk)
+    }
+
+    async fn look(&self, path: &Path) -> Answer<Looked> {
+        let path = path.to_owned();
+        self.scanner
+            .call(move |engine| async move {
+                let looked = looking::look(&engine, &path).await;
+                looked.map_err(|error| looking::open_error(&error))
+            })
+            .await?
+    }
+
+    async fn described(&self, path: &Path, infos: &BTreeMap<PathBuf, DiskInfo>) -> Disk {
+        let at = path.to_owned();
+        let looked = self
+            .scanner
+            .call(move |engine| async move { looking::look(&engine, &at).await });
+        let mut disk = match looked.await {
+            Ok(looked) => described(path, looked),
+            Err(detail) => {
+                let mut disk = blank_row(path);
+                disk.note = Some(detail.message);
+                disk
+            }
+        };
+        add_facts(&mut disk, infos);
+        disk
+    }
+
+    /// Ejects a member, or marks a spare as failed.
+    pub async fn fail_disk(&self, request: FailDisk) -> Answer<Changed> {
+        let path = request.path.clone();
+        let (entry, engine, _) = self.array_of_disk(&path).await?;
+        let _within = entry.changes.lock().await;
+        self.check_running()?;
+        let array = entry.snapshot().await.array;
+        let name = array.name.clone();
+        let member = array
+            .members
+            .iter()
+            .find(|m| m.path == path || m.uuid == path);
+        let holds_data = member.is_some_and(|m| m.state == MemberState::InSync);
+        if member.is_some_and(|m| m.state == MemberState::Failed) {
+            return Ok(Changed {
+                dry_run: request.dry_run,
+                summary: format!("disk {path} of array {name} has failed already"),
+                redundancy_left: Some(array.redundancy_left),
+                array: Some(array),
+                ..Changed::default()
+            });
+        }
+        if holds_data && array.redundancy_left == 0 {
+            // Not even with yes: what is on it is nowhere else.
+            return Err(refuse(
+                ErrorCode::ArrayBusy,
+                format!(
+                    "disk {path} holds data of array {name} that is nowhere else: without it the \
+                     array fails"
+                ),
+                format!("add a spare with `cairn array spare add {name} PATH` and let it rebuild"),
+            ));
+        }
+        let left = array.redundancy_left.saturating_sub(u32::from(holds_data));
+        let last = holds_data && left == 0;
+        if request.dry_run {
+            return Ok(Changed {
+                dry_run: true,
+                changed: true,
+                needs_yes: last,
+                summary: format!("would fail disk {path} of array {name}"),
+                redundancy_left: Some(left),
+                array: Some(array),
+                ..Changed::default()
+            });
+        }
+        if last && !request.yes {
+            return Err(confirm(format!(
+                "failing disk {path} takes the last redundancy of array {name}: the next disk \
+                 that fails takes data with it"
+            )));
+        }
+        let asked = path.clone();
+        engine
+            .call(move |engine| async move {
+                let failed = engine.array()?.fail_member(&asked).await;
+                failed.map_err(|error| refuse::raid(&error))
+            })
+            .await??;
+        self.remember(&entry).await;
+        self.answer_about(&entry, false, format!("failed disk {path} of array {name}"))
+            .await
+    }
+
+    /// Takes a failed member or a spare out of its array.
+    pub async fn remove_disk(&self, request: RemoveDisk) -> Answer<Changed> {
+        let path = request.path.clone();
+        let (entry, engine, _) = self.array_of_disk(&path).await?;
+        let _within = entry.changes.lock().await;
+        self.check_running()?;
+        let array = entry.snapshot().await.array;
+        let name = array.name.clone();
+        let state = state_of(&array, &path);
+        let is_spare = state == Some(MemberState::Spare);
+        if matches!(
+            state,
+            Some(MemberState::InSync | MemberState::Rebuilding | MemberState::Replacing)
+        ) {
+            let state = state.unwrap_or(MemberState::InSync);
+            return Err(refuse(
+                ErrorCode::ArrayBusy,
+                format!("disk {path} is {state} in array {name}"),
+                format!(
+                    "`cairn disk replace {path} NEW` copies it first; `cairn disk fail {path}` \
+                         ejects it"
+                ),
+            ));
+        }
+        let spares = array
+            .spares
+            .iter()
+            .filter(|s| s.state == MemberState::Spare);
+        let last_spare = is_spare && spares.count() == 1;
+        if request.dry_run {
+            return Ok(Changed {
+                dry_run: true,
+                changed: true,
+                needs_yes: last_spare,
+                summary: format!("would remove disk {path} from array {name}"),
+                redundancy_left: Some(array.redundancy_left),
+                array: Some(array),
+                ..Changed::default()
+            });
+        }
+        if last_spare && !request.yes {
+            return Err(confirm(format!(
+                "disk {path} is the last spare of array {name}: after a failure nothing would be \
+                 rebuilt by itself"
+            )));
+        }
+        let asked = path.clone();
+        engine
+            .call(move |engine| async move {
+                let removed = engine.array()?.remove_member(&asked).await;
+                removed.map_err(|error| refuse::raid(&error))
+            })
+            .await??;
+        if is_spare {
+            entry.update(|record| record.spares_wanted = record.spares_wanted.saturating_sub(1));
+        }
+        self.remember(&entry).await;
+        self.answer_about(
+            &entry,
+            false,
+            format!("removed disk {path} from array {name}"),
+        )
+        .await
+    }
+
+    /// Puts a new disk in a member's place.
+    pub async fn replace_disk(&self, request: ReplaceDisk) -> Answer<Changed> {
+        let old = request.old.clone();
+        let new = path_text(&request.new)?;
+        let taken = self.taken().await;
+        let (entry, engine, _) = self.array_of_disk(&old).await?;
+        let _within = entry.changes.lock().await;
+        self.check_running()?;
+        check_distinct(std::slice::from_ref(&new), &taken)?;
+        let (asked, dry_run, may_wipe) = (old.clone(), request.dry_run, request.wipe);
+        engine
+            .call(move |engine| async move {
+                let (array, disk) = take_one(&engine, new, may_wipe, dry_run).await?;
+                let Some(disk) = disk else { return Ok(()) };
+                let replaced = array.replace_member(&asked, disk).await;
+                replaced.map_err(|error| refuse::raid(&error))
+            })
+            .await??;
+        if !dry_run {
+            self.remember(&entry).await;
+        }
+        let would = if dry_run {
+            "would replace"
+        } else {
+            "replacing"
+        };
+        self.answer_about(
+            &entry,
+            dry_run,
+            format!(
+                "{would} disk {old} of array {} by {}",
+                entry.name(),
+                request.new
+            ),
+        )
+        .await
+    }
+
+    /// Removes signatures and labels from a disk that is in no running array.
+    pub async fn wipe_disk(&self, request: WipeDisk) -> Answer<Changed> {
+        let path = path_text(&request.path)?;
+        let _changes = self.changes.lock().await;
+        self.check_running()?;
+        check_distinct(std::slice::from_ref(&path), &self.taken().await)?;
+        let looked = self.look(&path).await?;
+        let content = match &looked.content {
+            Content::Blank => {
+                return Ok(Changed {
+                    dry_run: request.dry_run,
+                    summary: format!("disk {} is blank already", request.path),
+                    disk: Some(described(&path, Ok(looked))),
+                    ..Changed::default()
+                });
+            }
+            Content::Cairn(identity) => format!("the label of array {}", identity.array_name),
+            Content::Foreign(signature) => format!("the signature of {signature}"),
+            Content::Damaged(how) => format!("a damaged Cairn label ({how})"),
+            Content::Unreadable(error) => {
+                return Err(refuse(
+                    ErrorCode::Io,
+                    format!("{} can't be read: {error}", request.path),
+                    "look at the kernel's log for this disk",
+                ));
+            }
+        };
+        let (asked, dry_run) = (path.clone(), request.dry_run);
+        if !dry_run && !request.yes {
+            return Err(confirm(format!(
+                "this wipes {content} from {}, and with it the way to its data",
+                request.path
+            )));
+        }
+        self.scanner
+            .call(move |engine| async move {
+                let disk =
+                    looking::open(&engine, &asked).map_err(|error| looking::open_error(&error))?;
+                if dry_run {
+                    return Ok(());
+                }
+                looking::wipe(&disk).await
+            })
+            .await??;
+        if dry_run {
+            return Ok(Changed {
+                dry_run: true,
+                changed: true,
+                needs_yes: true,
+                summary: format!("would wipe {content} from {}", request.path),
+                disk: Some(described(&path, Ok(looked))),
+                ..Changed::default()
+            });
+        }
+        let mut event = NewEvent::new("DiskWiped", format!("wiped {content}"));
+        event.disk = Some(request.path.clone());
+        self.events.record(event);
+        Ok(Changed {
+            changed: true,
+            summary: format!("wiped {content} from {}", request.path),
+            disk: Some(self.disk(&request.path).await?),
+            ..Changed::default()
+        })
+    }
+}
+
+fn state_of(array: &Array, path: &str) -> Option<MemberState> {
+    let mut members = array.members.iter();
+    let mut spares = array.spares.iter();
+    let member = members.find(|m| m.path == path || m.uuid == path);
+    let spare = spares.find(|s| s.path == path || s.uuid == path);
+    member.map(|m| m.state).or(spare.map(|s| s.state))
+}
+
+/// Whether two paths lead to one file or device node.
+fn same(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    if a == b {
+        return true;
+    }
+    let (Ok(a), Ok(b)) = (std::fs::metadata(a), std::fs::metadata(b)) else {
+        return false;
+    };
+    let is_block = |m: &std::fs::Metadata| m.file_type().is_block_device();
+    if is_block(&a) && is_block(&b) {
+        return a.rdev() == b.rdev();
+    }
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+/// The host's block devices, by canonical path.
+async fn host_disks() -> BTreeMap<PathBuf, DiskInfo> {
+    let found = tokio::task::spawn_blocking(discover).await;
+    match found {
+        Ok(Ok(infos)) => infos
+            .into_iter()
+            .map(|info| (info.path.clone(), info))
+            .collect(),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the host's block devices can't be listed");
+            BTreeMap::new()
+        }
+        Err(error) => {
+            tracing::error!(%error, "listing block devices ended in a panic");
+            BTreeMap::new()
+        }
+    }
+}
+
+/// What the configuration's patterns bring now: disks and files, each once.
+pub(super) async fn glob_paths(patterns: &[String]) -> Vec<PathBuf> {
+    let patterns = patterns.to_vec();
+    let expand = move || {
+        let mut paths = std::collections::BTreeSet::new();
+        for pattern in &patterns {
+            // The configuration was checked: a pattern that fails here is none.
+            let Ok(found) = glob::glob(pattern) else {
+                continue;
+            };
+            // What can't be read is no candidate.
+            for path in found.flatten().take(GLOB_PATHS_MAX) {
+                if !path.is_dir() {
+                    paths.insert(path);
+                }
+            }
+        }
+        paths.into_iter().take(GLOB_PATHS_MAX).collect::<Vec<_>>()
+    };
+    tokio::task::spawn_blocking(expand)
+        .await
+        .unwrap_or_default()
+}
+
+fn members(array: &Array) -> Vec<Disk> {
+    let row = |path: &str, uuid: &str, slot, state: MemberState, errors, role| Disk {
+        path: path.to_owned(),
+        content: match state {
+            MemberState::Missing | MemberState::Failed => DiskContent::Unknown,
+            _ => DiskContent::Cairn,
+        },
+        role,
+        array: Some(array.name.clone()),
+        uuid: (!uuid.is_empty()).then(|| uuid.to_owned()),
+        slot,
+        state: Some(state),
+        errors,
+        ..blank_row(Path::new(path))
+    };
+    let members = array.members.iter().map(|m| {
+        row(
+            &m.path,
+            &m.uuid,
+            Some(m.slot),
+            m.state,
+            m.errors,
+            DiskRole::Member,
+        )
+    });
+    let spares = array
+        .spares
+        .iter()
+        .map(|s| row(&s.path, &s.uuid, None, s.state, s.errors, DiskRole::Spare));
+    members
+        .chain(spares)
+        .filter(|disk| !disk.path.is_empty())
+        .collect()
+}
+
+fn blank_row(path: &Path) -> Disk {
+    Disk {
+        path: path.display().to_string(),
+        kind: DiskKind::Absent,
+        size_bytes: 0,
+        logical_block_bytes: 0,
+        rotational: None,
+        model: None,
+        serial: None,
+        content: DiskContent::Unknown,
+        signature: None,
+        role: DiskRole::Free,
+        array: None,
+        uuid: None,
+        slot: None,
+        state: None,
+        errors: ErrorCounters::default(),
+        note: None,
+    }
+}
+
+/// A disk that is in no array of ours.
+fn described(path: &Path, looked: Result<Looked, OpenError>) -> Disk {
+    let mut disk = blank_row(path);
+    let looked = match looked {
+        Ok(looked) => looked,
+        Err(error) => {
+            disk.content = match error {
+                OpenError::Missing { .. } | OpenError::NoMedium { .. } => DiskContent::Unknown,
+                _ => DiskContent::Unreadable,
+            };
+            disk.note = Some(error.to_string());
+            return disk;
+        }
+    };
+    disk.kind = if looked.is_block {
+        DiskKind::Block
+    } else {
+        DiskKind::File
+    };
+    disk.size_bytes = looked.geometry.size;
+    disk.logical_block_bytes = looked.geometry.logical_block;
+    disk.rotational = Some(looked.geometry.rotational);
+    match looked.content {
+        Content::Blank => disk.content = DiskContent::Blank,
+        Content::Cairn(identity) => {
+            disk.content = DiskContent::Cairn;
+            disk.uuid = Some(identity.member_uuid.to_string());
+            disk.note = Some(format!(
+                "label of array {} ({}), which doesn't run here",
+                identity.array_name, identity.array_uuid
+            ));
+        }
+        Content::Foreign(signature) => {
+            disk.content = DiskContent::Foreign;
+            disk.signature = Some(signature);
+        }
+        Content::Damaged(how) => {
+            disk.content = DiskContent::Damaged;
+            disk.note = Some(how);
+        }
+        Content::Unreadable(error) => {
+            disk.content = DiskContent::Unreadable;
+            disk.note = Some(error);
+        }
+    }
+    disk
+}
+
+/// Adds what the kernel says of a block device, or the file system of a file.
+fn add_facts(disk: &mut Disk, infos: &BTreeMap<PathBuf, DiskInfo>) {
+    let path = Path::new(&disk.path);
+    let canonical = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if let Some(info) = infos.get(&canonical) {
+        disk.kind = DiskKind::Block;
+        disk.size_bytes = info.size_bytes;
+        disk.logical_block_bytes = info.logical_block;
+        disk.rotational = Some(info.rotational);
+        disk.model.clone_from(&info.model);
+        disk.serial.clone_from(&info.serial);
+        if disk.role == DiskRole::Free
+            && let Some(usage) = &info.usage
+        {
+            disk.note = Some(usage.to_string());
+        }
+    } else if let Ok(metadata) = std::fs::metadata(&canonical)
+        && metadata.is_file()
+    {
+        disk.kind = DiskKind::File;
+        disk.size_bytes = metadata.len();
+    }
+}

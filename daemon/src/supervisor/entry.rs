@@ -1,0 +1,266 @@
+//! One array that the daemon knows: its record, whether it runs, and what it looks like.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use cairn_api::{Array, ArrayState, ErrorCounters, Member, MemberState, Space, Spare, SyncStatus};
+use cairn_blockdev::export::nbd::Stop;
+use uuid::Uuid;
+
+use super::locked;
+use crate::engine::EngineHandle;
+use crate::record::ArrayRecord;
+use crate::refuse::{self, Answer};
+use crate::view;
+
+/// Longest wait for an engine to describe itself; it answers between two I/Os or is stuck.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whether an array runs.
+#[derive(Clone)]
+pub(crate) enum Run {
+    /// On this engine thread.
+    Running(EngineHandle),
+    /// Stopped by the operator.
+    Stopped,
+    /// Not started, or not yet: why, and what to do.
+    Idle {
+        /// A sentence.
+        reason: String,
+        /// The next step.
+        hint: String,
+    },
+}
+
+/// An array.
+pub(crate) struct Entry {
+    record: Mutex<ArrayRecord>,
+    run: Mutex<Run>,
+    /// Held by whoever changes something within the array.
+    pub(crate) changes: tokio::sync::Mutex<()>,
+}
+
+/// An array with its volumes at one moment.
+pub(crate) struct Snapshot {
+    pub(crate) uuid: Uuid,
+    pub(crate) array: Array,
+    pub(crate) running: bool,
+    pub(crate) volumes: Vec<cairn_raid::VolumeInfo>,
+    /// Clients connected, by volume and address.
+    pub(crate) connections: BTreeMap<(Uuid, String), usize>,
+}
+
+impl Entry {
+    /// One that is remembered and doesn't run yet.
+    pub(crate) fn known(record: ArrayRecord) -> Self {
+        let run = if record.stopped {
+            Run::Stopped
+        } else {
+            Run::Idle {
+                reason: "it is being assembled".into(),
+                hint: "wait".into(),
+            }
+        };
+        Self::new(record, run)
+    }
+
+    /// One in the given state.
+    pub(crate) fn new(record: ArrayRecord, run: Run) -> Self {
+        Self {
+            record: Mutex::new(record),
+            run: Mutex::new(run),
+            changes: tokio::sync::Mutex::default(),
+        }
+    }
+
+    pub(crate) fn uuid(&self) -> Uuid {
+        locked(&self.record).uuid
+    }
+
+    pub(crate) fn name(&self) -> String {
+        locked(&self.record).name.clone()
+    }
+
+    pub(crate) fn record(&self) -> ArrayRecord {
+        locked(&self.record).clone()
+    }
+
+    pub(crate) fn update(&self, change: impl FnOnce(&mut ArrayRecord)) {
+        change(&mut locked(&self.record));
+    }
+
+    pub(crate) fn refresh(&self, array: &Array) {
+        locked(&self.record).refresh(array);
+    }
+
+    pub(crate) fn run(&self) -> Run {
+        locked(&self.run).clone()
+    }
+
+    pub(crate) fn set_run(&self, run: Run) {
+        *locked(&self.run) = run;
+    }
+
+    /// The engine, if the array runs.
+    pub(crate) fn engine(&self) -> Option<EngineHandle> {
+        match &*locked(&self.run) {
+            Run::Running(engine) => Some(engine.clone()),
+            _ => None,
+        }
+    }
+
+    /// The engine, or why there is none.
+    pub(crate) fn running(&self) -> Answer<EngineHandle> {
+        let name = self.name();
+        match self.run() {
+            Run::Running(engine) => Ok(engine),
+            Run::Stopped => Err(refuse::refuse(
+                cairn_api::ErrorCode::ArrayNotStarted,
+                format!("array {name} is stopped"),
+                format!("`cairn array assemble {name}` starts it"),
+            )),
+            Run::Idle { reason, hint } => Err(refuse::refuse(
+                cairn_api::ErrorCode::ArrayNotStarted,
+                format!("array {name} is not started: {reason}"),
+                hint,
+            )),
+        }
+    }
+
+    /// What a running array looks like.
+    pub(crate) async fn running_array(&self) -> Option<Array> {
+        let engine = self.engine()?;
+        let status = engine.call(|engine| async move {
+            let array = engine.array.borrow().clone()?;
+            Some(array.status())
+        });
+        match tokio::time::timeout(DESCRIBE_TIMEOUT, status).await {
+            Ok(Ok(Some(status))) => Some(view::array(&status)),
+            _ => None,
+        }
+    }
+
+    /// What it looks like, running or not.
+    pub(crate) async fn snapshot(&self) -> Snapshot {
+        let described = async {
+            let engine = self.engine()?;
+            engine
+                .call(|engine| async move {
+                    let array = engine.array.borrow().clone()?;
+                    let exports = engine.exports.borrow();
+                    let connections: BTreeMap<(Uuid, String), usize> = exports
+                        .iter()
+                        .map(|(key, serving)| (key.clone(), serving.connections()))
+                        .collect();
+                    Some((array.status(), array.volumes(), connections))
+                })
+                .await
+                .ok()
+                .flatten()
+        };
+        let described = tokio::time::timeout(DESCRIBE_TIMEOUT, described).await;
+        match (described, self.run()) {
+            (Ok(Some((status, volumes, connections))), _) => Snapshot {
+                uuid: self.uuid(),
+                array: view::array(&status),
+                running: true,
+                volumes,
+                connections,
+            },
+            (_, Run::Running(_)) => self.remembered(
+                ArrayState::Incomplete,
+                Some((
+                    "its engine thread doesn't answer",
+                    "look at the log; restart cairnd",
+                )),
+            ),
+            (_, Run::Stopped) => self.remembered(ArrayState::Stopped, None),
+            (_, Run::Idle { reason, hint }) => {
+                self.remembered(ArrayState::Incomplete, Some((&reason, &hint)))
+            }
+        }
+    }
+
+    /// How it looked when it last ran.
+    fn remembered(&self, state: ArrayState, why: Option<(&str, &str)>) -> Snapshot {
+        let record = self.record();
+        let mut members = Vec::new();
+        let mut spares = Vec::new();
+        for disk in &record.disks {
+            let (path, uuid, errors) = (
+                disk.path.clone(),
+                disk.uuid.clone(),
+                ErrorCounters::default(),
+            );
+            // Nobody has looked: whether it is there is the next assembly's to say.
+            let unknown = MemberState::Missing;
+            match disk.slot {
+                Some(slot) => members.push(Member {
+                    path,
+                    uuid,
+                    slot,
+                    state: unknown,
+                    errors,
+                }),
+                None => spares.push(Spare {
+                    path,
+                    uuid,
+                    state: unknown,
+                    errors,
+                }),
+            }
+        }
+        Snapshot {
+            uuid: record.uuid,
+            array: Array {
+                name: record.name,
+                uuid: record.uuid.to_string(),
+                level: record.level,
+                chunk_bytes: record.chunk_bytes,
+                size_bytes: record.size_bytes,
+                state,
+                redundancy_left: 0,
+                members,
+                spares,
+                sync: SyncStatus::default(),
+                space: Space::default(),
+                flags: Vec::new(),
+                event_count: 0,
+                reason: why.map(|(reason, _)| reason.to_owned()),
+                hint: why.map(|(_, hint)| hint.to_owned()),
+            },
+            running: false,
+            volumes: Vec::new(),
+            connections: BTreeMap::new(),
+        }
+    }
+
+    /// Drains its exports, stops it cleanly and ends its engine. Fine if it doesn't run.
+    pub(crate) async fn stop(&self) -> Answer<()> {
+        let _changes = self.changes.lock().await;
+        let Some(engine) = self.engine() else {
+            return Ok(());
+        };
+        let stopped = engine
+            .call(|engine| async move {
+                let exports = std::mem::take(&mut *engine.exports.borrow_mut());
+                for ((_, address), serving) in exports {
+                    if !serving.stop(Stop::Restart).await {
+                        tracing::warn!(address, "clients of this export didn't drain in time");
+                    }
+                }
+                let Some(array) = engine.array.borrow_mut().take() else {
+                    return Ok(());
+                };
+                array.stop().await.map_err(|error| refuse::raid(&error))
+            })
+            .await;
+        engine.shut_down().await;
+        self.set_run(Run::Idle {
+            reason: "it was stopped with the daemon".into(),
+            hint: "start the daemon again".into(),
+        });
+        stopped?
+    }
+}

@@ -1,0 +1,338 @@
+//! Exports: made, ended, and brought back when their array runs again.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use cairn_api::{
+    Changed, ErrorCode, Export, ExportState, ExportVolume, NbdAddress, UnexportVolume,
+};
+use cairn_blockdev::export::nbd::Stop;
+use cairn_blockdev::units::usize_of_u32;
+use uuid::Uuid;
+
+use super::volumes::Found;
+use super::{Entry, Snapshot, Supervisor, locked};
+use crate::engine::{Engine, EngineHandle};
+use crate::events::NewEvent;
+use crate::record::{ExportRecord, forget_export, save_export};
+use crate::refuse::{self, Answer, confirm, invalid, refuse};
+use crate::serving::{Served, Serving, check_address};
+
+/// An export that the operator asked for.
+pub(super) struct ExportEntry {
+    pub(super) record: ExportRecord,
+    /// Why it isn't served although its array runs.
+    error: Option<String>,
+}
+
+impl ExportEntry {
+    pub(super) fn new(record: ExportRecord) -> Self {
+        Self {
+            record,
+            error: None,
+        }
+    }
+}
+
+impl Supervisor {
+    /// Every export with its state, by volume and address.
+    pub(super) fn export_map(&self, snapshots: &[Snapshot]) -> BTreeMap<(Uuid, String), Export> {
+        let exports = locked(&self.exports);
+        let show = |(key, entry): (&(Uuid, String), &ExportEntry)| {
+            let record = &entry.record;
+            let snapshot = snapshots
+                .iter()
+                .find(|s| s.uuid == record.array && s.running);
+            let connected = snapshot.and_then(|s| s.connections.get(key).copied());
+            let (state, error) = match (&entry.error, snapshot, connected) {
+                (_, _, Some(_)) => (ExportState::Listening, None),
+                (Some(error), Some(_), None) => (ExportState::Failed, Some(error.clone())),
+                (None, Some(_), None) => (ExportState::Waiting, Some("it is being opened".into())),
+                (_, None, None) => (
+                    ExportState::Waiting,
+                    Some("its array doesn't run".to_owned()),
+                ),
+            };
+            let uri = record.address.parse::<NbdAddress>();
+            let export = Export {
+                volume: record.name.clone(),
+                nbd: record.address.clone(),
+                uri: uri.map_or_else(|_| String::new(), |address| address.uri(&record.name)),
+                read_only: record.read_only,
+                state,
+                connections: u32::try_from(connected.unwrap_or(0)).unwrap_or(u32::MAX),
+                error,
+            };
+            (key.clone(), export)
+        };
+        exports.iter().map(show).collect()
+    }
+
+    /// Every export, by volume and address.
+    pub(super) fn export_list(&self, snapshots: &[Snapshot]) -> Vec<Export> {
+        let mut list: Vec<Export> = self.export_map(snapshots).into_values().collect();
+        list.sort_by(|a, b| (&a.volume, &a.nbd).cmp(&(&b.volume, &b.nbd)));
+        list
+    }
+
+    /// Serves a volume under an address, now and after every restart.
+    pub async fn export_volume(&self, name: &str, request: ExportVolume) -> Answer<Changed> {
+        let found = self.find_volume(name).await?;
+        let _within = found.entry.changes.lock().await;
+        self.check_running()?;
+        let Found {
+            entry,
+            engine,
+            info,
+        } = &found;
+        let name = info.name.clone();
+        let address: NbdAddress = request
+            .nbd
+            .parse()
+            .map_err(|why: String| refuse(ErrorCode::ExportAddress, why, ""))?;
+        let key = (info.uuid, address.to_string());
+        let present = locked(&self.exports)
+            .get(&key)
+            .map(|export| (export.record.read_only, export.error.is_none()));
+        match present {
+            Some((read_only, true)) if read_only == request.read_only => {
+                return Ok(Changed {
+                    dry_run: request.dry_run,
+                    summary: format!("volume {name} is exported at {address} already"),
+                    volume: Some(self.volume(&info.uuid.to_string()).await?),
+                    ..Changed::default()
+                });
+            }
+            Some((_, true)) => {
+                return Err(refuse(
+                    ErrorCode::ExportAddress,
+                    format!("volume {name} is exported at {address} in the other mode"),
+                    format!("`cairn volume unexport {name}` first"),
+                ));
+            }
+            _ => {}
+        }
+        let other = locked(&self.exports)
+            .iter()
+            .find(|((volume, at), _)| *at == key.1 && *volume != key.0)
+            .map(|(_, export)| export.record.name.clone());
+        if let Some(other) = other {
+            return Err(refuse(
+                ErrorCode::ExportAddress,
+                format!("{address} is where volume {other} is exported"),
+                "choose another address: each export has a socket or port of its own",
+            ));
+        }
+        check_address(&address).map_err(|why| refuse(ErrorCode::ExportAddress, why, ""))?;
+        let record = ExportRecord {
+            array: entry.uuid(),
+            volume: info.uuid,
+            name: name.clone(),
+            address: address.to_string(),
+            read_only: request.read_only,
+        };
+        if request.dry_run {
+            return Ok(Changed {
+                dry_run: true,
+                changed: true,
+                summary: format!("would export volume {name} at {address}"),
+                ..Changed::default()
+            });
+        }
+        self.serve(engine, &record)
+            .await
+            .map_err(|why| refuse(ErrorCode::ExportAddress, why, ""))?;
+        // Served first, so that an address that can't be is never remembered.
+        if let Err(error) = save_export(self.store.as_ref(), &record).await {
+            self.unserve(engine, &record, Stop::Unexport).await?;
+            return Err(refuse::store(&error));
+        }
+        locked(&self.exports).insert(key, ExportEntry::new(record));
+        self.events.record(
+            NewEvent::new("VolumeExported", format!("at {address}"))
+                .array(&entry.name())
+                .volume(&name),
+        );
+        Ok(Changed {
+            changed: true,
+            summary: format!("exported volume {name}: {}", address.uri(&name)),
+            volume: Some(self.volume(&info.uuid.to_string()).await?),
+            ..Changed::default()
+        })
+    }
+
+    /// Ends exports of a volume, after what their clients have in flight is answered.
+    pub async fn unexport_volume(&self, name: &str, request: UnexportVolume) -> Answer<Changed> {
+        let (entry, records) = self.exports_named(name).await?;
+        let _within = match &entry {
+            Some(entry) => Some(entry.changes.lock().await),
+            None => None,
+        };
+        self.check_running()?;
+        let wanted = match &request.nbd {
+            None => None,
+            Some(text) => {
+                let parsed: Result<NbdAddress, String> = text.parse();
+                let address = parsed.map_err(|why| invalid(why, "see `cairn volume show`"))?;
+                Some(address.to_string())
+            }
+        };
+        let ending: Vec<ExportRecord> = records
+            .into_iter()
+            .filter(|record| wanted.as_ref().is_none_or(|at| *at == record.address))
+            .collect();
+        let (Some(first), Some(addresses)) = (ending.first(), join(&ending)) else {
+            return Err(refuse(
+                ErrorCode::UnknownExport,
+                match &wanted {
+                    Some(at) => format!("volume {name} isn't exported at {at}"),
+                    None => format!("volume {name} isn't exported"),
+                },
+                "`cairn volume list` shows the exports",
+            ));
+        };
+        let name = first.name.clone();
+        let clients = match &entry {
+            None => 0,
+            Some(entry) => {
+                let connections = entry.snapshot().await.connections;
+                let count = |record: &ExportRecord| {
+                    let key = (record.volume, record.address.clone());
+                    connections.get(&key).copied().unwrap_or(0)
+                };
+                ending.iter().map(count).sum()
+            }
+        };
+        if request.dry_run {
+            return Ok(Changed {
+                dry_run: true,
+                changed: true,
+                needs_yes: clients > 0,
+                summary: format!("would end the export of volume {name} at {addresses}"),
+                ..Changed::default()
+            });
+        }
+        if clients > 0 && !request.yes {
+            return Err(confirm(format!(
+                "{clients} clients are connected to volume {name}"
+            )));
+        }
+        for record in &ending {
+            if let Some(engine) = entry.as_ref().and_then(|entry| entry.engine()) {
+                self.unserve(&engine, record, Stop::Unexport).await?;
+            }
+            forget_export(self.store.as_ref(), record.volume, &record.address)
+                .await
+                .map_err(|error| refuse::store(&error))?;
+            locked(&self.exports).remove(&(record.volume, record.address.clone()));
+            self.events.record(
+                NewEvent::new("VolumeUnexported", format!("from {}", record.address)).volume(&name),
+            );
+        }
+        Ok(Changed {
+            changed: true,
+            summary: format!("ended the export of volume {name} at {addresses}"),
+            volume: self.volume(&first.volume.to_string()).await.ok(),
+            ..Changed::default()
+        })
+    }
+
+    /// Exports remembered under a volume's name or UUID. The volume itself may be away, with its
+    /// array; its exports can be ended all the same.
+    async fn exports_named(&self, name: &str) -> Answer<(Option<Arc<Entry>>, Vec<ExportRecord>)> {
+        let known = |uuid: Option<Uuid>| -> Vec<ExportRecord> {
+            let exports = locked(&self.exports);
+            let records = exports.values().map(|export| export.record.clone());
+            records
+                .filter(|r| match uuid {
+                    Some(uuid) => r.volume == uuid,
+                    None => r.name == name || r.volume.to_string() == name,
+                })
+                .collect()
+        };
+        match self.find_volume(name).await {
+            Ok(found) => Ok((Some(found.entry), known(Some(found.info.uuid)))),
+            Err(detail) if detail.code == ErrorCode::UnknownVolume => {
+                let records = known(None);
+                if records.is_empty() {
+                    return Err(detail);
+                }
+                Ok((None, records))
+            }
+            Err(detail) => Err(detail),
+        }
+    }
+
+    /// Brings back the exports of an array that has just been started.
+    pub(super) async fn restore_exports(&self, array: Uuid, engine: &EngineHandle) {
+        for record in self.exports_of(array) {
+            let error = self.serve(engine, &record).await.err();
+            if let Some(error) = &error {
+                tracing::error!(volume = record.name, "not exported: {error}");
+                self.events
+                    .record(NewEvent::new("ExportFailed", error.clone()).volume(&record.name));
+            }
+            let key = (record.volume, record.address.clone());
+            if let Some(entry) = locked(&self.exports).get_mut(&key) {
+                entry.error = error;
+            }
+        }
+    }
+
+    async fn serve(&self, engine: &EngineHandle, record: &ExportRecord) -> Result<(), String> {
+        let record = record.clone();
+        let connections_max = usize_of_u32(self.config().nbd.connections_max);
+        let served = engine
+            .call(move |engine| async move { serve(&engine, &record, connections_max) })
+            .await;
+        served.map_err(|detail| detail.message)?
+    }
+
+    async fn unserve(&self, engine: &EngineHandle, record: &ExportRecord, how: Stop) -> Answer<()> {
+        let key = (record.volume, record.address.clone());
+        engine
+            .call(move |engine| async move {
+                let serving = engine.exports.borrow_mut().remove(&key);
+                if let Some(serving) = serving
+                    && !serving.stop(how).await
+                {
+                    tracing::warn!(
+                        address = key.1,
+                        "clients of this export didn't drain in time"
+                    );
+                }
+            })
+            .await
+    }
+}
+
+fn join(records: &[ExportRecord]) -> Option<String> {
+    let addresses: Vec<&str> = records.iter().map(|r| r.address.as_str()).collect();
+    (!addresses.is_empty()).then(|| addresses.join(" and "))
+}
+
+/// On the engine's thread.
+fn serve(engine: &Engine, record: &ExportRecord, connections_max: usize) -> Result<(), String> {
+    let address: NbdAddress = record.address.parse()?;
+    let array = engine.array().map_err(|detail| detail.message)?;
+    // By identity: the name is only what it was called when it was exported.
+    let volumes = array.volumes();
+    let volume = volumes
+        .iter()
+        .find(|volume| volume.uuid == record.volume)
+        .ok_or_else(|| format!("volume {} is no longer in its array", record.name))?;
+    let device = array
+        .open_volume(&volume.name)
+        .map_err(|error| error.to_string())?;
+    let served = Served {
+        name: volume.name.clone(),
+        device,
+        read_only: record.read_only,
+        connections_max,
+    };
+    let serving = Serving::start(engine, &address, served)?;
+    let key = (record.volume, record.address.clone());
+    engine.exports.borrow_mut().insert(key, Rc::new(serving));
+    Ok(())
+}

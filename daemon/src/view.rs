@@ -1,0 +1,238 @@
+//! What raid says of an array, in the admin API's words.
+
+use cairn_api::{
+    Array, ArrayFlag, ArrayState, ErrorCounters, Level, Member, MemberState, Space, Spare,
+    SyncAction, SyncStatus,
+};
+use cairn_raid::{ArrayStatus, ErrorCounts, MemberStatus};
+
+/// The API's level for raid.
+pub fn raid_level(level: Level) -> cairn_raid::Level {
+    match level {
+        Level::Raid1 => cairn_raid::Level::Raid1,
+        Level::Raid5 => cairn_raid::Level::Raid5,
+        Level::Raid6 => cairn_raid::Level::Raid6,
+    }
+}
+
+fn level(level: cairn_raid::Level) -> Level {
+    match level {
+        cairn_raid::Level::Raid1 => Level::Raid1,
+        cairn_raid::Level::Raid5 => Level::Raid5,
+        cairn_raid::Level::Raid6 => Level::Raid6,
+    }
+}
+
+fn member_state(state: cairn_raid::MemberState) -> MemberState {
+    use cairn_raid::MemberState as Raid;
+    match state {
+        Raid::InSync => MemberState::InSync,
+        Raid::Rebuilding => MemberState::Rebuilding,
+        Raid::Spare => MemberState::Spare,
+        Raid::Failed => MemberState::Failed,
+        Raid::Missing => MemberState::Missing,
+        Raid::Replacing => MemberState::Replacing,
+        Raid::Removed => MemberState::Removed,
+    }
+}
+
+fn errors(counts: ErrorCounts) -> ErrorCounters {
+    ErrorCounters {
+        read: counts.read,
+        write: counts.write,
+        flush: counts.flush,
+        corruption: counts.corruption,
+        generation: counts.generation,
+    }
+}
+
+fn slot_number(slot: usize) -> u32 {
+    u32::try_from(slot).unwrap_or(u32::MAX)
+}
+
+fn sync(status: &ArrayStatus) -> SyncStatus {
+    let Some(sync) = status.sync else {
+        return SyncStatus::default();
+    };
+    let filling = |m: &&MemberStatus| {
+        use cairn_raid::MemberState as Raid;
+        matches!(m.state, Raid::Rebuilding | Raid::Replacing)
+    };
+    let slots = status.members.iter().filter(filling);
+    SyncStatus {
+        action: match sync.action {
+            cairn_raid::SyncAction::Rebuild => SyncAction::Rebuild,
+            cairn_raid::SyncAction::Replace => SyncAction::Replace,
+        },
+        done_bytes: sync.done_bytes,
+        total_bytes: sync.total_bytes,
+        speed_bytes_per_second: sync.bytes_per_second,
+        eta_seconds: sync.eta_seconds,
+        slots: slots.filter_map(|m| m.slot).map(slot_number).collect(),
+    }
+}
+
+/// A running array.
+pub fn array(status: &ArrayStatus) -> Array {
+    let mut members = Vec::new();
+    let mut spares = Vec::new();
+    for disk in &status.members {
+        let state = member_state(disk.state);
+        match disk.slot {
+            Some(slot) => members.push(Member {
+                path: disk.path.clone(),
+                uuid: disk.uuid.to_string(),
+                slot: slot_number(slot),
+                state,
+                errors: errors(disk.errors),
+            }),
+            None => spares.push(Spare {
+                path: disk.path.clone(),
+                uuid: disk.uuid.to_string(),
+                state,
+                errors: errors(disk.errors),
+            }),
+        }
+    }
+    // A slot whose disk was taken out has no disk to show, and is missing all the same.
+    for slot in 0..slot_number(status.members_total) {
+        if !members.iter().any(|member| member.slot == slot) {
+            members.push(Member {
+                path: String::new(),
+                uuid: String::new(),
+                slot,
+                state: MemberState::Missing,
+                errors: ErrorCounters::default(),
+            });
+        }
+    }
+    members.sort_by_key(|member| member.slot);
+    let state = match status.state {
+        // Nothing is missing, but a slot is being written: not over yet for who waits.
+        cairn_raid::ArrayState::Clean if status.sync.is_some() => ArrayState::Rebuilding,
+        cairn_raid::ArrayState::Clean => ArrayState::Clean,
+        cairn_raid::ArrayState::Degraded => ArrayState::Degraded,
+        cairn_raid::ArrayState::Rebuilding => ArrayState::Rebuilding,
+        cairn_raid::ArrayState::Incomplete => ArrayState::Incomplete,
+    };
+    let space = &status.space;
+    Array {
+        name: status.name.clone(),
+        uuid: status.uuid.to_string(),
+        level: level(status.level),
+        chunk_bytes: status.chunk_bytes,
+        size_bytes: status.size_bytes,
+        state,
+        redundancy_left: slot_number(status.redundancy_left),
+        members,
+        spares,
+        sync: sync(status),
+        space: Space {
+            extent_bytes: space.extent_bytes,
+            allocated_bytes: space.total_bytes.saturating_sub(space.free_bytes),
+            free_bytes: space.free_bytes,
+            provisioned_bytes: space.promised_bytes,
+        },
+        flags: if status.no_integrity {
+            vec![ArrayFlag::NoIntegrity]
+        } else {
+            Vec::new()
+        },
+        event_count: status.event_count,
+        reason: status.failure.clone(),
+        hint: status.failure.as_ref().map(|_| {
+            format!(
+                "bring back failed disks that can still be read, then `cairn array stop {0}` and \
+                 `cairn array assemble {0}`",
+                status.name
+            )
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_raid::{MemberState as Raid, SpaceStatus};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn status() -> ArrayStatus {
+        let disk = |n: u128, slot, state| MemberStatus {
+            uuid: Uuid::from_u128(n),
+            path: format!("/d{n}"),
+            slot,
+            state,
+            size_bytes: 1,
+            errors: ErrorCounts::default(),
+        };
+        ArrayStatus {
+            name: "pool".into(),
+            uuid: Uuid::nil(),
+            level: cairn_raid::Level::Raid5,
+            members_total: 3,
+            chunk_bytes: 65536,
+            row_bytes: 131_072,
+            size_bytes: 100,
+            state: cairn_raid::ArrayState::Clean,
+            redundancy_left: 1,
+            members: vec![
+                disk(2, Some(2), Raid::InSync),
+                disk(0, Some(0), Raid::InSync),
+                disk(9, None, Raid::Spare),
+            ],
+            sync: None,
+            space: SpaceStatus {
+                total_bytes: 100,
+                free_bytes: 70,
+                written_bytes: 10,
+                promised_bytes: 200,
+                extent_bytes: 10,
+            },
+            clean: false,
+            no_integrity: true,
+            event_count: 3,
+            created_ms: 0,
+            failure: None,
+        }
+    }
+
+    #[test]
+    fn every_slot_is_shown_in_order_even_without_a_disk() {
+        let shown = array(&status());
+        let slots: Vec<_> = shown.members.iter().map(|m| (m.slot, m.state)).collect();
+        assert_eq!(
+            slots,
+            [
+                (0, MemberState::InSync),
+                (1, MemberState::Missing),
+                (2, MemberState::InSync)
+            ]
+        );
+        assert_eq!(shown.spares.len(), 1);
+        assert_eq!(shown.space.allocated_bytes, 30);
+    }
+
+    #[test]
+    fn a_replacement_counts_as_rebuilding_until_it_is_over() {
+        let mut status = status();
+        status.sync = Some(cairn_raid::SyncStatus {
+            action: cairn_raid::SyncAction::Replace,
+            done_bytes: 1,
+            total_bytes: 2,
+            eta_seconds: None,
+            bytes_per_second: 0,
+        });
+        assert_eq!(array(&status).state, ArrayState::Rebuilding);
+    }
+
+    #[test]
+    fn open_writes_are_no_fault() {
+        let shown = array(&status());
+        assert_eq!(
+            shown.flags,
+            [ArrayFlag::NoIntegrity],
+            "not clean only means written to"
+        );
+    }
+}

@@ -1,0 +1,197 @@
+//! A simulated disk under a test's hand: writes can be held back, flushes fail once, and a killed
+//! daemon leaves the operations in flight half done.
+//!
+//! Zeros over what was never written cost nothing, so that making an array is quick.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use cairn_blockdev::sim::{Fault, Rng, SimDisk, SimDiskConfig};
+use cairn_blockdev::{
+    BlockDevice, Buf, DeviceGeometry, Env, IoError, IoErrorKind, IoFuture, IoOp, LocalFuture,
+    ReadResult, SharedBuf, WriteFlags, ZeroFlags,
+};
+
+/// What was written is remembered in grains of this size.
+const GRAIN: u64 = 64 << 10;
+const SECTOR: usize = 512;
+
+struct Inner {
+    sim: SimDisk,
+    env: Env,
+    touched: RefCell<BTreeSet<u64>>,
+    flying: RefCell<BTreeMap<u64, (u64, SharedBuf)>>,
+    next_op: Cell<u64>,
+    held: RefCell<Vec<Range<u64>>>,
+    waiting: Cell<usize>,
+    flushes_to_fail: Cell<usize>,
+}
+
+/// A disk; clones are the same disk.
+#[derive(Clone)]
+pub(crate) struct TestDisk(Rc<Inner>);
+
+impl TestDisk {
+    pub(crate) fn new(name: &str, config: SimDiskConfig, env: &Env, seed: u64) -> Self {
+        Self::over(SimDisk::new(name, config, env, seed), env, BTreeSet::new())
+    }
+
+    fn over(sim: SimDisk, env: &Env, touched: BTreeSet<u64>) -> Self {
+        Self(Rc::new(Inner {
+            sim,
+            env: env.clone(),
+            touched: RefCell::new(touched),
+            flying: RefCell::default(),
+            next_op: Cell::new(0),
+            held: RefCell::default(),
+            waiting: Cell::new(0),
+            flushes_to_fail: Cell::new(0),
+        }))
+    }
+
+    /// The same contents in another world; faults and holds are gone.
+    pub(crate) fn reborn(&self, env: &Env, seed: u64) -> Self {
+        let touched = self.0.touched.borrow().clone();
+        Self::over(self.0.sim.reborn(env, seed), env, touched)
+    }
+
+    /// Writes that the kernel had when the daemon was killed: each lands whole, in part, or not.
+    pub(crate) fn take_flying(&self, rng: &mut Rng) -> Vec<(u64, SharedBuf)> {
+        let flying = std::mem::take(&mut *self.0.flying.borrow_mut());
+        let mut landing = Vec::new();
+        for (offset, data) in flying.into_values() {
+            match rng.below(3) {
+                0 => landing.push((offset, data)),
+                1 => {}
+                _ => {
+                    let pieces = (0..data.len()).step_by(SECTOR);
+                    for at in pieces.filter(|_| rng.one_in(2)) {
+                        landing.push((offset + at as u64, data.slice(at..at + SECTOR)));
+                    }
+                }
+            }
+        }
+        landing
+    }
+
+    pub(crate) fn power_cut(&self) {
+        self.0.sim.power_cut();
+    }
+
+    pub(crate) fn inject(&self, fault: Fault) {
+        self.0.sim.inject(fault);
+    }
+
+    pub(crate) fn heal(&self) {
+        self.0.sim.heal();
+        self.0.flushes_to_fail.set(0);
+    }
+
+    /// The next flush fails; the one after succeeds, as on real disks (fault D3).
+    pub(crate) fn fail_next_flush(&self) {
+        self.0.flushes_to_fail.set(1);
+    }
+
+    /// Writes that begin in `range` wait until [`TestDisk::release`].
+    pub(crate) fn hold_writes(&self, range: Range<u64>) {
+        self.0.held.borrow_mut().push(range);
+    }
+
+    pub(crate) fn release(&self) {
+        self.0.held.borrow_mut().clear();
+    }
+
+    /// Writes that are held back now.
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.waiting.get()
+    }
+
+    pub(crate) fn peek(&self, offset: u64, len: usize) -> Vec<u8> {
+        self.0.sim.peek(offset, len)
+    }
+
+    pub(crate) fn poke(&self, offset: u64, bytes: &[u8]) {
+        self.touch(offset, bytes.len() as u64);
+        self.0.sim.poke(offset, bytes);
+    }
+
+    fn touch(&self, offset: u64, len: u64) {
+        let mut touched = self.0.touched.borrow_mut();
+        touched.extend(offset / GRAIN..=(offset + len.max(1) - 1) / GRAIN);
+    }
+
+    fn is_held(&self, offset: u64) -> bool {
+        self.0.held.borrow().iter().any(|range| range.contains(&offset))
+    }
+}
+
+impl BlockDevice for TestDisk {
+    fn name(&self) -> Rc<str> {
+        self.0.sim.name()
+    }
+
+    fn geometry(&self) -> DeviceGeometry {
+        self.0.sim.geometry()
+    }
+
+    fn read(&self, offset: u64, buf: Buf) -> LocalFuture<ReadResult> {
+        self.0.sim.read(offset, buf)
+    }
+
+    fn write(&self, offset: u64, data: SharedBuf, flags: WriteFlags) -> IoFuture<()> {
+        let (disk, op) = (self.clone(), self.0.next_op.get());
+        self.0.next_op.set(op + 1);
+        self.touch(offset, data.len() as u64);
+        self.0.flying.borrow_mut().insert(op, (offset, data.clone()));
+        Box::pin(async move {
+            if disk.is_held(offset) {
+                disk.0.waiting.set(disk.0.waiting.get() + 1);
+                while disk.is_held(offset) {
+                    disk.0.env.clock.sleep(Duration::from_micros(50)).await;
+                }
+                disk.0.waiting.set(disk.0.waiting.get() - 1);
+            }
+            let result = disk.0.sim.write(offset, data, flags).await;
+            disk.0.flying.borrow_mut().remove(&op);
+            result
+        })
+    }
+
+    fn flush(&self) -> IoFuture<()> {
+        let fails = self.0.flushes_to_fail.get();
+        if fails > 0 {
+            self.0.flushes_to_fail.set(fails - 1);
+            let error = IoError::new(IoErrorKind::Medium, &self.name(), IoOp::Flush, 0, 0);
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        self.0.sim.flush()
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> IoFuture<()> {
+        self.0.sim.discard(offset, len)
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> IoFuture<()> {
+        if let Err(error) = self.check(IoOp::Write, offset, len) {
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        let end = offset + len;
+        let touched = self.0.touched.borrow();
+        let grains = touched.range(offset / GRAIN..end.div_ceil(GRAIN));
+        let pieces: Vec<Range<u64>> = grains
+            .map(|grain| (grain * GRAIN).max(offset)..((grain + 1) * GRAIN).min(end))
+            .collect();
+        let disk = self.clone();
+        Box::pin(async move {
+            for piece in pieces {
+                let zeros = Buf::zeroed(usize::try_from(piece.end - piece.start).unwrap());
+                let flags = WriteFlags { fua: flags.fua };
+                disk.write(piece.start, zeros.freeze(), flags).await?;
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,174 @@
+//! `cairn array …`
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cairn_api::Level;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Subcommand, ValueEnum};
+
+use super::{Consent, DryRun, parse_bytes, parse_name, parse_timeout};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ArrayVerb {
+    /// Make an array of disks
+    #[command(after_help = "\
+The disks must be blank. What bears a file system, a partition table, LVM, md or another array is
+refused unless --wipe names it, once per disk. The smallest disk decides what each one gives.
+
+Levels: raid1 (2 or more disks, all but one may fail), raid5 (3 or more, one may fail),
+raid6 (4 or more, two may fail).
+
+Examples:
+  cairn array create pool --level raid6 --disks /dev/sd[b-k] --spares /dev/sdl /dev/sdm
+  cairn array create logs --level raid1 --disks /dev/sdx /dev/sdy --wipe /dev/sdy")]
+    Create {
+        /// Name for it
+        #[arg(value_parser = parse_name)]
+        name: String,
+        /// How data is spread
+        #[arg(long, value_parser = level_parser())]
+        level: Level,
+        /// The disks: block devices or files
+        #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
+        disks: Vec<PathBuf>,
+        /// Disks that take over by themselves when one fails
+        #[arg(long, value_name = "PATH", num_args = 1..)]
+        spares: Vec<PathBuf>,
+        /// Bytes that lie together on one disk, a power of two, such as 64KiB
+        #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+        chunk: Option<u64>,
+        /// Bytes for the journal on each disk [default: 1 % of the disk, 16MiB to 1GiB]
+        #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+        journal_size: Option<u64>,
+        /// A disk of the above whose present content may go; repeat it for more
+        #[arg(long, value_name = "PATH")]
+        wipe: Vec<PathBuf>,
+        #[command(flatten)]
+        dry: DryRun,
+    },
+
+    /// All arrays, a line each
+    #[command(visible_alias = "ls")]
+    List,
+
+    /// One array with its members, spares and background work
+    #[command(after_help = "\
+Examples:
+  cairn array show pool
+  cairn -o json array show pool | jq '.sync.eta_seconds'
+  eval \"$(cairn -o export array show pool)\"; echo $STATE")]
+    Show {
+        /// Name of the array
+        #[arg(value_parser = parse_name)]
+        name: String,
+    },
+
+    /// Stop an array: exports end, everything is flushed, the disks are let go
+    #[command(after_help = "It comes back with `cairn array assemble NAME`.")]
+    Stop {
+        /// Name of the array
+        #[arg(value_parser = parse_name)]
+        name: String,
+        #[command(flatten)]
+        consent: Consent,
+    },
+
+    /// Start an array from the labels on its disks
+    #[command(after_help = "\
+The daemon remembers where disks were seen. If that is lost, or they have moved: --scan.
+--force starts an array although disks that are away may have newer data. Bring them back first
+if you can.
+
+Examples:
+  cairn array assemble pool
+  cairn array assemble pool --scan /dev/sd*")]
+    Assemble {
+        /// Name or UUID of the array
+        #[arg(value_parser = parse_name)]
+        name: String,
+        /// Look at these disks, too
+        #[arg(long, value_name = "PATH", num_args = 1..)]
+        scan: Vec<PathBuf>,
+        /// Start although newer data may be on disks that are away
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        dry: DryRun,
+    },
+
+    /// Wait until an array is as it should be, with a progress bar
+    #[command(after_help = "\
+Exits 0 when it is so, 1 when it can't become so by waiting or the time is up, 2 when the array
+has failed.
+
+Example: cairn array wait pool --for clean --timeout 10m")]
+    Wait {
+        /// Name of the array
+        #[arg(value_parser = parse_name)]
+        name: String,
+        /// What to wait for
+        #[arg(long = "for", value_name = "WHAT", default_value = "clean")]
+        goal: Goal,
+        /// Give up after so long, such as 60s or 5m [default: never]
+        #[arg(long, value_name = "TIME", value_parser = parse_timeout)]
+        timeout: Option<Duration>,
+    },
+
+    /// End an array for good: its volumes, its data, its labels
+    #[command(after_help = "Refused while a volume of it is exported: \
+                            `cairn volume unexport NAME` first.")]
+    Destroy {
+        /// Name of the array
+        #[arg(value_parser = parse_name)]
+        name: String,
+        #[command(flatten)]
+        consent: Consent,
+    },
+
+    /// Spares of an array
+    #[command(subcommand)]
+    Spare(SpareVerb),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SpareVerb {
+    /// Give an array a spare; a degraded one begins to rebuild at once
+    Add {
+        /// Name of the array
+        #[arg(value_parser = parse_name)]
+        name: String,
+        /// The disk
+        path: PathBuf,
+        /// Its present content may go
+        #[arg(long)]
+        wipe: bool,
+        #[command(flatten)]
+        dry: DryRun,
+    },
+    /// Take a spare away from an array
+    Remove {
+        /// Name of the array
+        #[arg(value_parser = parse_name)]
+        name: String,
+        /// The disk
+        path: PathBuf,
+        #[command(flatten)]
+        consent: Consent,
+    },
+}
+
+/// What `array wait` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Goal {
+    /// All members in sync, nothing left to do
+    Clean,
+    /// One more disk may be lost
+    Redundant,
+    /// No background work, however the array is
+    Idle,
+}
+
+fn level_parser() -> impl TypedValueParser<Value = Level> {
+    PossibleValuesParser::new(Level::ALL.map(Level::as_str)).try_map(|text| text.parse::<Level>())
+}

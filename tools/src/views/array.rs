@@ -1,0 +1,313 @@
+//! Arrays.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use cairn_api::{
+    Array, ArrayFlag, ArrayList, ArrayState, ErrorCounters, MemberState, SyncAction, SyncStatus,
+};
+
+use crate::output::{Cell, Sheet, Tone, View, fact};
+use crate::progress::Position;
+use crate::quantity::{percent, show_seconds, show_size};
+
+/// The tone of a whole array.
+pub(super) fn state_tone(state: ArrayState) -> Tone {
+    match state {
+        ArrayState::Clean => Tone::Good,
+        ArrayState::Degraded | ArrayState::Rebuilding => Tone::Warn,
+        ArrayState::Incomplete => Tone::Bad,
+        ArrayState::Stopped => Tone::Dim,
+    }
+}
+
+/// The tone of one disk in it.
+pub(super) fn member_tone(state: MemberState) -> Tone {
+    match state {
+        MemberState::InSync => Tone::Good,
+        MemberState::Spare => Tone::Plain,
+        MemberState::Rebuilding | MemberState::Replacing => Tone::Warn,
+        MemberState::Failed | MemberState::Missing => Tone::Bad,
+        MemberState::Removed => Tone::Dim,
+    }
+}
+
+/// How many more disks an array may lose; none is worth a colour.
+pub(super) fn redundancy_cell(array: &Array) -> Cell {
+    let tone = match (array.redundancy_left, array.state) {
+        (0, ArrayState::Stopped) => Tone::Dim,
+        (0, _) => Tone::Bad,
+        _ => Tone::Plain,
+    };
+    Cell::count(array.redundancy_left).toned(tone)
+}
+
+/// Where the background work of an array stands.
+pub(crate) fn rebuild_position(sync: &SyncStatus) -> Position {
+    Position {
+        done: sync.done_bytes,
+        total: sync.total_bytes,
+        speed: Some(sync.speed_bytes_per_second),
+        eta_seconds: sync.eta_seconds,
+    }
+}
+
+/// `rebuild 41 %, 12 s left`, or `idle`.
+pub(super) fn sync_cell(sync: &SyncStatus) -> Cell {
+    if sync.action == SyncAction::Idle {
+        return Cell::text("idle").toned(Tone::Dim);
+    }
+    let mut text = format!(
+        "{} {} %",
+        sync.action,
+        percent(sync.done_bytes, sync.total_bytes)
+    );
+    if sync.speed_bytes_per_second > 0 {
+        let _ = write!(text, ", {}/s", show_size(sync.speed_bytes_per_second));
+    }
+    if let Some(eta) = sync.eta_seconds {
+        let _ = write!(text, ", {} left", show_seconds(eta));
+    }
+    Cell::text(sync.action.as_str())
+        .shown_as(text)
+        .toned(Tone::Warn)
+}
+
+/// The counters that aren't zero, `read 3, corruption 1`; or a dash.
+pub(super) fn errors_cell(errors: &ErrorCounters) -> Cell {
+    let named = [
+        ("read", errors.read),
+        ("write", errors.write),
+        ("flush", errors.flush),
+        ("corruption", errors.corruption),
+        ("generation", errors.generation),
+    ];
+    let words: Vec<String> = named
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    let cell = Cell::text(errors.total().to_string());
+    if words.is_empty() {
+        cell.shown_as("-").toned(Tone::Dim)
+    } else {
+        cell.shown_as(words.join(", ")).toned(Tone::Bad)
+    }
+}
+
+fn flag_names(flags: &[ArrayFlag]) -> String {
+    let names: Vec<&str> = flags.iter().map(|flag| flag.as_str()).collect();
+    names.join(" ")
+}
+
+/// Slots of the geometry: a failed disk and the one that took its place share one.
+fn slots(array: &Array) -> usize {
+    let slots: BTreeSet<u32> = array.members.iter().map(|member| member.slot).collect();
+    slots.len()
+}
+
+/// Members in sync, of all slots.
+fn in_sync(array: &Array) -> usize {
+    array
+        .members
+        .iter()
+        .filter(|member| matches!(member.state, MemberState::InSync | MemberState::Replacing))
+        .count()
+}
+
+/// `array list`.
+pub(crate) fn array_list(list: &ArrayList) -> View {
+    View {
+        sheet: list_sheet(&list.arrays),
+        nothing: "no arrays; `cairn array create --help` shows how to make one",
+        ..View::default()
+    }
+}
+
+/// A line per array.
+pub(super) fn list_sheet(arrays: &[Array]) -> Sheet {
+    Sheet {
+        columns: vec![
+            "name",
+            "level",
+            "state",
+            "redundancy_left",
+            "size_bytes",
+            "allocated_bytes",
+            "free_bytes",
+            "members",
+            "in_sync",
+            "spares",
+            "sync_action",
+        ],
+        rows: arrays
+            .iter()
+            .map(|array| {
+                vec![
+                    Cell::text(&array.name),
+                    Cell::text(array.level.as_str()),
+                    Cell::text(array.state.as_str()).toned(state_tone(array.state)),
+                    redundancy_cell(array),
+                    Cell::bytes(array.size_bytes),
+                    Cell::bytes(array.space.allocated_bytes),
+                    Cell::bytes(array.space.free_bytes),
+                    Cell::count(slots(array)),
+                    Cell::count(in_sync(array)),
+                    Cell::count(array.spares.len()),
+                    sync_cell(&array.sync),
+                ]
+            })
+            .collect(),
+        verbatim: false,
+    }
+}
+
+/// `array show`: facts, then a line per member and spare.
+pub(crate) fn array(array: &Array) -> View {
+    let sync = &array.sync;
+    let mut facts = vec![
+        fact("name", Cell::text(&array.name)),
+        fact("uuid", Cell::text(&array.uuid)),
+        fact("level", Cell::text(array.level.as_str())),
+        fact(
+            "state",
+            Cell::text(array.state.as_str()).toned(state_tone(array.state)),
+        ),
+        fact("redundancy_left", redundancy_cell(array)),
+        fact("chunk_bytes", Cell::bytes(array.chunk_bytes)),
+        fact("size_bytes", Cell::bytes(array.size_bytes)),
+        fact("allocated_bytes", Cell::bytes(array.space.allocated_bytes)),
+        fact("free_bytes", Cell::bytes(array.space.free_bytes)),
+        fact(
+            "provisioned_bytes",
+            Cell::bytes(array.space.provisioned_bytes),
+        ),
+        fact("extent_bytes", Cell::bytes(array.space.extent_bytes)),
+        fact("members", Cell::count(slots(array))),
+        fact("in_sync", Cell::count(in_sync(array))),
+        fact("spares", Cell::count(array.spares.len())),
+        fact("sync_action", sync_cell(sync)),
+    ];
+    if sync.action != SyncAction::Idle {
+        facts.push(fact("sync_done_bytes", Cell::bytes(sync.done_bytes)));
+        facts.push(fact("sync_total_bytes", Cell::bytes(sync.total_bytes)));
+        if let Some(eta) = sync.eta_seconds {
+            facts.push(fact("sync_eta_seconds", Cell::seconds(eta)));
+        }
+    }
+    facts.push(fact("event_count", Cell::count(array.event_count)));
+    facts.push(fact("flags", Cell::text(flag_names(&array.flags))));
+    if let Some(reason) = &array.reason {
+        facts.push(fact("reason", Cell::text(reason).toned(Tone::Bad)));
+    }
+    if let Some(hint) = &array.hint {
+        facts.push(fact("hint", Cell::text(hint)));
+    }
+    View {
+        facts,
+        sheet: disks_sheet(array),
+        nothing: "",
+    }
+}
+
+fn disks_sheet(array: &Array) -> Sheet {
+    let row = |slot: Option<u32>, path: &str, state: MemberState, errors: &ErrorCounters| {
+        vec![
+            Cell {
+                right: true,
+                ..Cell::maybe(slot.map(|slot| slot.to_string()))
+            },
+            Cell::text(path),
+            Cell::text(state.as_str()).toned(member_tone(state)),
+            Cell::errors(errors.read),
+            Cell::errors(errors.write),
+            Cell::errors(errors.flush),
+            Cell::errors(errors.corruption),
+            Cell::errors(errors.generation),
+        ]
+    };
+    let members = array
+        .members
+        .iter()
+        .map(|m| row(Some(m.slot), &m.path, m.state, &m.errors));
+    let spares = array
+        .spares
+        .iter()
+        .map(|s| row(None, &s.path, s.state, &s.errors));
+    Sheet {
+        columns: vec![
+            "slot",
+            "path",
+            "state",
+            "read_errors",
+            "write_errors",
+            "flush_errors",
+            "corruption_errors",
+            "generation_errors",
+        ],
+        rows: members.chain(spares).collect(),
+        verbatim: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::Painter;
+    use crate::views::samples;
+
+    #[test]
+    fn json_of_an_array_has_the_promised_fields() {
+        let text = crate::output::json(&samples::rebuilding_array()).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["schema"], 1);
+        assert_eq!(value["state"], "rebuilding");
+        assert_eq!(value["level"], "raid6");
+        assert_eq!(value["redundancy_left"], 1);
+        assert_eq!(value["chunk_bytes"], 65536);
+        assert_eq!(value["members"][1]["state"], "rebuilding");
+        assert_eq!(value["members"][1]["slot"], 1);
+        assert_eq!(value["members"][0]["errors"]["read"], 2);
+        assert_eq!(value["sync"]["action"], "rebuild");
+        assert_eq!(value["sync"]["eta_seconds"], 12);
+        assert_eq!(value["flags"][0], "no_integrity");
+    }
+
+    #[test]
+    fn a_person_sees_the_rebuild_and_the_errors() {
+        let text = Painter::new(false).view(&array(&samples::rebuilding_array()));
+        assert!(
+            text.contains("sync action        rebuild 25 %, 300 MiB/s, 12 s left\n"),
+            "{text}"
+        );
+        let line = text.lines().find(|line| line.contains("/d/0")).unwrap();
+        assert_eq!(
+            line.split_whitespace().collect::<Vec<_>>(),
+            ["0", "/d/0", "in_sync", "2", "0", "0", "0", "0"]
+        );
+    }
+
+    #[test]
+    fn a_list_has_raw_bytes_for_programs() {
+        let list = ArrayList {
+            arrays: vec![samples::rebuilding_array()],
+        };
+        let view = array_list(&list);
+        let row = &view.sheet.rows[0];
+        let at = |name: &str| {
+            let index = view.sheet.columns.iter().position(|c| *c == name).unwrap();
+            row[index].raw.clone()
+        };
+        assert_eq!(at("size_bytes"), "4294967296");
+        assert_eq!(at("sync_action"), "rebuild");
+        assert_eq!(at("in_sync"), "3");
+        assert_eq!(at("members"), "4");
+    }
+
+    #[test]
+    fn a_failed_disk_and_its_successor_count_as_one_member() {
+        let mut value = samples::rebuilding_array();
+        value.members.push(samples::member(1, MemberState::Failed));
+        assert_eq!(slots(&value), 4);
+    }
+}

@@ -1,0 +1,175 @@
+//! Values that tests render.
+
+use cairn_api::{
+    Array, ArrayFlag, ArrayState, BackendKind, Check, Disk, DiskContent, DiskKind, DiskRole,
+    ErrorCounters, Event, Export, ExportState, Health, HealthCode, HealthLevel, HostInfo,
+    IoBackend, Level, Member, MemberState, Space, Spare, Status, SyncAction, SyncStatus, Version,
+    Volume,
+};
+
+pub(crate) fn member(slot: u32, state: MemberState) -> Member {
+    Member {
+        path: format!("/d/{slot}"),
+        uuid: String::new(),
+        slot,
+        state,
+        errors: ErrorCounters::default(),
+    }
+}
+
+pub(crate) fn rebuilding_array() -> Array {
+    let mut members = vec![
+        member(0, MemberState::InSync),
+        member(1, MemberState::Rebuilding),
+        member(2, MemberState::InSync),
+        member(3, MemberState::InSync),
+    ];
+    members[0].errors.read = 2;
+    Array {
+        name: "pool".to_owned(),
+        uuid: "7d0a4a6e-8a0e-4b9c-9d6f-0d2f4b1f6c11".to_owned(),
+        level: Level::Raid6,
+        chunk_bytes: 65536,
+        size_bytes: 4 << 30,
+        state: ArrayState::Rebuilding,
+        redundancy_left: 1,
+        members,
+        spares: vec![Spare {
+            path: "/d/s1".to_owned(),
+            uuid: String::new(),
+            state: MemberState::Spare,
+            errors: ErrorCounters::default(),
+        }],
+        sync: SyncStatus {
+            action: SyncAction::Rebuild,
+            done_bytes: 1 << 30,
+            total_bytes: 4 << 30,
+            speed_bytes_per_second: 300 << 20,
+            eta_seconds: Some(12),
+            slots: vec![1],
+        },
+        space: Space {
+            extent_bytes: 64 << 20,
+            allocated_bytes: 1 << 30,
+            free_bytes: 3 << 30,
+            provisioned_bytes: 8 << 30,
+        },
+        flags: vec![ArrayFlag::NoIntegrity],
+        event_count: 7,
+        reason: None,
+        hint: None,
+    }
+}
+
+pub(crate) fn disk(slot: u32, state: MemberState) -> Disk {
+    Disk {
+        path: format!("/d/{slot}"),
+        kind: DiskKind::File,
+        size_bytes: 1 << 30,
+        logical_block_bytes: 4096,
+        rotational: Some(false),
+        model: None,
+        serial: None,
+        content: DiskContent::Cairn,
+        signature: None,
+        role: DiskRole::Member,
+        array: Some("pool".to_owned()),
+        uuid: None,
+        slot: Some(slot),
+        state: Some(state),
+        errors: ErrorCounters::default(),
+        note: None,
+    }
+}
+
+pub(crate) fn volume() -> Volume {
+    Volume {
+        name: "pg".to_owned(),
+        uuid: "0b1f6c11-8a0e-4b9c-9d6f-0d2f4b1f6c11".to_owned(),
+        array: "pool".to_owned(),
+        size_bytes: 8 << 30,
+        allocated_bytes: 1 << 30,
+        exports: vec![export()],
+    }
+}
+
+pub(crate) fn export() -> Export {
+    Export {
+        volume: "pg".to_owned(),
+        nbd: "unix:/run/cairn/pg.sock".to_owned(),
+        uri: "nbd+unix:///pg?socket=/run/cairn/pg.sock".to_owned(),
+        read_only: false,
+        state: ExportState::Listening,
+        connections: 3,
+        error: None,
+    }
+}
+
+pub(crate) fn health() -> Health {
+    Health::of(vec![
+        Check {
+            code: HealthCode::SpareMissing,
+            severity: HealthLevel::Warn,
+            subject: "pool".to_owned(),
+            message: "no spare is left".to_owned(),
+            hint: "cairn array spare add pool PATH".to_owned(),
+        },
+        Check {
+            code: HealthCode::ArrayRebuilding,
+            severity: HealthLevel::Warn,
+            subject: "pool".to_owned(),
+            message: "slot 1 is being rebuilt".to_owned(),
+            hint: String::new(),
+        },
+    ])
+}
+
+pub(crate) fn status() -> Status {
+    Status {
+        health: health(),
+        host: HostInfo {
+            name: "h1".to_owned(),
+            uuid: "u".to_owned(),
+            kernel: "6.12.0".to_owned(),
+            cpus: 8,
+            memory_bytes: 16 << 30,
+            memory_available_bytes: 12 << 30,
+            load_one: 0.25,
+            uptime_seconds: 90_000,
+        },
+        daemon: Version {
+            version: "0.1.0".to_owned(),
+            pid: 77,
+            state_dir: "/var/lib/cairn".to_owned(),
+            socket: "/run/cairn/cairnd.sock".to_owned(),
+            started_unix_ms: 1_790_000_000_000,
+            uptime_seconds: 185,
+        },
+        io_backend: IoBackend {
+            kind: BackendKind::Threads,
+            registered_buffers: false,
+            reason: Some("io_uring_setup: EPERM".to_owned()),
+        },
+        arrays: vec![rebuilding_array()],
+        disks: vec![
+            disk(0, MemberState::InSync),
+            disk(1, MemberState::Rebuilding),
+        ],
+        volumes: vec![volume()],
+        exports: vec![export()],
+        events: vec![event()],
+    }
+}
+
+pub(crate) fn event() -> Event {
+    Event {
+        id: 9,
+        time_unix_ms: 1_790_000_000_123,
+        time: "2026-09-21T14:13:20.123Z".to_owned(),
+        kind: "RebuildStarted".to_owned(),
+        array: Some("pool".to_owned()),
+        disk: Some("/d/s0".to_owned()),
+        volume: None,
+        detail: "slot 1".to_owned(),
+    }
+}
