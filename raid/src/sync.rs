@@ -12,7 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
+use cairn_blockdev::units::{u64_of, usize_of};
 use cairn_blockdev::{Buf, IoErrorKind, SharedBuf, Ticks};
 use futures_util::future::join_all;
 use tokio::sync::MutexGuard;
@@ -22,6 +22,7 @@ use crate::array::{Array, SyncAction, SyncStatus};
 use crate::error::RaidError;
 use crate::events::EventKind;
 use crate::geometry::{Role, Row, Set, Slot};
+use crate::level::Level;
 use crate::member::MemberState;
 
 /// Rows filled at once, at most.
@@ -80,6 +81,9 @@ enum PassEnd {
 impl Array {
     /// Starts filling if there is something to fill and nobody does yet.
     pub(crate) fn kick_sync(self: &Rc<Self>) {
+        if !self.is_open() {
+            return;
+        }
         if self.sync.running.replace(true) {
             self.sync.again.set(true);
             return;
@@ -400,10 +404,12 @@ impl Array {
         })
     }
 
-    /// Recomputes parity (RAID 1: copies the first member over the others) of every written row.
+    /// Recomputes parity (RAID 1: copies one member over the others) of every written row; gives the
+    /// rows for which that couldn't be done.
     ///
     /// Runs before the array serves: until it is done, no block of a failed member could be trusted.
-    pub(crate) async fn resync(self: &Rc<Self>) -> Result<(), RaidError> {
+    /// With members missing (which the operator forced) their data is what the parities say.
+    pub(crate) async fn resync(self: &Rc<Self>) -> Result<Unsynced, RaidError> {
         self.report(
             EventKind::ResyncStarted,
             None,
@@ -412,6 +418,10 @@ impl Array {
         let row_members = u64_of(self.geometry.members()) * self.geometry.chunk_bytes();
         let at_once = usize_of((BYTES_AT_ONCE / row_members).clamp(1, ROWS_AT_ONCE));
         let mut at = Row(0);
+        let mut unsynced = Unsynced {
+            rows: 0,
+            first: None,
+        };
         let mut rows = 0u64;
         loop {
             let mut batch = Vec::with_capacity(at_once);
@@ -427,36 +437,40 @@ impl Array {
             }
             rows += u64_of(batch.len());
             let results = join_all(batch.iter().map(|row| self.resync_row(*row))).await;
-            results.into_iter().collect::<Result<(), RaidError>>()?;
+            for (row, result) in batch.iter().zip(results) {
+                if result.is_err() {
+                    unsynced.rows += 1;
+                    unsynced.first.get_or_insert(*row);
+                }
+            }
+            self.check_alive().map_err(|_| self.lost_error())?;
         }
         self.flush_all().await.map_err(|_| self.lost_error())?;
-        self.report(EventKind::ResyncFinished, None, format!("{rows} rows"));
-        Ok(())
+        let detail = format!("{rows} rows, {} of them couldn't be", unsynced.rows);
+        self.report(EventKind::ResyncFinished, None, detail);
+        Ok(unsynced)
     }
 
-    async fn resync_row(self: &Rc<Self>, row: Row) -> Result<(), RaidError> {
+    async fn resync_row(self: &Rc<Self>, row: Row) -> Result<(), IoErrorKind> {
         let cols = 0..self.geometry.chunk_blocks();
         let _lock = self.cache.lock(row, cols.clone()).await;
-        let view = self.view(row);
-        let mut data = Vec::with_capacity(self.geometry.data_chunks());
-        for index in 0..self.geometry.data_chunks() {
-            let slot = self.geometry.data_slot(row, index);
-            let Some(disk) = view.reader(slot).map(Rc::clone) else {
-                return Err(self.unreadable(row, slot));
-            };
-            let read = self.read_slot(&view, slot, disk, &cols).await;
-            data.push(read.map_err(|slot| self.unreadable(row, slot))?);
+        let mut view = self.view(row);
+        let whole = view.readable_data().len() == self.geometry.data_chunks();
+        let all = Set::first(self.geometry.data_chunks());
+        let data = self.load_data(&mut view, &cols, all).await?;
+        if whole && self.geometry.level() != Level::Raid1 && !view.distrusted().is_empty() {
+            // A data block couldn't be read, and what the parity gave in its place can't be trusted.
+            return Err(IoErrorKind::Lost);
         }
-        let mirrors = self.geometry.p_slot(row).is_none();
-        let copies: Vec<(Slot, SharedBuf)> = if mirrors {
-            let first = data.pop().map(Buf::freeze);
+        let data: Vec<Buf> = data.into_iter().flatten().collect();
+        let copies: Vec<(Slot, SharedBuf)> = if self.geometry.level() == Level::Raid1 {
+            let first = data.into_iter().next().map(Buf::freeze);
             view.slots_of(0)
-                .skip(1)
                 .filter_map(|slot| Some((slot, first.clone()?)))
                 .collect()
         } else {
-            [Role::P, Role::Q]
-                .into_iter()
+            let parities = [Role::P, Role::Q].into_iter();
+            parities
                 .filter_map(|role| {
                     Some((
                         view.parity_slot(role)?,
@@ -471,29 +485,20 @@ impl Array {
                     Ok(now) => *now == *wanted,
                     Err(_) => false,
                 };
-                if !same
-                    && let Err(error) = disk.write(&self.geometry, row, 0, wanted.clone()).await
-                {
-                    self.write_failed(disk, &error).await;
+                if !same {
+                    let written = disk.write(&self.geometry, row, 0, wanted.clone()).await;
+                    if let Err(error) = written {
+                        self.write_failed(disk, &error).await;
+                    }
                 }
             }
         }
         Ok(())
     }
+}
 
-    fn unreadable(&self, row: Row, slot: Slot) -> RaidError {
-        RaidError::NotStarted {
-            array: self.name().to_owned(),
-            reason: format!(
-                "it was stopped in the middle of writes, and row {} can't be read from slot {} (byte \
-                 {} of its data zone): parity can't be trusted to stand in; --force starts it as it \
-                 is, check the data then",
-                row.0,
-                slot.0,
-                row.0 * self.geometry.chunk_blocks() * BLOCK
-            ),
-            wait_may_help: false,
-            force_may_help: true,
-        }
-    }
+/// Rows whose parity couldn't be recomputed.
+pub(crate) struct Unsynced {
+    pub(crate) rows: u64,
+    pub(crate) first: Option<Row>,
 }

@@ -72,6 +72,10 @@ impl Volume {
     /// The extent that holds byte `at`, and the byte's address in the array.
     fn find(&self, at: u64) -> Option<(ExtentId, u64)> {
         let space = self.array.space.borrow();
+        // The place in the table may be another volume's by now.
+        space
+            .volume(self.id)
+            .filter(|volume| volume.uuid == self.uuid)?;
         let (owner, within) = space.place(self.id, at);
         let extent = space.find(owner)?;
         Some((extent, space.extent_offset(extent) + within))
@@ -152,6 +156,22 @@ impl Volume {
         }
     }
 
+    /// [`Volume::do_zero`], to its end even if the caller gives up.
+    async fn zero(
+        &self,
+        offset: u64,
+        len: u64,
+        flags: ZeroFlags,
+        free: bool,
+    ) -> Result<(), IoErrorKind> {
+        let volume = self.clone();
+        let work = async move { volume.do_zero(offset, len, flags, free).await };
+        self.array
+            .detached(work)
+            .await
+            .unwrap_or(Err(IoErrorKind::Stopped))
+    }
+
     /// Makes a range read as zeros: whole rows lose their written bit, the rest is overwritten.
     async fn do_zero(
         &self,
@@ -180,9 +200,7 @@ impl Volume {
                 }
             }
         }
-        if emptied.is_empty() {
-            self.array.checkpoint().await?;
-        }
+        self.array.checkpoint().await?;
         for extent in emptied {
             self.array.free_if_empty(extent).await?;
         }
@@ -304,7 +322,11 @@ impl BlockDevice for Volume {
         Box::pin(async move {
             let len = u64_of(data.len());
             volume.check(IoOp::Write, offset, len)?;
-            let written = volume.do_write(offset, data, flags.fua).await;
+            let work = volume.clone();
+            // To its end even if the caller gives up: the row cache has it, and its extent must stay.
+            let write = async move { work.do_write(offset, data, flags.fua).await };
+            let written = volume.array.detached(write).await;
+            let written = written.unwrap_or(Err(IoErrorKind::Stopped));
             written.map_err(volume.fail(IoOp::Write, offset, len))
         })
     }
@@ -332,7 +354,7 @@ impl BlockDevice for Volume {
         let volume = self.clone();
         Box::pin(async move {
             volume.check(IoOp::Write, offset, len)?;
-            let zeroed = volume.do_zero(offset, len, flags, !flags.no_hole).await;
+            let zeroed = volume.zero(offset, len, flags, !flags.no_hole).await;
             zeroed.map_err(volume.fail(IoOp::Write, offset, len))
         })
     }

@@ -22,6 +22,7 @@ use super::disk::Disk;
 use super::{Array, MemberDisk, Parts};
 use crate::error::RaidError;
 use crate::events::{EventKind, Hooks, Witness};
+use crate::geometry::Row;
 use crate::label::{ArrayLabel, Label, LabelError};
 use crate::layout::{LABEL_A, LABEL_B, label_copy};
 use crate::member::MemberState;
@@ -287,11 +288,15 @@ pub async fn assemble(
 ) -> Result<Rc<Array>, RaidError> {
     let mut found: BTreeMap<Uuid, (MemberDisk, Label)> = BTreeMap::new();
     let labels = join_all(disks.iter().map(|disk| best_label(&*disk.device))).await;
+    let mut unreadable = Vec::new();
     for (disk, label) in disks.into_iter().zip(labels) {
-        let label = label.map_err(|error| RaidError::Format {
-            disk: disk.path.to_string(),
-            reason: error.to_string(),
-        })?;
+        let label = match label {
+            Ok(label) => label,
+            Err(error) => {
+                unreadable.push(format!("{}: {error}", disk.path));
+                continue;
+            }
+        };
         if let Some((first, _)) = found.get(&label.member_uuid) {
             return Err(RaidError::Cloned {
                 first: first.path.to_string(),
@@ -307,7 +312,10 @@ pub async fn assemble(
         .map_or_else(String::new, |label| label.array.name.clone());
     let verdict = judge(&labels, &options).map_err(|refusal| RaidError::NotStarted {
         array: name.clone(),
-        reason: refusal.reason,
+        reason: match unreadable.as_slice() {
+            [] => refusal.reason,
+            disks => format!("{} (not usable: {})", refusal.reason, disks.join("; ")),
+        },
         wait_may_help: refusal.wait_may_help,
         force_may_help: refusal.force_may_help,
     })?;
@@ -370,9 +378,13 @@ async fn start(
     for (uuid, path) in paths {
         array.ledger.borrow_mut().remember_path(uuid, path);
     }
-    array
+    if let Err(error) = array
         .open_for_business(&degraded_by, resync, options.force)
-        .await?;
+        .await
+    {
+        array.abandon();
+        return Err(error);
+    }
     Ok(array)
 }
 
@@ -464,35 +476,32 @@ impl Array {
     ) -> Result<(), RaidError> {
         self.dirty.set(resync);
         self.ledger.borrow_mut().set_clean(!resync);
+        let held = self.labels.lock().await;
         if self.note_absent(absent) {
-            let held = self.labels.lock().await;
             self.commit_event(&held).await?;
-            drop(held);
             let missing = self.ledger.borrow().slots_missing();
-            self.report(
-                EventKind::DegradedArray,
-                None,
-                format!("started with {missing} member(s) missing"),
-            );
+            let detail = format!("started with {missing} member(s) missing");
+            self.report(EventKind::DegradedArray, None, detail);
+        } else {
+            // Labels that a crash left one commit behind catch up, so that none falls two behind.
+            self.commit(&held).await?;
         }
+        drop(held);
         if self.space.borrow().is_dirty() {
-            self.checkpoint().await.map_err(|_| self.broken_error())?;
-            self.flush_all().await.map_err(|_| self.broken_error())?;
+            self.checkpoint().await.map_err(|_| self.lost_error())?;
+            self.flush_all().await.map_err(|_| self.lost_error())?;
         }
         if resync {
             // A write may have reached a member and not its replacement: copy it again.
             self.ledger.borrow().restart_replacements();
-            let missing = self.ledger.borrow().slots_missing();
-            if missing == 0 {
-                match self.resync().await {
-                    Ok(()) => self.mark_clean().await?,
-                    Err(error) if !forced => return Err(error),
-                    Err(error) => self.report(EventKind::ResyncFinished, None, error.to_string()),
-                }
-            } else {
-                debug_assert!(forced, "unclean and degraded without force");
+            let unsynced = self.resync().await?;
+            self.doubtful.set(unsynced.rows > 0);
+            if let (Some(row), false) = (unsynced.first, forced) {
+                return Err(self.doubtful_row(row));
             }
+            self.mark_clean().await?;
         }
+        self.open.set(true);
         self.report(
             EventKind::Started,
             None,
@@ -503,11 +512,18 @@ impl Array {
         Ok(())
     }
 
-    fn broken_error(&self) -> RaidError {
-        let reason = self.broken.borrow().clone().unwrap_or_default();
-        RaidError::Failed {
+    fn doubtful_row(&self, row: Row) -> RaidError {
+        RaidError::NotStarted {
             array: self.name.to_string(),
-            reason,
+            reason: format!(
+                "it was stopped in the middle of writes, and row {} (byte {} of the data zones) \
+                 can't be read from every member: parity can't be trusted to stand in; --force \
+                 starts it with what it gives, check the data then",
+                row.0,
+                row.0 * self.geometry.chunk_bytes()
+            ),
+            wait_may_help: false,
+            force_may_help: true,
         }
     }
 

@@ -155,7 +155,9 @@ pub async fn create(
             sizes_len = shape.geometry.members()
         ),
     );
+    array.open.set(true);
     array.start_idle_work();
+    array.kick_sync();
     Ok(array)
 }
 

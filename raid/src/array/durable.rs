@@ -20,7 +20,6 @@ use crate::error::RaidError;
 use crate::events::{EventKind, Witness};
 use crate::label::{ArrayLabel, Label};
 use crate::layout::{LABEL_A, LABEL_B, Layout, ZoneKind, label_copy};
-use crate::member::MemberState;
 
 /// Without writes for this long, the labels are marked clean.
 const CLEAN_AFTER: Duration = Duration::from_secs(5);
@@ -67,36 +66,51 @@ pub(super) fn page_offset(layout: &Layout, pages: usize, page: usize, generation
 }
 
 impl Array {
-    /// Writes the label to every live disk. Who fails is failed in the next round.
-    pub(super) async fn commit(&self, _held: &MutexGuard<'_, ()>) -> Result<(), RaidError> {
+    /// Writes the label to every live disk. Who fails is thrown out, and the others are told.
+    ///
+    /// Returns once what the label says is on all that are left; a broken array writes no labels.
+    pub(super) async fn commit(
+        self: &Rc<Self>,
+        _held: &MutexGuard<'_, ()>,
+    ) -> Result<(), RaidError> {
+        let mut lost_some = false;
         loop {
+            self.check_unbroken()?;
             let label = self.ledger.borrow_mut().next_generation();
             let live = self.ledger.borrow().live();
             let results = join_all(live.iter().map(|disk| write_label(disk, &label))).await;
-            let failed: Vec<_> = live
-                .iter()
-                .zip(results)
-                .filter_map(|(disk, result)| Some((disk, result.err()?)))
-                .collect();
-            if failed.is_empty() {
+            let mut all_written = true;
+            for (disk, result) in live.iter().zip(results) {
+                if let Err(error) = result {
+                    all_written = false;
+                    disk.count(|errors| errors.write += 1);
+                    lost_some |= self.put_out(disk, &error.to_string());
+                }
+            }
+            if all_written {
                 break;
             }
-            for (disk, error) in failed {
-                disk.count(|errors| errors.write += 1);
-                self.put_out(disk, &error.to_string());
-            }
             self.ledger.borrow_mut().count_event();
-            if self.broken.borrow().is_some() {
-                return self.check_open();
-            }
+        }
+        self.ledger.borrow_mut().note_committed();
+        if lost_some {
+            self.after_loss().await;
         }
         Ok(())
     }
 
     /// Commits a change of membership: labels first, then the host's witness.
-    pub(super) async fn commit_event(&self, held: &MutexGuard<'_, ()>) -> Result<(), RaidError> {
+    pub(super) async fn commit_event(
+        self: &Rc<Self>,
+        held: &MutexGuard<'_, ()>,
+    ) -> Result<(), RaidError> {
         self.ledger.borrow_mut().count_event();
         self.commit(held).await?;
+        self.record_witness().await;
+        Ok(())
+    }
+
+    pub(super) async fn record_witness(&self) {
         let witness = {
             let ledger = self.ledger.borrow();
             let label = ledger.label();
@@ -114,83 +128,6 @@ impl Array {
             // An old witness only makes the next degraded start stricter.
             self.report(EventKind::WitnessFailed, None, reason);
         }
-        Ok(())
-    }
-
-    /// Throws a disk out. On return it is out of the labels of the others, or the array is broken.
-    pub(crate) async fn eject(self: &Rc<Self>, disk: &Rc<Disk>, why: &str) {
-        disk.out.set(true);
-        // Whoever threw it out first holds this until that is durable.
-        let held = self.labels.lock().await;
-        if !self.put_out(disk, why) {
-            return;
-        }
-        if self.broken.borrow().is_none() && self.commit_event(&held).await.is_ok() {
-            let missing = self.ledger.borrow().slots_missing();
-            if missing > 0 {
-                self.report(
-                    EventKind::DegradedArray,
-                    None,
-                    format!(
-                        "{} of {} failures survived",
-                        missing,
-                        self.geometry.redundancy()
-                    ),
-                );
-            }
-        }
-        drop(held);
-        self.kick_sync();
-    }
-
-    /// The decision of an ejection, without its commit. False if the disk was out already.
-    fn put_out(&self, disk: &Rc<Disk>, why: &str) -> bool {
-        disk.out.set(true);
-        let Some(entry) = self.ledger.borrow().entry(disk.uuid) else {
-            return false;
-        };
-        if !entry.state.is_live() || self.ledger.borrow().disk(disk.uuid).is_none() {
-            return false;
-        }
-        let kind = if entry.state == MemberState::InSync {
-            EventKind::Fail
-        } else {
-            EventKind::FailSpare
-        };
-        let missing = self.ledger.borrow().slots_missing();
-        if missing > self.geometry.redundancy() {
-            let reason = format!(
-                "{} of {} members are gone, {} is the last ({why}); bring disks back and restart, \
-                 or restore from a copy",
-                missing,
-                self.geometry.members(),
-                disk.path
-            );
-            let first = self.broken.borrow_mut().replace(reason.clone()).is_none();
-            if first {
-                self.report(EventKind::ArrayFailed, Some(&disk.path), reason);
-            }
-            return first;
-        }
-        self.report(
-            kind,
-            Some(&disk.path),
-            format!("was {}: {why}", entry.state),
-        );
-        let mut ledger = self.ledger.borrow_mut();
-        ledger.set_state(disk.uuid, MemberState::Failed);
-        // A replacement goes on alone: the slot has nobody else.
-        let orphan = entry
-            .slot
-            .and_then(|slot| ledger.slots().get(slot).cloned());
-        if let Some(target) = orphan.filter(|s| s.member.is_none()).and_then(|s| s.target)
-            && ledger
-                .entry(target.uuid)
-                .is_some_and(|e| e.state == MemberState::Replacing)
-        {
-            ledger.set_state(target.uuid, MemberState::Rebuilding);
-        }
-        true
     }
 
     /// Makes every completed write durable on every member.
@@ -201,6 +138,7 @@ impl Array {
                 Box::pin(array.flush_disks())
             })
             .await;
+        self.settle().await;
         self.check_alive()
     }
 
@@ -229,6 +167,7 @@ impl Array {
                 Box::pin(array.write_pages())
             })
             .await;
+        self.settle().await;
         self.check_alive()
     }
 
@@ -276,20 +215,30 @@ impl Array {
         }
     }
 
-    /// Marks the labels clean, if no write is on its way.
+    /// Marks the labels clean, if no write is on its way. A disk that fails its flush for it is thrown
+    /// out, and the labels stay dirty until the next time.
     pub(crate) async fn mark_clean(self: &Rc<Self>) -> Result<(), RaidError> {
         let held = self.labels.lock().await;
-        if !self.dirty.get() || self.active_writes.get() > 0 || self.broken.borrow().is_some() {
+        let doubtful = self.doubtful.get() || self.broken.borrow().is_some();
+        if !self.dirty.get() || self.active_writes.get() > 0 || doubtful {
             return Ok(());
         }
         // Writers that come from here on wait for `held` in `begin_write`.
         self.dirty.set(false);
         let disks = self.ledger.borrow().with_data();
         let flushed = join_all(disks.iter().map(|disk| disk.device.flush())).await;
-        if flushed.iter().any(Result::is_err) {
+        let mut lost_some = false;
+        for (disk, result) in disks.iter().zip(flushed) {
+            if let Err(error) = result {
+                // As in `flush_disks`: out, and never asked again.
+                disk.count(|errors| errors.flush += 1);
+                lost_some |= self.put_out(disk, &error.to_string());
+            }
+        }
+        if lost_some {
             self.dirty.set(true);
-            drop(held);
-            let _ = self.flush_all().await;
+            self.commit_event(&held).await?;
+            self.after_loss().await;
             return Ok(());
         }
         self.ledger.borrow_mut().set_clean(true);

@@ -17,14 +17,17 @@ impl Array {
 
     /// Commits a change of membership.
     pub(crate) async fn commit_membership(
-        &self,
+        self: &Rc<Self>,
         held: &MutexGuard<'_, ()>,
     ) -> Result<(), RaidError> {
         self.commit_event(held).await
     }
 
     /// Commits the labels without a change of membership: cursors.
-    pub(crate) async fn commit_labels(&self, held: &MutexGuard<'_, ()>) -> Result<(), RaidError> {
+    pub(crate) async fn commit_labels(
+        self: &Rc<Self>,
+        held: &MutexGuard<'_, ()>,
+    ) -> Result<(), RaidError> {
         self.commit(held).await
     }
 

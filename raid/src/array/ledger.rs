@@ -25,6 +25,8 @@ pub(crate) struct Ledger {
     label: ArrayLabel,
     disks: BTreeMap<Uuid, Rc<Disk>>,
     slots: Vec<SlotDisks>,
+    /// Membership was changed since the last commit.
+    uncommitted: bool,
     /// Last known paths of disks that aren't live.
     paths: BTreeMap<Uuid, Rc<str>>,
 }
@@ -41,6 +43,7 @@ impl Ledger {
             label,
             disks,
             slots: Vec::new(),
+            uncommitted: false,
             paths: BTreeMap::new(),
         };
         ledger.derive();
@@ -129,11 +132,22 @@ impl Ledger {
         self.slots.len() - self.slots.iter().filter(has).count()
     }
 
+    /// Whether a change of membership isn't in the labels yet.
+    pub(crate) fn has_uncommitted(&self) -> bool {
+        self.uncommitted
+    }
+
+    /// The labels say what the ledger says.
+    pub(crate) fn note_committed(&mut self) {
+        self.uncommitted = false;
+    }
+
     /// Moves a disk to another state. The caller commits the label.
     ///
     /// # Panics
     /// If the state machine has no such transition.
     pub(crate) fn set_state(&mut self, uuid: Uuid, next: MemberState) {
+        self.uncommitted = true;
         let events = self.label.event_count;
         if let Some(entry) = self.label.table.iter_mut().find(|entry| entry.uuid == uuid) {
             assert!(
@@ -184,6 +198,7 @@ impl Ledger {
 
     /// Adds a spare.
     pub(crate) fn add_spare(&mut self, disk: Rc<Disk>) {
+        self.uncommitted = true;
         self.label.table.push(Entry {
             uuid: disk.uuid,
             slot: None,
@@ -198,6 +213,7 @@ impl Ledger {
 
     /// Takes a disk out of the table. Its label is the caller's.
     pub(crate) fn drop_entry(&mut self, uuid: Uuid) {
+        self.uncommitted = true;
         self.label.table.retain(|entry| entry.uuid != uuid);
         self.disks.remove(&uuid);
         self.paths.remove(&uuid);

@@ -1,7 +1,7 @@
 //! An array on its engine thread: its disks, its label, and who may do what to it.
 //!
 //! `ledger` holds the label and the live disks and is the one place where states change; `durable`
-//! writes labels, map pages and flushes; `create` and `assemble` make an [`Array`]; `operate` holds
+//! writes labels, map pages and flushes; `eject` throws disks out; `create` and `assemble` make an [`Array`]; `operate` holds
 //! the operator's verbs; `volumes` the space. The stripe engine is in [`crate::stripe`], rebuild in
 //! [`crate::sync`].
 //!
@@ -15,6 +15,7 @@ pub(crate) mod assemble;
 pub(crate) mod create;
 pub(crate) mod disk;
 mod durable;
+mod eject;
 mod filling;
 mod ledger;
 mod operate;
@@ -25,7 +26,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use cairn_blockdev::{BlockDevice, BufPool, Env, IoError, IoErrorKind, Ticks};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, oneshot};
 use uuid::Uuid;
 
 pub use disk::ErrorCounts;
@@ -76,10 +77,17 @@ pub struct Array {
     pub(crate) row_cost: u32,
     /// Held over every change of the label, from the decision to the last disk's flush.
     labels: Mutex<()>,
+    /// Disks that are out and not yet out of the ledger, with the reason.
+    thrown_out: RefCell<Vec<(Rc<Disk>, String)>>,
+    settles: Rc<Turnstile>,
     flushes: Rc<Turnstile>,
     checkpoints: Rc<Turnstile>,
     /// The labels say that parity may not match.
     dirty: Cell<bool>,
+    /// Some rows' parity couldn't be recomputed: the labels must not say clean.
+    doubtful: Cell<bool>,
+    /// Assembly or creation is over: slots may be filled.
+    open: Cell<bool>,
     active_writes: Cell<u64>,
     last_client_io: Cell<Ticks>,
     /// Why no more writes are taken.
@@ -116,8 +124,12 @@ impl Array {
             memory: Semaphore::new(cairn_blockdev::units::usize_of(permits)),
             row_cost: u32::try_from(row_units.clamp(1, permits)).unwrap_or(1),
             labels: Mutex::new(()),
+            thrown_out: RefCell::default(),
+            settles: Rc::default(),
             flushes: Rc::default(),
             checkpoints: Rc::default(),
+            doubtful: Cell::new(false),
+            open: Cell::new(false),
             active_writes: Cell::new(0),
             last_client_io: Cell::new(Ticks::default()),
             broken: RefCell::new(None),
@@ -205,13 +217,11 @@ impl Array {
                 array: self.name.to_string(),
             });
         }
-        match &*self.broken.borrow() {
-            Some(reason) => Err(RaidError::Failed {
-                array: self.name.to_string(),
-                reason: reason.clone(),
-            }),
-            None => Ok(()),
-        }
+        self.check_unbroken()
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.get()
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -240,6 +250,19 @@ impl Array {
                 .spawn
                 .spawn(Box::pin(async move { array.eject(&disk, &why).await }));
         }
+    }
+
+    /// Runs `work` to its end, even if the caller gives up on it.
+    pub(crate) async fn detached<T: 'static>(
+        &self,
+        work: impl Future<Output = T> + 'static,
+    ) -> Option<T> {
+        let (done, wait) = oneshot::channel();
+        self.env.spawn.spawn(Box::pin(async move {
+            // A caller that is gone doesn't want the result.
+            let _ = done.send(work.await);
+        }));
+        wait.await.ok()
     }
 
     /// Notes a failed write and ejects the disk; durable in the other labels on return.

@@ -93,6 +93,7 @@ impl Array {
 
     /// Takes a spare out and removes its label.
     pub async fn remove_spare(self: &Rc<Self>, path: &str) -> Result<(), RaidError> {
+        self.check_open()?;
         let uuid = self.find(path)?;
         let held = self.labels.lock().await;
         let entry = self.ledger.borrow().entry(uuid);
@@ -177,6 +178,7 @@ impl Array {
 
     /// Forgets a disk that is out, or a spare.
     pub async fn remove_member(self: &Rc<Self>, path: &str) -> Result<(), RaidError> {
+        self.check_open()?;
         let uuid = self.find(path)?;
         let held = self.labels.lock().await;
         let entry = self.ledger.borrow().entry(uuid);
@@ -215,6 +217,13 @@ impl Array {
         // Looked at again: preparing a disk may take minutes.
         let (slot, state) = self.replaceable(old)?;
         if self.spare_named(&prepared.path).is_none() {
+            if prepared.out.get() {
+                return Err(self.wrong_state(
+                    &prepared.path,
+                    MemberState::Failed,
+                    "it failed just now; choose another disk",
+                ));
+            }
             self.enlist(&prepared)?;
         }
         self.begin_target(&held, &prepared, slot, state).await?;
@@ -271,7 +280,7 @@ impl Array {
         while self.active_writes.get() > 0 || self.sync.is_running() || self.gates.in_use() {
             self.env.clock.sleep(STOP_LOOK).await;
         }
-        let broken = self.check_open_after_stop();
+        let broken = self.check_unbroken();
         if broken.is_ok() {
             // A failure has ejected its disk; what is left is flushed.
             let _ = self.checkpoint().await;
@@ -289,16 +298,6 @@ impl Array {
         let _held = self.labels.lock().await;
         self.ledger.borrow_mut().close();
         broken
-    }
-
-    fn check_open_after_stop(&self) -> Result<(), RaidError> {
-        match &*self.broken.borrow() {
-            Some(reason) => Err(RaidError::Failed {
-                array: self.name.to_string(),
-                reason: reason.clone(),
-            }),
-            None => Ok(()),
-        }
     }
 
     /// Stops and removes the labels of all disks.

@@ -194,13 +194,19 @@ impl Array {
         self.save_map().await?;
         let extents = self.space.borrow().extents_of(id);
         let mut closed = Vec::new();
-        for (_, extent) in &extents {
-            closed.push(self.gates.close(*extent).await);
-            self.space.borrow_mut().unmap(*extent);
+        for (owner, extent) in extents {
+            let gate = self.gates.close(extent).await;
+            let mut space = self.space.borrow_mut();
+            // A discard that was on its way may have given it back, and it may be another's by now.
+            if space.owner(extent) == Some(owner) {
+                space.unmap(extent);
+                closed.push((extent, gate));
+            }
         }
         self.save_map().await?;
-        for (_, extent) in extents {
+        for (extent, gate) in closed {
             self.space.borrow_mut().release(extent);
+            drop(gate);
         }
         self.space.borrow_mut().forget_volume(id);
         Ok(())

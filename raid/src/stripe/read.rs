@@ -97,8 +97,17 @@ impl Array {
                 }
             }
         }
-        let result = self.read_around(row, index, &cols, &mut buf).await;
-        (buf, result)
+        let array = Rc::clone(self);
+        // To its end even if the caller gives up: it may be in the middle of a repair.
+        let around = async move {
+            let result = array.read_around(row, index, &cols, &mut buf).await;
+            (buf, result)
+        };
+        match self.detached(around).await {
+            Some(end) => end,
+            // The engine is going down and takes this task along.
+            None => std::future::pending().await,
+        }
     }
 
     /// Reads a chunk's columns under their lock, from whoever can give them, and repairs whoever

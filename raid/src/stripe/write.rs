@@ -161,7 +161,7 @@ impl Array {
         if !view.distrusted().is_empty() {
             self.repair(&mut view, lock.cols()).await;
         }
-        self.check_alive()
+        self.before_ack().await
     }
 
     /// Lays the batch over the row, as whole blocks; the rest of a partly written block is read.
