@@ -1,4 +1,5 @@
-//! Time and tasks, handed in: nothing below the daemon reads a clock or starts a task by itself.
+//! Time, tasks and randomness, handed in: nothing below the daemon reads a clock, starts a task or
+//! rolls dice by itself.
 //!
 //! The daemon gives tokio's, the simulator its own, so that both drive the same code.
 
@@ -34,6 +35,12 @@ pub trait Spawn {
     fn spawn(&self, task: LocalFuture<()>);
 }
 
+/// Random bytes for identities. Not below secrets: nobody's safety rests on them.
+pub trait Entropy {
+    /// 128 random bits.
+    fn bits(&self) -> u128;
+}
+
 /// What an engine needs of its surroundings. Cheap to clone.
 #[derive(Clone)]
 pub struct Env {
@@ -41,6 +48,15 @@ pub struct Env {
     pub clock: Rc<dyn Clock>,
     /// Tasks.
     pub spawn: Rc<dyn Spawn>,
+    /// Identities.
+    pub entropy: Rc<dyn Entropy>,
+}
+
+impl Env {
+    /// A new random (version 4) UUID.
+    pub fn new_uuid(&self) -> uuid::Uuid {
+        uuid::Builder::from_random_bytes(self.entropy.bits().to_ne_bytes()).into_uuid()
+    }
 }
 
 impl std::fmt::Debug for Env {

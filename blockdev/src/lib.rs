@@ -19,5 +19,5 @@ pub use device::{
     BlockDevice, BlockStatus, DeviceGeometry, IoFuture, LocalFuture, ReadResult, StatusRun,
     WriteFlags, ZeroFlags,
 };
-pub use env::{Clock, Env, Spawn, Ticks};
+pub use env::{Clock, Entropy, Env, Spawn, Ticks};
 pub use error::{IoError, IoErrorKind, IoOp};

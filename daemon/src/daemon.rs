@@ -88,9 +88,10 @@ pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Resul
     let assembling = {
         let supervisor = Arc::clone(&supervisor);
         tokio::spawn(async move {
-            supervisor.assemble_all().await;
-            tracing::info!("ready");
-            notify(&[NotifyState::Ready]);
+            if supervisor.assemble_all().await {
+                tracing::info!("ready");
+                notify(&[NotifyState::Ready]);
+            }
         })
     };
 
@@ -104,13 +105,13 @@ pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Resul
         }
     }
     notify(&[NotifyState::Stopping]);
-    assembling.abort();
     // A graceful stop of the server would wait for long polls; changes get their time below.
     // The receiver may have ended with its server.
     let _ = close.send(());
     supervisor.shut_down().await;
     server.abort();
-    for task in [behind, keeper, watchdog] {
+    // Not before: an array that was being started is stopped cleanly above.
+    for task in [assembling, behind, keeper, watchdog] {
         task.abort();
     }
     if tokio::time::timeout(REQUESTS_TIMEOUT, server)

@@ -198,6 +198,8 @@ fn array_disks(array: &Array, checks: &mut Vec<Check>) {
             hint,
         };
         match state {
+            // Nobody has it open, and the array's own finding says what is missing.
+            MemberState::Missing if array.state == ArrayState::Incomplete => {}
             MemberState::Failed | MemberState::Missing => checks.push(finding(
                 HealthCode::DiskFailed,
                 format!("disk {disk} of array {} is {state}", array.name),
@@ -205,7 +207,10 @@ fn array_disks(array: &Array, checks: &mut Vec<Check>) {
                     MemberState::Failed => format!(
                         "`cairn disk remove {disk}` when a spare has taken its place, then swap it"
                     ),
-                    _ => "look at cable and power; if it is lost, add a spare".into(),
+                    _ => format!(
+                        "look at cable and power; `cairn disk remove {disk}` forgets it when another \
+                         has taken its slot"
+                    ),
                 },
             )),
             _ if errors.total() > 0 => checks.push(finding(
@@ -250,7 +255,7 @@ fn array_spares(array: &Array, wanted: usize, checks: &mut Vec<Check>) {
             HealthCode::SpareMissing,
             HealthLevel::Warn,
             format!(
-                "array {} was given {wanted} spares and has {ready} left",
+                "array {} had {wanted} spares and has {ready} left",
                 array.name
             ),
             format!("`cairn array spare add {} PATH`", array.name),
@@ -396,6 +401,7 @@ pub(crate) mod tests {
         pool.state = ArrayState::Incomplete;
         pool.reason = Some("3 of 4 members are missing".into());
         pool.space.free_bytes = 0;
+        pool.members[1].state = MemberState::Missing;
         let health = verdict(&Facts {
             arrays: &[pool],
             ..Facts::default()

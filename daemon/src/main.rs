@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use cairnd::daemon::{ConfigSource, SetLog, run};
 use cairnd::engine::THREAD_NAME;
@@ -10,6 +11,9 @@ use clap::Parser;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, reload};
+
+/// Longest wait at the end for threads that hang in the system.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The Cairn storage daemon: RAID arrays over local disks, thin volumes over NBD.
 ///
@@ -81,7 +85,10 @@ fn start(arguments: Arguments) -> Result<(), DaemonError> {
             what: "starting threads".into(),
             error,
         })?;
-    runtime.block_on(run(source, config, set_log))
+    let ended = runtime.block_on(run(source, config, set_log));
+    // A dead network mount that df asked must not keep a stopped daemon alive.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    ended
 }
 
 fn start_log(filter: &str) -> Result<SetLog, DaemonError> {

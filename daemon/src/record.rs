@@ -44,7 +44,7 @@ pub struct ArrayRecord {
     pub size_bytes: u64,
     /// Its disks and where they were: the hints of the next start.
     pub disks: Vec<KnownDisk>,
-    /// Spares that the operator gave it and hasn't taken away.
+    /// Most spares that it has had ready since the operator last took one away: fewer are missed.
     pub spares_wanted: usize,
     /// Stopped by the operator: not started by itself.
     pub stopped: bool,

@@ -132,5 +132,8 @@ pub fn raid(error: &RaidError) -> ErrorDetail {
         RaidError::Io(error) => return io(error),
         RaidError::Witness { .. } => (ErrorCode::Io, ""),
     };
-    refuse(code, message, hint)
+    match error {
+        RaidError::NotStarted { array, .. } => refuse(code, message, hint.replace("NAME", array)),
+        _ => refuse(code, message, hint),
+    }
 }

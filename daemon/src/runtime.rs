@@ -1,11 +1,11 @@
-//! tokio's clock and spawner for an engine thread: the [`Env`] of blockdev and raid.
+//! tokio's clock and spawner, and the system's randomness, for an engine thread: the [`Env`] of blockdev and raid.
 //!
 //! Must be used inside a `LocalSet` of a current-thread runtime with time enabled.
 
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cairn_blockdev::{Clock, Env, LocalFuture, Spawn, Ticks};
+use cairn_blockdev::{Clock, Entropy, Env, LocalFuture, Spawn, Ticks};
 use tokio::time::Instant;
 
 struct TokioEnv {
@@ -36,13 +36,20 @@ impl Spawn for TokioEnv {
     }
 }
 
-/// Time and tasks of the current engine thread.
+impl Entropy for TokioEnv {
+    fn bits(&self) -> u128 {
+        uuid::Uuid::new_v4().as_u128()
+    }
+}
+
+/// Time, tasks and randomness of the current engine thread.
 pub fn env() -> Env {
     let both = Rc::new(TokioEnv {
         start: Instant::now(),
     });
     Env {
         clock: Rc::<TokioEnv>::clone(&both),
+        entropy: Rc::<TokioEnv>::clone(&both),
         spawn: both,
     }
 }

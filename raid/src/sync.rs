@@ -112,13 +112,15 @@ impl Array {
                 return;
             }
             let end = self.fill(&targets).await;
+            let done = match end {
+                PassEnd::Complete => self.complete(&targets).await,
+                _ => Ok(()),
+            };
+            // Not before its end is durable and told.
             *self.sync.progress.borrow_mut() = None;
             match end {
-                PassEnd::Complete => {
-                    if self.complete(&targets).await.is_err() {
-                        return;
-                    }
-                }
+                PassEnd::Complete if done.is_err() => return,
+                PassEnd::Complete => {}
                 PassEnd::Changed => {}
                 PassEnd::Stopping => {
                     let _ = self.save_cursor(&targets).await;
@@ -371,12 +373,16 @@ impl Array {
         self.flush_all().await.map_err(|_| self.lost_error())?;
         let held = self.lock_labels().await;
         let mut done = Vec::new();
+        let mut replaced = Vec::new();
         for target in targets.iter().filter(|target| !target.disk.out.get()) {
-            self.promote(&target.disk, target.slot.0);
+            replaced.extend(self.promote(&target.disk, target.slot.0));
             done.push(target);
         }
         self.commit_membership(&held).await?;
         drop(held);
+        for old in replaced {
+            self.dismiss(&old).await;
+        }
         for target in done {
             let detail = format!("slot {}", target.slot.0);
             self.report(EventKind::SpareActive, Some(&target.disk.path), detail);

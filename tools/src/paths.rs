@@ -9,6 +9,10 @@ use crate::error::ToolError;
 
 /// `path` as an absolute path in UTF-8.
 pub(crate) fn absolute(path: &Path) -> Result<String, ToolError> {
+    // A member that is gone has no path; its UUID names it.
+    if let Some(uuid) = path.to_str().filter(|text| is_uuid(text)) {
+        return Ok(uuid.to_owned());
+    }
     let resolved = match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => {
             let parent = if parent.as_os_str().is_empty() {
@@ -43,6 +47,15 @@ pub(crate) fn all_absolute<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<String>, T
     paths.iter().map(|path| absolute(path.as_ref())).collect()
 }
 
+/// Whether `text` is a UUID in its usual form: 8-4-4-4-12 hexadecimal digits.
+fn is_uuid(text: &str) -> bool {
+    let parts = text.split('-');
+    parts.clone().map(str::len).eq([8, 4, 4, 4, 12])
+        && parts
+            .flat_map(str::bytes)
+            .all(|byte| byte.is_ascii_hexdigit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,5 +81,12 @@ mod tests {
             absolute(Path::new("/no/such/dir/d0")).unwrap(),
             "/no/such/dir/d0"
         );
+    }
+
+    #[test]
+    fn a_uuid_is_left_alone_and_a_file_name_is_not() {
+        let uuid = "0b9cf0c6-9d0c-4f0e-8a63-3f9b4be5d0a1";
+        assert_eq!(absolute(Path::new(uuid)).unwrap(), uuid);
+        assert!(absolute(Path::new("0b9cf0c6-d0")).unwrap().starts_with('/'));
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::rng::Rng;
 use crate::device::LocalFuture;
-use crate::env::{Clock, Env, Spawn, Ticks};
+use crate::env::{Clock, Entropy, Env, Spawn, Ticks};
 
 type TaskId = u64;
 const MAIN: TaskId = 0;
@@ -38,6 +38,8 @@ impl Wake for TaskWaker {
 }
 
 struct World {
+    /// Identities come from a stream of their own, so that they don't shift the order of tasks.
+    identities: RefCell<Rng>,
     now_ns: Cell<u64>,
     timers: RefCell<BTreeMap<(u64, u64), Waker>>,
     next_timer: Cell<u64>,
@@ -58,6 +60,7 @@ impl Sim {
     pub fn new(seed: u64) -> Self {
         Self {
             world: Rc::new(World {
+                identities: RefCell::new(Rng::new(!seed)),
                 now_ns: Cell::new(1),
                 timers: RefCell::default(),
                 next_timer: Cell::new(0),
@@ -75,6 +78,7 @@ impl Sim {
         let handle = Rc::new(Handle(Rc::clone(&self.world)));
         Env {
             clock: Rc::<Handle>::clone(&handle),
+            entropy: Rc::<Handle>::clone(&handle),
             spawn: handle,
         }
     }
@@ -192,6 +196,13 @@ impl Clock for Handle {
             deadline_ns,
             timer: None,
         })
+    }
+}
+
+impl Entropy for Handle {
+    fn bits(&self) -> u128 {
+        let mut rng = self.0.identities.borrow_mut();
+        u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64())
     }
 }
 

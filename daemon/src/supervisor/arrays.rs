@@ -263,7 +263,8 @@ impl Supervisor {
             })
             .await??;
         if !dry_run {
-            entry.update(|record| record.spares_wanted += 1);
+            let ready = entry.ready_spares().await;
+            entry.update(|record| record.spares_wanted = record.spares_wanted.max(ready));
             self.remember(&entry).await;
         }
         let would = if dry_run { "would add" } else { "added" };
@@ -317,7 +318,8 @@ impl Supervisor {
                 removed.map_err(|error| refuse::raid(&error))
             })
             .await??;
-        entry.update(|record| record.spares_wanted = record.spares_wanted.saturating_sub(1));
+        let ready = entry.ready_spares().await;
+        entry.update(|record| record.spares_wanted = ready);
         self.remember(&entry).await;
         self.answer_about(
             &entry,

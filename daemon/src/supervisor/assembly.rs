@@ -40,8 +40,9 @@ struct Found {
 }
 
 impl Supervisor {
-    /// Starts every array that should run. Ready when each has been started or given up.
-    pub async fn assemble_all(self: &Arc<Self>) {
+    /// Starts every array that should run. Ready when each has been started or given up; false if the
+    /// daemon is stopping before that.
+    pub async fn assemble_all(self: &Arc<Self>) -> bool {
         let deadline = Instant::now() + self.config().degraded_wait;
         let mut undecided: BTreeSet<Uuid> = BTreeSet::new();
         let mut first = true;
@@ -49,7 +50,7 @@ impl Supervisor {
             let waited = Instant::now() >= deadline;
             let changes = self.changes.lock().await;
             if self.check_running().is_err() {
-                return;
+                return false;
             }
             let found = self.scan(Vec::new()).await;
             if first {
@@ -63,7 +64,7 @@ impl Supervisor {
             }
             drop(changes);
             if undecided.is_empty() || waited {
-                return;
+                return true;
             }
             tokio::time::sleep_until(deadline.min(Instant::now() + RETRY_PAUSE)).await;
         }
@@ -142,15 +143,19 @@ impl Supervisor {
                 detail,
                 wait_may_help,
             }) => {
-                let told = entry.as_ref().is_some_and(|entry| {
-                    matches!(entry.run(), Run::Idle { reason, .. } if reason == detail.message)
-                });
+                // The name is said by whoever shows the reason.
+                let prefix = format!("array {} is not started: ", array.name);
+                let message = detail.message.strip_prefix(&prefix);
+                let why = message.unwrap_or(&detail.message).to_owned();
+                let told = entry.as_ref().is_some_and(
+                    |entry| matches!(entry.run(), Run::Idle { reason, .. } if reason == why),
+                );
                 if !told {
                     tracing::warn!(array = array.name, "{}", detail.message);
                 }
                 if let Some(entry) = entry {
                     entry.set_run(Run::Idle {
-                        reason: detail.message,
+                        reason: why,
                         hint: detail.hint,
                     });
                 }

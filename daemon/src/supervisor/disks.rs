@@ -214,7 +214,8 @@ impl Supervisor {
             })
             .await??;
         if is_spare {
-            entry.update(|record| record.spares_wanted = record.spares_wanted.saturating_sub(1));
+            let ready = entry.ready_spares().await;
+            entry.update(|record| record.spares_wanted = ready);
         }
         self.remember(&entry).await;
         self.answer_about(

@@ -141,6 +141,13 @@ impl Entry {
         }
     }
 
+    /// Spares that wait for a member to fail.
+    pub(crate) async fn ready_spares(&self) -> usize {
+        let array = self.snapshot().await.array;
+        let ready = |spare: &&Spare| spare.state == MemberState::Spare;
+        array.spares.iter().filter(ready).count()
+    }
+
     /// What it looks like, running or not.
     pub(crate) async fn snapshot(&self) -> Snapshot {
         let described = async {

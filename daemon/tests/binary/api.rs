@@ -113,11 +113,11 @@ fn an_array_that_cannot_be_is_refused_before_a_disk_is_touched() {
     let link = dir.join("link").display().to_string();
     std::os::unix::fs::symlink(&disks[0], &link).unwrap();
     let small = dir.disk("small", 1);
-    let ext4 = dir.disk("ext4", 64);
+    let swap = dir.disk("swap", 64);
     {
         use std::os::unix::fs::FileExt;
-        let file = std::fs::OpenOptions::new().write(true).open(&ext4).unwrap();
-        file.write_all_at(&[0x53, 0xef], 1024 + 56).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&swap).unwrap();
+        file.write_all_at(b"SWAPSPACE2", 4096 - 10).unwrap();
     }
     let with = |change: &dyn Fn(&mut CreateArray)| {
         let mut request = create(disks.clone());
@@ -170,7 +170,7 @@ fn an_array_that_cannot_be_is_refused_before_a_disk_is_touched() {
         (
             with(&|r| r.disks[1] = "/tmp".into()),
             ErrorCode::DiskUnusable,
-            "directory",
+            "give a block device or a regular file",
         ),
         (
             with(&|r| r.disks[1] = small.clone()),
@@ -178,12 +178,12 @@ fn an_array_that_cannot_be_is_refused_before_a_disk_is_touched() {
             "small",
         ),
         (
-            with(&|r| r.disks[1] = ext4.clone()),
+            with(&|r| r.disks[1] = swap.clone()),
             ErrorCode::DiskForeign,
-            "ext",
+            "swap",
         ),
         (
-            with(&|r| r.wipe = vec![ext4.clone()]),
+            with(&|r| r.wipe = vec![swap.clone()]),
             ErrorCode::InvalidArgument,
             "no disk of",
         ),
@@ -202,6 +202,34 @@ fn an_array_that_cannot_be_is_refused_before_a_disk_is_touched() {
         let bytes = std::fs::read(disk).unwrap();
         assert!(bytes.iter().all(|&byte| byte == 0), "{disk} was written to");
     }
+}
+
+#[test]
+fn a_foreign_disk_is_taken_when_wipe_names_it_and_a_dry_run_leaves_it_as_it_is() {
+    use std::os::unix::fs::FileExt;
+    let dir = TempDir::new();
+    let daemon = Daemon::start(dir.path());
+    let disks: Vec<String> = (0..3).map(|i| dir.disk(&format!("d{i}"), 64)).collect();
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&disks[1])
+        .unwrap();
+    file.write_all_at(b"SWAPSPACE2", 4096 - 10).unwrap();
+    let mut request = create(disks.clone());
+    request.wipe = vec![disks[1].clone()];
+    request.dry_run = true;
+    let dry: Changed = daemon.ask(routes::ARRAY_CREATE, "", &request).unwrap();
+    assert!(dry.dry_run && dry.array.is_none());
+    let bytes = std::fs::read(&disks[1]).unwrap();
+    assert_eq!(&bytes[4086..4096], b"SWAPSPACE2");
+    request.dry_run = false;
+    let made: Changed = daemon.ask(routes::ARRAY_CREATE, "", &request).unwrap();
+    assert!(made.array.is_some());
+    let bytes = std::fs::read(&disks[1]).unwrap();
+    assert!(
+        bytes[..4096].iter().all(|&byte| byte == 0),
+        "its signature is still there"
+    );
 }
 
 #[test]

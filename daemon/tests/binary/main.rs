@@ -1,6 +1,10 @@
 //! The binary from outside: what it promises without root, on files for disks.
 
+#[cfg(test)]
 mod api;
+#[cfg(test)]
 mod arrays;
+#[cfg(test)]
 mod common;
+#[cfg(test)]
 mod start;

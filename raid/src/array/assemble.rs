@@ -65,7 +65,7 @@ pub struct AssembleOptions {
     pub force: bool,
     /// The disks had their time to turn up.
     pub waited: bool,
-    /// This host.
+    /// This host; the array is its own from now on.
     pub home_host: Uuid,
     /// What this host remembers of the array.
     pub witness: Option<Witness>,
@@ -379,7 +379,7 @@ async fn start(
         array.ledger.borrow_mut().remember_path(uuid, path);
     }
     if let Err(error) = array
-        .open_for_business(&degraded_by, resync, options.force)
+        .open_for_business(&degraded_by, resync, &options)
         .await
     {
         array.abandon();
@@ -472,11 +472,17 @@ impl Array {
         self: &Rc<Self>,
         absent: &[Uuid],
         resync: bool,
-        forced: bool,
+        options: &AssembleOptions,
     ) -> Result<(), RaidError> {
+        let AssembleOptions {
+            force: forced,
+            home_host,
+            ..
+        } = *options;
         self.dirty.set(resync);
         self.ledger.borrow_mut().set_clean(!resync);
         let held = self.labels.lock().await;
+        self.ledger.borrow_mut().set_home_host(home_host);
         if self.note_absent(absent) {
             self.commit_event(&held).await?;
             let missing = self.ledger.borrow().slots_missing();
@@ -496,12 +502,17 @@ impl Array {
             self.ledger.borrow().restart_replacements();
             let unsynced = self.resync().await?;
             self.doubtful.set(unsynced.rows > 0);
+            if !forced && self.has_thrown_out() {
+                return Err(self.lost_in_resync());
+            }
             if let (Some(row), false) = (unsynced.first, forced) {
                 return Err(self.doubtful_row(row));
             }
             self.mark_clean().await?;
         }
         self.open.set(true);
+        self.settle().await;
+        self.check_unbroken()?;
         self.report(
             EventKind::Started,
             None,
@@ -510,6 +521,15 @@ impl Array {
         self.start_idle_work();
         self.kick_sync();
         Ok(())
+    }
+
+    fn lost_in_resync(&self) -> RaidError {
+        RaidError::NotStarted {
+            array: self.name.to_string(),
+            reason: UNCLEAN_DEGRADED.into(),
+            wait_may_help: false,
+            force_may_help: true,
+        }
     }
 
     fn doubtful_row(&self, row: Row) -> RaidError {

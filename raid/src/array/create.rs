@@ -95,18 +95,18 @@ pub async fn create(
     let mut disks = Vec::new();
     for (slot, member) in members.into_iter().enumerate() {
         let layout = layout_for(&shape, &member, data_bytes)?;
-        let disk = Disk::new(Uuid::new_v4(), member.path, member.device, Some(layout));
+        let disk = Disk::new(env.new_uuid(), member.path, member.device, Some(layout));
         table.push(entry(&disk, Some(slot), MemberState::InSync));
         disks.push(disk);
     }
     for spare in spares {
         let layout = layout_for(&shape, &spare, data_bytes)?;
-        let disk = Disk::new(Uuid::new_v4(), spare.path, spare.device, Some(layout));
+        let disk = Disk::new(env.new_uuid(), spare.path, spare.device, Some(layout));
         table.push(entry(&disk, None, MemberState::Spare));
         disks.push(disk);
     }
     let label = ArrayLabel {
-        uuid: Uuid::new_v4(),
+        uuid: env.new_uuid(),
         name: spec.name,
         home_host: spec.home_host,
         geometry: shape.geometry,
@@ -143,6 +143,9 @@ pub async fn create(
         .flush_all()
         .await
         .map_err(|_| array.failed_in_creation())?;
+    if array.has_thrown_out() {
+        return Err(array.failed_in_creation());
+    }
     let held = array.labels.lock().await;
     array.commit_event(&held).await?;
     drop(held);
@@ -241,10 +244,14 @@ pub async fn wipe_label(device: &dyn BlockDevice) -> Result<(), RaidError> {
 
 impl Array {
     fn failed_in_creation(&self) -> RaidError {
-        let reason = self.broken.borrow().clone().unwrap_or_default();
+        let out = self.thrown_out.borrow();
+        let reasons: Vec<String> = out
+            .iter()
+            .map(|(disk, why)| format!("{}: {why}", disk.path))
+            .collect();
         RaidError::Failed {
             array: self.name.to_string(),
-            reason,
+            reason: reasons.join("; "),
         }
     }
 

@@ -46,7 +46,9 @@ impl Array {
 
     /// Waits until every change of membership so far is in the labels.
     pub(crate) async fn settle(self: &Rc<Self>) {
-        if self.is_settled() || self.broken.borrow().is_some() {
+        // While the array is being started nobody is acked, and a start that is refused must leave
+        // the labels as they were: what is thrown out by then waits for the end of the start.
+        if self.is_settled() || self.broken.borrow().is_some() || !self.is_open() {
             return;
         }
         self.settles
@@ -141,6 +143,11 @@ impl Array {
             ledger.set_state(target.uuid, MemberState::Rebuilding);
         }
         true
+    }
+
+    /// Whether disks were thrown out that the ledger still counts.
+    pub(crate) fn has_thrown_out(&self) -> bool {
+        !self.thrown_out.borrow().is_empty()
     }
 
     /// Fails once the array is broken.

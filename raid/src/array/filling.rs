@@ -5,8 +5,10 @@ use std::rc::Rc;
 use tokio::sync::MutexGuard;
 
 use super::Array;
+use super::create::wipe_label;
 use super::disk::Disk;
 use crate::error::RaidError;
+use crate::events::EventKind;
 use crate::member::MemberState;
 
 impl Array {
@@ -69,17 +71,30 @@ impl Array {
             .start_target(disk.uuid, slot, state);
     }
 
-    /// Makes a filled disk the member of its slot, in memory; who was there is removed.
-    pub(crate) fn promote(&self, disk: &Disk, slot: usize) {
+    /// Makes a filled disk the member of its slot, in memory, and gives back the member that it
+    /// replaces, which is out of the array once this is committed.
+    pub(crate) fn promote(&self, disk: &Disk, slot: usize) -> Option<Rc<Disk>> {
         let mut ledger = self.ledger.borrow_mut();
         let old = ledger
             .slots()
             .get(slot)
             .and_then(|disks| disks.member.clone());
-        if let Some(old) = old {
+        if let Some(old) = &old {
             ledger.set_state(old.uuid, MemberState::Removed);
+            ledger.drop_entry(old.uuid);
         }
         ledger.set_state(disk.uuid, MemberState::InSync);
+        ledger.clear_former(slot);
+        old
+    }
+
+    /// Removes the label of a disk that was replaced; it may be pulled.
+    pub(crate) async fn dismiss(&self, old: &Disk) {
+        let detail = match wipe_label(&*old.device).await {
+            Ok(()) => "replaced; its label is wiped and it may be pulled".to_owned(),
+            Err(error) => format!("replaced; its label stays, wipe it before reuse: {error}"),
+        };
+        self.report(EventKind::DiskRemoved, Some(&old.path), detail);
     }
 
     /// Rows of an extent.

@@ -225,6 +225,19 @@ impl Ledger {
         self.label.event_count += 1;
     }
 
+    pub(crate) fn set_home_host(&mut self, host: Uuid) {
+        self.label.home_host = host;
+    }
+
+    /// Takes a slot's former disks, which are out, off it: it has a member again.
+    pub(crate) fn clear_former(&mut self, slot: usize) {
+        for entry in &mut self.label.table {
+            if entry.slot == Some(slot) && !entry.state.is_live() {
+                entry.slot = None;
+            }
+        }
+    }
+
     pub(crate) fn set_clean(&mut self, clean: bool) {
         self.label.clean = clean;
     }

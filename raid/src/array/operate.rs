@@ -56,7 +56,7 @@ impl Array {
         self.check_newcomer(&disk.path)?;
         let (shape, data_bytes) = self.shape();
         let layout = layout_for(&shape, &disk, data_bytes)?;
-        let disk = Disk::new(Uuid::new_v4(), disk.path, disk.device, Some(layout));
+        let disk = Disk::new(self.env.new_uuid(), disk.path, disk.device, Some(layout));
         prepare(&disk, self.uuid).await?;
         Ok(disk)
     }

@@ -146,7 +146,7 @@ impl Array {
             });
         }
         let record = VolumeRecord {
-            uuid: Uuid::new_v4(),
+            uuid: self.env.new_uuid(),
             name: name.into(),
             size_bytes,
             created_ms: self.env.clock.unix_ms(),
@@ -190,6 +190,17 @@ impl Array {
     pub async fn delete_volume(self: &Rc<Self>, name: &str) -> Result<(), RaidError> {
         self.check_open()?;
         let (id, _) = self.find_volume(name)?;
+        let array = Rc::clone(self);
+        // To its end even if the caller gives up, or its space would be kept until a restart.
+        let deleted = self.detached(async move { array.delete(id).await }).await;
+        deleted.unwrap_or_else(|| {
+            Err(RaidError::Stopping {
+                array: self.name.to_string(),
+            })
+        })
+    }
+
+    async fn delete(self: &Rc<Self>, id: VolumeId) -> Result<(), RaidError> {
         self.space.borrow_mut().retire_volume(id);
         self.save_map().await?;
         let extents = self.space.borrow().extents_of(id);

@@ -95,6 +95,16 @@ impl TestDisk {
         self.0.flushes_to_fail.set(1);
     }
 
+    /// Whether [`TestDisk::fail_next_flush`] still waits for its flush.
+    pub(crate) fn flush_fault_is_due(&self) -> bool {
+        self.0.flushes_to_fail.get() > 0
+    }
+
+    /// What is in flight never lands, even if the daemon is killed.
+    pub(crate) fn lose_flying(&self) {
+        self.0.flying.borrow_mut().clear();
+    }
+
     /// Writes that begin in `range` wait until [`TestDisk::release`].
     pub(crate) fn hold_writes(&self, range: Range<u64>) {
         self.0.held.borrow_mut().push(range);

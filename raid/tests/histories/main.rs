@@ -11,7 +11,7 @@ mod disk;
 mod faults;
 mod members;
 mod model;
+mod races;
 mod region;
 mod story;
-mod windows;
 mod world;

@@ -82,16 +82,10 @@ impl Export {
     pub fn block_sizes(&self) -> BlockSizes {
         let geometry = self.device.geometry();
         let minimum = geometry.logical_block.max(BLOCK_MIN_BYTES);
-        let least = minimum.max(PREFERRED_MIN_BYTES);
-        let wanted = geometry.io_min.clamp(least, PAYLOAD_MAX_BYTES);
         BlockSizes {
             minimum,
-            // The protocol wants a power of two.
-            preferred: if wanted.is_power_of_two() {
-                wanted
-            } else {
-                least
-            },
+            // Not `io_min`: clients round small requests up to it.
+            preferred: minimum.max(PREFERRED_MIN_BYTES),
             maximum: PAYLOAD_MAX_BYTES,
         }
     }

@@ -1,0 +1,140 @@
+//! Labels in every order, doubled, flipped and torn.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use cairn_blockdev::sim::Rng;
+use cairn_raid::layout::{LABEL_A, LABEL_B, label_copy};
+use cairn_raid::{Level, MemberDisk, RaidError};
+
+use crate::model::{Crash, Model};
+use crate::region::{Region, check_all};
+use crate::world::{Shape, World};
+
+/// A cleanly stopped array with 256 written sectors.
+fn stopped(level: Level, members: usize, spares: usize) -> (World, Rc<RefCell<Model>>) {
+    let mut world = World::new(77, Shape::new(level, members, spares, 4096));
+    let array = world.create();
+    world.run(array.create_volume("v", 1 << 20)).unwrap();
+    let model = Rc::new(RefCell::new(Model::new(7, std::slice::from_ref(&(0..256)))));
+    let client = Region {
+        volume: array.open_volume("v").unwrap(),
+        model: Rc::clone(&model),
+        rng: Rng::new(1),
+        sectors: 0..256,
+        whole: None,
+        longest: 16,
+    };
+    world.run(client.write(0..256, false)).unwrap();
+    world.run(array.stop()).unwrap();
+    drop((client, array));
+    world.crash(Crash::Power);
+    (world, model)
+}
+
+fn permutations(items: &[usize]) -> Vec<Vec<usize>> {
+    if items.is_empty() {
+        return vec![Vec::new()];
+    }
+    let mut all = Vec::new();
+    for (at, first) in items.iter().enumerate() {
+        let mut rest = items.to_vec();
+        rest.remove(at);
+        for mut tail in permutations(&rest) {
+            tail.insert(0, *first);
+            all.push(tail);
+        }
+    }
+    all
+}
+
+#[test]
+fn every_order_of_disks_is_the_same_array() {
+    let (mut world, model) = stopped(Level::Raid5, 4, 1);
+    for order in permutations(&world.all()) {
+        let array = world.assemble(&order, false).unwrap();
+        let mut slots: Vec<_> =
+            array.status().members.into_iter().map(|m| (m.path, m.slot)).collect();
+        slots.sort();
+        let expected: Vec<_> = (0..5)
+            .map(|i| (format!("/dev/sim{i}"), (i < 4).then_some(i)))
+            .collect();
+        assert_eq!(slots, expected, "{order:?}");
+        let volume = array.open_volume("v").unwrap();
+        world.run(check_all(&volume, &model, None, "in another order"));
+        drop((array, volume));
+        world.crash(Crash::Kill);
+    }
+}
+
+#[test]
+fn a_copy_of_a_member_is_refused() {
+    let (world, _) = stopped(Level::Raid5, 4, 0);
+    for original in 0..4 {
+        let copy = MemberDisk {
+            path: "/dev/copy".into(),
+            device: Rc::new(world.disks[original].clone()),
+        };
+        let refused = world.assemble_with(&world.all(), vec![copy], false);
+        assert!(matches!(refused, Err(RaidError::Cloned { .. })), "{refused:?}");
+    }
+}
+
+/// Spoils a label: one byte, or from the middle on.
+fn spoil(world: &World, disk: usize, offset: u64, torn: bool) {
+    let disk = &world.disks[disk];
+    let mut bytes = disk.peek(offset, 4096);
+    if torn {
+        bytes[2048..].fill(0);
+    } else {
+        bytes[300] ^= 0x10;
+    }
+    disk.poke(offset, &bytes);
+}
+
+#[test]
+fn a7_any_labels_may_be_spoilt_as_long_as_enough_members_have_one() {
+    let (mut world, model) = stopped(Level::Raid5, 3, 0);
+    let places = [LABEL_A, LABEL_B, label_copy(world.shape.disk_bytes)];
+    let before: Vec<Vec<Vec<u8>>> = world
+        .disks
+        .iter()
+        .map(|disk| places.iter().map(|at| disk.peek(*at, 4096)).collect())
+        .collect();
+    for combination in 0..1u32 << 9 {
+        for torn in [false, true] {
+            for (disk, labels) in world.disks.iter().zip(&before) {
+                for (at, label) in places.iter().zip(labels) {
+                    disk.poke(*at, label);
+                }
+            }
+            for bit in (0..9).filter(|bit| combination >> bit & 1 == 1) {
+                spoil(&world, bit / 3, places[bit % 3], torn);
+            }
+            let labelled = world.labelled();
+            let assembled = world.assemble(&labelled, false);
+            if labelled.len() < 2 {
+                assert!(assembled.is_err(), "{combination:#b}: too few members");
+            } else {
+                let array = assembled.unwrap_or_else(|e| panic!("{combination:#b}, torn {torn}: {e}"));
+                let volume = array.open_volume("v").unwrap();
+                let what = format!("labels spoilt {combination:#b}");
+                world.run(check_all(&volume, &model, None, &what));
+            }
+            world.crash(Crash::Kill);
+        }
+    }
+}
+
+#[test]
+fn a_member_whose_labels_are_all_gone_is_absent_and_no_obstacle() {
+    let (world, model) = stopped(Level::Raid5, 4, 0);
+    for at in [LABEL_A, LABEL_B, label_copy(world.shape.disk_bytes)] {
+        spoil(&world, 2, at, false);
+    }
+    // The disk is still handed in: it was probed before it went bad.
+    let array = world.assemble(&world.all(), false).unwrap();
+    let volume = array.open_volume("v").unwrap();
+    world.run(check_all(&volume, &model, None, "without one member"));
+    assert_eq!(array.status().redundancy_left, 0);
+}

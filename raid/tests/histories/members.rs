@@ -1,0 +1,229 @@
+//! Members that come and go, cut off in the middle: creation, stop, rebuild, replacement.
+
+use std::rc::Rc;
+
+use cairn_blockdev::sim::Fault;
+use cairn_raid::{Array, Level, MemberState, RaidError};
+
+use crate::model::Crash;
+use crate::story::Story;
+use crate::world::{Shape, World, is_full};
+
+const CRASHES: [Crash; 2] = [Crash::Kill, Crash::Power];
+
+fn shape(level: Level, members: usize, spares: usize) -> Shape {
+    let mut shape = Shape::new(level, members, spares, 4096);
+    shape.disk_bytes = 330 << 20;
+    shape
+}
+
+#[test]
+fn a_creation_that_was_cut_off_can_be_done_again() {
+    for crash in CRASHES {
+        for polls in (0..260).chain((260..2000).step_by(17)) {
+            let mut world = World::new(polls, shape(Level::Raid5, 3, 1));
+            let done = world.sim.run_until(world.create_later(), polls);
+            let was_done = done.is_some();
+            drop(done);
+            world.crash(crash);
+            let labelled = world.labelled();
+            let found = world.assemble(&labelled, false);
+            assert!(found.is_ok() || !was_done, "polls {polls}: {found:?}");
+            if let Ok(array) = found {
+                world.run(array.create_volume("v", 1 << 20)).unwrap();
+                drop(array);
+                world.crash(crash);
+            }
+            let array = world.create();
+            assert!(array.volumes().is_empty());
+            world.check_space(&array);
+        }
+    }
+}
+
+#[test]
+fn a_stop_that_was_cut_off_loses_nothing_and_a_finished_one_needs_no_resync() {
+    for polls in 0..250 {
+        let mut story = Story::new(shape(Level::Raid6, 4, 0), 500 + polls);
+        let array = story.world.create();
+        let chapter = story.chapter(&array, 4);
+        story.world.run(chapter);
+        let (stopping, limit) = (Rc::clone(&array), polls * 2);
+        let stopped = story.world.sim.run_until(async move { stopping.stop().await }, limit);
+        drop(array);
+        // What a finished stop leaves is durable; what a cut one leaves has the promise of acks.
+        let crash = if stopped.is_some() { Crash::Power } else { Crash::Kill };
+        story.cut(crash);
+        story.world.host.events.borrow_mut().clear();
+        let array = story.world.assemble_all();
+        story.check(&array, Crash::Kill, false);
+        if stopped.is_some() {
+            assert!(!story.world.host.saw("ResyncStarted"), "polls {polls}");
+        }
+        story.end(array);
+    }
+}
+
+/// Assembles what is there; true if it had to be forced.
+pub(crate) fn assemble_somehow(world: &World) -> (Rc<Array>, bool) {
+    let labelled = world.labelled();
+    match world.assemble(&labelled, false) {
+        Ok(array) => (array, false),
+        Err(RaidError::NotStarted { force_may_help: true, .. }) => {
+            (world.assemble(&labelled, true).unwrap(), true)
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_rebuild_under_load_may_be_cut_off_anywhere() {
+    for (level, members, lost) in [(Level::Raid1, 3, 1), (Level::Raid5, 4, 1), (Level::Raid6, 5, 2)] {
+        for seed in 0..60 {
+            for crash in CRASHES {
+                println!("seed {seed}: {level} of {members}, {crash:?}");
+                let mut story = Story::new(shape(level, members, lost), 600 + seed);
+                let array = story.world.create();
+                let chapter = story.chapter(&array, 8);
+                story.world.run(chapter);
+                let chapter = story.chapter(&array, 40);
+                for k in 0..lost {
+                    story.world.disks[(usize::try_from(seed).unwrap() + k) % members].inject(Fault::Gone);
+                }
+                story.world.sim.run_until(chapter, 50 + seed * 37);
+                drop(array);
+                story.cut(crash);
+                let (array, forced) = assemble_somehow(&story.world);
+                story.check(&array, crash, forced);
+                let chapter = story.chapter(&array, 6);
+                story.world.run(chapter);
+                story.world.wait_until_filled(&array);
+                // Told on without a crash: everything acked is there, exactly.
+                story.check(&array, Crash::Kill, forced);
+                story.end(array);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rebuild_of_an_idle_array_goes_on_after_a_crash_without_force() {
+    for polls in 0..200 {
+        let crash = CRASHES[usize::try_from(polls % 2).unwrap()];
+        let mut story = Story::new(shape(Level::Raid5, 4, 1), 700 + polls % 5);
+        let array = story.world.create();
+        let chapter = story.chapter(&array, 12);
+        story.world.run(chapter);
+        story.world.sleep(10_000);
+        assert!(array.status().clean);
+        let (failing, path) = (Rc::clone(&array), story.world.path(1));
+        let clock = Rc::clone(&story.world.env.clock);
+        let fail = async move {
+            failing.fail_member(&path).await.unwrap();
+            clock.sleep(std::time::Duration::from_secs(1)).await;
+        };
+        story.world.sim.run_until(fail, polls * 2);
+        drop(array);
+        story.cut(crash);
+        let array = story.world.assemble_all();
+        story.check(&array, Crash::Kill, false);
+        story.world.wait_until_filled(&array);
+        story.check(&array, Crash::Kill, false);
+        story.end(array);
+    }
+}
+
+#[test]
+fn a_replacement_under_load_may_be_cut_off_anywhere_and_needs_no_force() {
+    for level in [Level::Raid1, Level::Raid5, Level::Raid6] {
+        for seed in 0..80 {
+            let crash = CRASHES[usize::try_from(seed % 2).unwrap()];
+            println!("seed {seed}: {level}, {crash:?}");
+            let mut story = Story::new(shape(level, 4, 1), 800 + seed);
+            let array = story.world.create();
+            let chapter = story.chapter(&array, 6);
+            story.world.run(chapter);
+            let (old, new) = (story.world.path(2), story.world.member(4));
+            story.world.run(array.replace_member(&old, new)).unwrap();
+            let chapter = story.chapter(&array, 40);
+            story.world.sim.run_until(chapter, seed * 29);
+            drop(array);
+            story.cut(crash);
+            let array = story.world.assemble_all();
+            story.check(&array, crash, false);
+            let chapter = story.chapter(&array, 6);
+            story.world.run(chapter);
+            story.world.run_till("replaced", || {
+                array.status().sync.is_none() && is_full(&array)
+            });
+            story.check(&array, Crash::Kill, false);
+            let gone = story.world.in_state(&array, MemberState::Removed);
+            assert_eq!(gone.len(), 1, "seed {seed}: the old member is out");
+            story.end(array);
+        }
+    }
+}
+
+#[test]
+fn a_replacement_survives_the_death_of_the_old_or_the_new_disk() {
+    for dies in [2, 4] {
+        for seed in 0..30 {
+            println!("seed {seed}, {dies} dies");
+            let mut story = Story::new(shape(Level::Raid6, 5, 2), 900 + seed);
+            let array = story.world.create();
+            let chapter = story.chapter(&array, 10);
+            story.world.run(chapter);
+            // The second spare has to wait until something is lost.
+            let (old, new) = (story.world.path(2), story.world.member(5));
+            story.world.run(array.replace_member(&old, new)).unwrap();
+            let chapter = story.chapter(&array, 12);
+            let disk = story.world.disks[if dies == 2 { 2 } else { 5 }].clone();
+            let clock = Rc::clone(&story.world.env.clock);
+            story.world.env.spawn.spawn(Box::pin(async move {
+                clock.sleep(std::time::Duration::from_micros(100 + seed * 150)).await;
+                disk.inject(Fault::Gone);
+            }));
+            story.world.run(chapter);
+            story.world.wait_until_filled(&array);
+            story.check(&array, Crash::Kill, false);
+            story.end(array);
+        }
+    }
+}
+
+#[test]
+fn a4_a_spare_that_dies_while_it_is_filled_is_followed_by_the_next() {
+    for seed in 0..30 {
+        let mut story = Story::new(shape(Level::Raid5, 4, 3), 1_000 + seed);
+        let array = story.world.create();
+        let chapter = story.chapter(&array, 10);
+        story.world.run(chapter);
+        story.world.disks[1].inject(Fault::Gone);
+        let disks: Vec<_> = story.world.disks[4..7].to_vec();
+        let (watched, clock) = (Rc::clone(&array), Rc::clone(&story.world.env.clock));
+        story.world.env.spawn.spawn(Box::pin(async move {
+            // Two of three spares die as soon as they are being filled.
+            for _ in 0..2 {
+                let target = loop {
+                    let members = watched.status().members;
+                    let filled = members.iter().find(|m| m.state == MemberState::Rebuilding);
+                    if let Some(member) = filled {
+                        break member.path.clone();
+                    }
+                    clock.sleep(std::time::Duration::from_micros(30)).await;
+                };
+                clock.sleep(std::time::Duration::from_micros(seed * 40)).await;
+                let disk = disks.iter().find(|d| *cairn_blockdev::BlockDevice::name(*d) == *target);
+                if let Some(disk) = disk {
+                    disk.inject(Fault::WritesFail);
+                }
+                clock.sleep(std::time::Duration::from_millis(2)).await;
+            }
+        }));
+        let chapter = story.chapter(&array, 12);
+        story.world.run(chapter);
+        story.world.wait_until_filled(&array);
+        story.check(&array, Crash::Kill, false);
+        story.end(array);
+    }
+}

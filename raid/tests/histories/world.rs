@@ -1,0 +1,359 @@
+//! A small world of simulated disks with an array on them, its host, and crashes.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use cairn_blockdev::sim::{Rng, Sim, SimDiskConfig};
+use cairn_blockdev::{BlockDevice, BufPool, Env, LocalFuture, WriteFlags};
+use cairn_raid::{
+    Array, ArrayEvent, AssembleOptions, CreateSpec, EventSink, Geometry, Hooks, Level, MemberDisk,
+    MemberState, RaidError, Role, Row, Slot, Witness, WitnessStore, assemble, create,
+};
+use uuid::Uuid;
+
+use crate::disk::TestDisk;
+use crate::model::Crash;
+
+pub(crate) const HOST: Uuid = Uuid::from_bytes([0xAB; 16]);
+
+/// A history that takes more task polls than this hangs.
+const POLLS_MAX: u64 = 20_000_000;
+/// Buffers that a world keeps for reuse.
+const POOL_BYTES: usize = 32 << 20;
+
+/// What the host keeps: events and the witness.
+#[derive(Default)]
+pub(crate) struct Host {
+    pub(crate) events: RefCell<Vec<ArrayEvent>>,
+    pub(crate) witness: RefCell<Option<Witness>>,
+}
+
+impl EventSink for Host {
+    fn event(&self, event: ArrayEvent) {
+        self.events.borrow_mut().push(event);
+    }
+}
+
+impl WitnessStore for Host {
+    fn record(&self, witness: Witness) -> LocalFuture<Result<(), String>> {
+        *self.witness.borrow_mut() = Some(witness);
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+impl Host {
+    pub(crate) fn saw(&self, kind: &str) -> bool {
+        self.events.borrow().iter().any(|event| event.kind.to_string() == kind)
+    }
+}
+
+/// How an array of a test is shaped.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) level: Level,
+    pub(crate) members: usize,
+    pub(crate) spares: usize,
+    pub(crate) chunk_bytes: u32,
+    pub(crate) disk_bytes: u64,
+    pub(crate) logical_block: u32,
+}
+
+impl Shape {
+    /// Disks with room for labels, a journal of 16 MiB and a few extents.
+    pub(crate) fn new(level: Level, members: usize, spares: usize, chunk_bytes: u32) -> Self {
+        Self {
+            level,
+            members,
+            spares,
+            chunk_bytes,
+            disk_bytes: 256 << 20,
+            logical_block: 512,
+        }
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) sim: Sim,
+    pub(crate) env: Env,
+    pub(crate) host: Rc<Host>,
+    pub(crate) disks: Vec<TestDisk>,
+    pub(crate) shape: Shape,
+    seed: u64,
+    boots: u64,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, shape: Shape) -> Self {
+        crate::region::reset_stamps();
+        let sim = Sim::new(seed);
+        let env = sim.env();
+        let config = SimDiskConfig {
+            size: shape.disk_bytes,
+            logical_block: shape.logical_block,
+            latency_us_max: 100,
+        };
+        let disks = (0..shape.members + shape.spares)
+            .map(|i| TestDisk::new(&format!("/dev/sim{i}"), config, &env, seed * 1000 + i as u64))
+            .collect();
+        Self {
+            sim,
+            env,
+            host: Rc::default(),
+            disks,
+            shape,
+            seed,
+            boots: 0,
+        }
+    }
+
+    /// Runs a future to its end.
+    pub(crate) fn run<T>(&self, main: impl Future<Output = T>) -> T {
+        self.sim
+            .run_until(main, POLLS_MAX)
+            .unwrap_or_else(|| panic!("seed {}: it hangs", self.seed))
+    }
+
+    pub(crate) fn hooks(&self) -> Hooks {
+        Hooks {
+            events: Rc::<Host>::clone(&self.host),
+            witness: Rc::<Host>::clone(&self.host),
+        }
+    }
+
+    pub(crate) fn member(&self, index: usize) -> MemberDisk {
+        let disk = self.disks[index].clone();
+        MemberDisk {
+            path: disk.name(),
+            device: Rc::new(disk),
+        }
+    }
+
+    pub(crate) fn path(&self, index: usize) -> Rc<str> {
+        self.disks[index].name()
+    }
+
+    pub(crate) fn create_later(&self) -> impl Future<Output = Result<Rc<Array>, RaidError>> + use<> {
+        let spec = CreateSpec {
+            name: "pool".into(),
+            level: self.shape.level,
+            chunk_bytes: self.shape.chunk_bytes,
+            home_host: HOST,
+            journal_bytes: None,
+        };
+        let n = self.shape.members;
+        let members = (0..n).map(|i| self.member(i)).collect();
+        let spares = (n..self.disks.len()).map(|i| self.member(i)).collect();
+        let (env, hooks) = (self.env.clone(), self.hooks());
+        create(env, BufPool::new(POOL_BYTES), spec, members, spares, hooks)
+    }
+
+    pub(crate) fn create(&self) -> Rc<Array> {
+        self.run(self.create_later()).unwrap()
+    }
+
+    /// A new boot: nothing of the old one runs on. After a kill, what the kernel had in flight
+    /// lands whole, in part or not; a power cut loses or tears what wasn't flushed.
+    pub(crate) fn crash(&mut self, crash: Crash) {
+        self.sim.drop_tasks();
+        self.boots += 1;
+        let seed = self.seed.wrapping_mul(31).wrapping_add(self.boots);
+        let mut rng = Rng::new(seed);
+        let sim = Sim::new(seed);
+        let env = sim.env();
+        for (i, disk) in self.disks.iter_mut().enumerate() {
+            let landing = match crash {
+                Crash::Kill => disk.take_flying(&mut rng),
+                Crash::Power => {
+                    disk.power_cut();
+                    Vec::new()
+                }
+            };
+            *disk = disk.reborn(&env, seed.wrapping_add(i as u64 * 7919));
+            sim.block_on(async {
+                for (offset, data) in landing {
+                    disk.write(offset, data, WriteFlags::default()).await.unwrap();
+                }
+            });
+        }
+        self.sim = sim;
+        self.env = env;
+    }
+
+    pub(crate) fn assemble_later(
+        &self,
+        present: &[usize],
+        force: bool,
+    ) -> impl Future<Output = Result<Rc<Array>, RaidError>> + use<> {
+        self.assemble_disks(present.iter().map(|&i| self.member(i)).collect(), force)
+    }
+
+    fn assemble_disks(
+        &self,
+        disks: Vec<MemberDisk>,
+        force: bool,
+    ) -> impl Future<Output = Result<Rc<Array>, RaidError>> + use<> {
+        let options = AssembleOptions {
+            force,
+            waited: true,
+            home_host: HOST,
+            witness: self.host.witness.borrow().clone(),
+        };
+        let (env, hooks) = (self.env.clone(), self.hooks());
+        assemble(env, BufPool::new(POOL_BYTES), disks, options, hooks)
+    }
+
+    pub(crate) fn assemble(&self, present: &[usize], force: bool) -> Result<Rc<Array>, RaidError> {
+        self.run(self.assemble_later(present, force))
+    }
+
+    /// With disks that aren't the world's own.
+    pub(crate) fn assemble_with(
+        &self,
+        present: &[usize],
+        others: Vec<MemberDisk>,
+        force: bool,
+    ) -> Result<Rc<Array>, RaidError> {
+        let own = present.iter().map(|&i| self.member(i));
+        self.run(self.assemble_disks(own.chain(others).collect(), force))
+    }
+
+    pub(crate) fn all(&self) -> Vec<usize> {
+        (0..self.disks.len()).collect()
+    }
+
+    /// Disks that bear a label.
+    pub(crate) fn labelled(&self) -> Vec<usize> {
+        let bears = |i: &usize| {
+            let probe = self.run(cairn_raid::probe(&self.disks[*i]));
+            matches!(probe, Ok(cairn_raid::Probe::Member(_)))
+        };
+        self.all().into_iter().filter(bears).collect()
+    }
+
+    pub(crate) fn assemble_all(&self) -> Rc<Array> {
+        self.assemble(&self.all(), false).unwrap_or_else(|error| panic!("seed {}: {error}", self.seed))
+    }
+
+    pub(crate) fn sleep(&self, ms: u64) {
+        self.run(self.env.clock.sleep(Duration::from_millis(ms)));
+    }
+
+    /// Runs until `done`, looking every little while; panics if it takes a simulated minute.
+    pub(crate) fn run_till(&self, what: &str, mut done: impl FnMut() -> bool) {
+        let clock = Rc::clone(&self.env.clock);
+        let seed = self.seed;
+        let host = Rc::clone(&self.host);
+        self.run(async move {
+            for _ in 0..3_000_000 {
+                if done() {
+                    return;
+                }
+                clock.sleep(Duration::from_micros(20)).await;
+            }
+            panic!("seed {seed}: never {what}; events {:?}", host.events.borrow());
+        });
+    }
+
+    /// Waits until nothing is left to fill.
+    pub(crate) fn wait_until_filled(&self, array: &Rc<Array>) {
+        self.run_till("filled", || is_full(array));
+    }
+
+    /// Checks P and Q of every written row against the data on the members, byte by byte.
+    pub(crate) fn audit(&self, array: &Rc<Array>) {
+        let status = array.status();
+        let geometry =
+            Geometry::new(status.level, status.members_total, self.shape.chunk_bytes).unwrap();
+        let mut slots: Vec<Option<&TestDisk>> = vec![None; status.members_total];
+        for member in &status.members {
+            if member.state == MemberState::InSync {
+                let disk = self.disks.iter().find(|d| *d.name() == member.path).unwrap();
+                slots[member.slot.unwrap()] = Some(disk);
+            }
+        }
+        let chunk = self.shape.chunk_bytes as usize;
+        for row in array.written_rows() {
+            let chunk_of = |slot: Slot| {
+                let disk = slots[slot.0]?;
+                let offset = array.data_offset(&disk.name())?;
+                Some(disk.peek(offset + row.0 * chunk as u64, chunk))
+            };
+            audit_row(&geometry, row, chunk_of, self.seed);
+        }
+    }
+
+    /// Total, free and mapped space agree, and no extent belongs to nobody.
+    pub(crate) fn check_space(&self, array: &Rc<Array>) {
+        let space = array.status().space;
+        let mapped: u64 = array.volumes().iter().map(|v| v.allocated_bytes).sum();
+        assert_eq!(
+            space.total_bytes - space.free_bytes,
+            mapped,
+            "seed {}: space that is neither free nor a volume's",
+            self.seed
+        );
+    }
+
+    /// The range of a member's data zone that holds `rows`.
+    pub(crate) fn rows_on_disk(&self, array: &Array, index: usize, rows: Range<u64>) -> Range<u64> {
+        let offset = array.data_offset(&self.path(index)).unwrap();
+        let chunk = u64::from(self.shape.chunk_bytes);
+        offset + rows.start * chunk..offset + rows.end * chunk
+    }
+
+    /// Paths in a state.
+    pub(crate) fn in_state(&self, array: &Rc<Array>, state: MemberState) -> BTreeSet<String> {
+        let members = array.status().members;
+        members.into_iter().filter(|m| m.state == state).map(|m| m.path).collect()
+    }
+}
+
+/// Every slot has its member, and nothing is being filled.
+pub(crate) fn is_full(array: &Rc<Array>) -> bool {
+    let status = array.status();
+    let full = status.level.redundancy(status.members_total);
+    status.sync.is_none() && status.redundancy_left == full
+}
+
+fn audit_row(
+    geometry: &Geometry,
+    row: Row,
+    chunk_of: impl Fn(Slot) -> Option<Vec<u8>>,
+    seed: u64,
+) {
+    let slots: Vec<Slot> = (0..geometry.members()).map(Slot).collect();
+    if geometry.level() == Level::Raid1 {
+        let copies: Vec<_> = slots.iter().filter_map(|slot| chunk_of(*slot)).collect();
+        assert!(
+            copies.windows(2).all(|pair| pair[0] == pair[1]),
+            "seed {seed}: mirrors differ in {row:?}"
+        );
+        return;
+    }
+    let mut data = vec![None; geometry.data_chunks()];
+    let (mut p, mut q) = (None, None);
+    for slot in slots {
+        match geometry.role(row, slot) {
+            Role::Data(i) => data[i] = chunk_of(slot),
+            Role::P => p = chunk_of(slot),
+            Role::Q => q = chunk_of(slot),
+        }
+    }
+    let Some(data) = data.into_iter().collect::<Option<Vec<_>>>() else {
+        return;
+    };
+    let sources = || data.iter().map(Vec::as_slice);
+    let mut want = vec![0; data[0].len()];
+    if let Some(p) = p {
+        cairn_raid::parity::compute_p(sources(), &mut want);
+        assert!(p == want, "seed {seed}: P is wrong in {row:?}");
+    }
+    if let Some(q) = q {
+        cairn_raid::parity::compute_q(sources(), &mut want);
+        assert!(q == want, "seed {seed}: Q is wrong in {row:?}");
+    }
+}
