@@ -185,6 +185,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_witness_of_version_1_is_read_for_ever() {
+        let witness = Witness {
+            array: Uuid::from_bytes([1; 16]),
+            event_count: 42,
+            members: vec![
+                (Uuid::from_bytes([2; 16]), MemberState::InSync),
+                (Uuid::from_bytes([3; 16]), MemberState::Failed),
+            ],
+        };
+        let golden = include_bytes!("../tests/golden/witness-v1.bin");
+        assert_eq!(Witness::from_bytes(golden), Some(witness.clone()));
+        assert_eq!(
+            witness.to_bytes(),
+            golden,
+            "the encoding of version 1 changed"
+        );
+    }
+
     proptest! {
         #[test]
         fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {

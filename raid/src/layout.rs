@@ -339,6 +339,18 @@ mod tests {
     }
 
     #[test]
+    fn the_zone_header_of_version_1_is_read_for_ever() {
+        let golden = include_bytes!("../tests/golden/zone-v1.bin");
+        assert!(ZoneHeader::read_from_bytes(golden).unwrap().is_valid());
+        let header = ZoneHeader::new(ZoneKind::Maps, [1; 16], [2; 16], MIB);
+        assert_eq!(
+            header.as_bytes(),
+            golden,
+            "the encoding of version 1 changed"
+        );
+    }
+
+    #[test]
     fn a_zone_header_sees_a_flipped_bit() {
         let header = ZoneHeader::new(ZoneKind::Maps, [1; 16], [2; 16], MIB);
         assert!(header.is_valid());

@@ -107,6 +107,32 @@ fn a_rebuild_under_load_may_be_cut_off_anywhere() {
 }
 
 #[test]
+fn after_a_forced_start_and_a_rebuild_parity_matches_before_the_labels_say_so() {
+    for (level, members) in [(Level::Raid1, 3), (Level::Raid6, 5)] {
+        for seed in 0..20 {
+            println!("seed {seed}: {level}");
+            let mut story = Story::new(shape(level, members, 0), 650 + seed);
+            let array = story.world.create();
+            let chapter = story.chapter(&array, 40);
+            story.world.sim.run_until(chapter, 1_500 + seed * 137);
+            drop(array);
+            story.cut(Crash::Kill);
+            // One member doesn't come back.
+            let present: Vec<usize> = (1..members).collect();
+            assert!(story.world.assemble(&present, false).is_err(), "unclean and degraded");
+            let array = story.world.assemble(&present, true).unwrap();
+            story.world.run_till("clean", || array.status().clean);
+            story.world.audit_all(&array);
+            story.check(&array, Crash::Kill, true);
+            story.world.run(array.add_spare(story.world.member(0))).unwrap();
+            story.world.wait_until_filled(&array);
+            story.world.audit(&array);
+            story.check(&array, Crash::Kill, true);
+        }
+    }
+}
+
+#[test]
 fn a_rebuild_of_an_idle_array_goes_on_after_a_crash_without_force() {
     for polls in 0..200 {
         let crash = CRASHES[usize::try_from(polls % 2).unwrap()];

@@ -72,6 +72,8 @@ struct Cell {
     since: Vec<(u64, u64)>,
     /// Begun and neither acked nor known to be lost.
     open: Vec<u64>,
+    /// Anything: a forced start couldn't tell. Until it is written again.
+    unknown: bool,
 }
 
 impl Cell {
@@ -82,7 +84,7 @@ impl Cell {
     fn may_hold(&self, stamp: u64, crash: Option<Crash>) -> bool {
         let durable = crash == Some(Crash::Power)
             && (self.floor == stamp || self.since.iter().any(|(_, s)| *s == stamp));
-        durable || self.now() == stamp || self.open.contains(&stamp)
+        self.unknown || durable || self.now() == stamp || self.open.contains(&stamp)
     }
 }
 
@@ -141,6 +143,7 @@ impl Model {
         let ack = self.acks;
         self.each(range, |_, cell| {
             cell.open.clear();
+            cell.unknown = false;
             if fua {
                 cell.floor = stamp;
                 cell.since.clear();
@@ -189,9 +192,13 @@ impl Model {
             let at = usize::try_from((sector - first) * SECTOR).unwrap();
             let got = &bytes[at..at + 512];
             let found = decode(got, tag, sector);
-            let allowed = matches!(found, Found::Stamp(stamp) if cell.may_hold(stamp, crash));
+            cell.unknown |= doubtful(sector);
+            let allowed = match found {
+                Found::Stamp(stamp) => cell.may_hold(stamp, crash),
+                Found::Foreign => cell.unknown,
+            };
             assert!(
-                allowed || doubtful(sector),
+                allowed,
                 "{what}: volume {tag:#x} sector {sector} holds {found:x?} {:x?}, may hold now {} floor {} since {:?} open {:?} ({crash:?})",
                 got.chunks(8).take(4).map(|w| u64::from_le_bytes(w.try_into().unwrap())).collect::<Vec<_>>(),
                 cell.now(),
