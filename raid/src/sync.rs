@@ -120,8 +120,7 @@ impl Array {
             *self.sync.progress.borrow_mut() = None;
             match end {
                 PassEnd::Complete if done.is_err() => return,
-                PassEnd::Complete => {}
-                PassEnd::Changed => {}
+                PassEnd::Complete | PassEnd::Changed => {}
                 PassEnd::Stopping => {
                     let _ = self.save_cursor(&targets).await;
                     return;

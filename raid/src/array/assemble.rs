@@ -7,13 +7,15 @@
 //! - With members absent, the array starts only if enough are left, the disks had their time to turn
 //!   up, and the absent could not have run without the present, or this host's witness knows nothing
 //!   newer than the labels here. Everything else wants `force`.
+//! - That label says whether the stop was clean: the labels say *dirty* on all before the first write,
+//!   and *clean* on any only after the last flush.
 //! - An unclean stop makes parity doubtful: with nobody absent it is recomputed before anything is
 //!   served; with somebody absent only `force` starts the array.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use cairn_blockdev::{BlockDevice, Buf, BufPool, Env};
+use cairn_blockdev::{BlockDevice, Buf, BufPool, Env, IoError};
 use futures_util::future::join_all;
 use uuid::Uuid;
 
@@ -71,20 +73,34 @@ pub struct AssembleOptions {
     pub witness: Option<Witness>,
 }
 
+/// Why a disk has no label to go by.
+enum NoLabel {
+    Label(LabelError),
+    /// None of the places could be read.
+    Io(IoError),
+}
+
+impl std::fmt::Display for NoLabel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Label(error) => error.fmt(f),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
 /// Reads the best label of a disk.
-async fn best_label(device: &dyn BlockDevice) -> Result<Label, LabelError> {
+async fn best_label(device: &dyn BlockDevice) -> Result<Label, NoLabel> {
     let size = device.geometry().size;
-    let mut best: Result<Label, LabelError> = Err(LabelError::Absent);
+    let mut best: Result<Label, NoLabel> = Err(NoLabel::Label(LabelError::Absent));
     for offset in [LABEL_A, LABEL_B, label_copy(size)] {
         if offset + cairn_blockdev::units::BLOCK > size {
             continue;
         }
         let buf = Buf::zeroed(cairn_blockdev::units::BLOCK_BYTES);
-        let (buf, result) = device.read(offset, buf).await;
-        let found = if result.is_ok() {
-            Label::decode(&buf)
-        } else {
-            Err(LabelError::Checksum)
+        let found = match device.read(offset, buf).await {
+            (buf, Ok(())) => Label::decode(&buf).map_err(NoLabel::Label),
+            (_, Err(error)) => Err(NoLabel::Io(error)),
         };
         best = match (best, found) {
             (Ok(old), Ok(new)) => Ok(if rank(&new.array) > rank(&old.array) {
@@ -94,7 +110,13 @@ async fn best_label(device: &dyn BlockDevice) -> Result<Label, LabelError> {
             }),
             (Ok(old), Err(_)) => Ok(old),
             (Err(_), Ok(new)) => Ok(new),
-            (Err(LabelError::Absent), Err(new)) => Err(new),
+            // What is there and damaged says more than what can't be read, and that more than a blank.
+            (Err(NoLabel::Label(LabelError::Absent)), Err(new)) => Err(new),
+            (Err(NoLabel::Io(_)), Err(new @ NoLabel::Label(_)))
+                if !matches!(new, NoLabel::Label(LabelError::Absent)) =>
+            {
+                Err(new)
+            }
             (Err(old), Err(_)) => Err(old),
         };
     }
@@ -105,7 +127,7 @@ fn rank(label: &ArrayLabel) -> (u64, u64) {
     (label.event_count, label.generation)
 }
 
-/// Looks for a label.
+/// Looks for a label. A disk that can't be read at all is an error, not a damaged label.
 pub async fn probe(device: &dyn BlockDevice) -> Result<Probe, RaidError> {
     Ok(match best_label(device).await {
         Ok(label) => Probe::Member(Identity {
@@ -125,8 +147,9 @@ pub async fn probe(device: &dyn BlockDevice) -> Result<Probe, RaidError> {
                 .filter(|e| e.state.holds_slot())
                 .count(),
         }),
-        Err(LabelError::Absent) => Probe::Blank,
-        Err(error) => Probe::Damaged(error.to_string()),
+        Err(NoLabel::Label(LabelError::Absent)) => Probe::Blank,
+        Err(NoLabel::Label(error)) => Probe::Damaged(error.to_string()),
+        Err(NoLabel::Io(error)) => return Err(error.into()),
     })
 }
 
@@ -193,15 +216,11 @@ fn judge(labels: &[Label], options: &AssembleOptions) -> Result<Verdict, Refusal
         in_sync.iter().partition(|uuid| trusted.contains(uuid));
     let geometry = reference.geometry;
     let enough = geometry.members() - geometry.redundancy();
-    let clean = labels
-        .iter()
-        .filter(|label| present.contains(&label.member_uuid))
-        .all(|label| label.array.clean);
     let verdict = Verdict {
         reference,
         trusted,
         absent,
-        resync: !clean,
+        resync: !best.array.clean,
     };
     let (reference, absent) = (&verdict.reference, &verdict.absent);
     if present.len() < enough {

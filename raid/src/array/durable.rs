@@ -242,6 +242,8 @@ impl Array {
             return Ok(());
         }
         self.ledger.borrow_mut().set_clean(true);
+        // Twice, so that both slots say so: the loss of the newest label must not cost a clean stop.
+        self.commit(&held).await?;
         self.commit(&held).await
     }
 

@@ -182,8 +182,22 @@ fn half_of_a_mirror_needs_the_witness_or_force() {
 #[test]
 fn unclean_and_whole_recomputes_parity() {
     let mut labels = healthy();
-    labels[3].array.clean = false;
+    for label in &mut labels {
+        label.array.clean = false;
+    }
     assert!(judge(&labels, &options()).unwrap().resync);
+    // The first commit of a write that hadn't reached the other labels yet.
+    let mut labels = healthy();
+    labels[3].array.clean = false;
+    labels[3].array.generation += 1;
+    assert!(judge(&labels, &options()).unwrap().resync);
+    // The last commit of a clean stop that hadn't reached one: everything was flushed by then.
+    for label in &mut labels {
+        label.array.clean = false;
+    }
+    labels[2].array.clean = true;
+    labels[2].array.generation += 2;
+    assert!(!judge(&labels, &options()).unwrap().resync);
 }
 
 #[test]
