@@ -63,6 +63,12 @@ impl Set {
         Self(self.0 & other.0)
     }
 
+    /// What is in either.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// What is here and not in `other`.
     #[must_use]
     pub fn minus(self, other: Self) -> Self {

@@ -343,9 +343,7 @@ impl BlockDevice for Volume {
         let volume = self.clone();
         Box::pin(async move {
             volume.check(IoOp::Discard, offset, len)?;
-            let zeroed = volume
-                .do_zero(offset, len, ZeroFlags::default(), true)
-                .await;
+            let zeroed = volume.zero(offset, len, ZeroFlags::default(), true).await;
             zeroed.map_err(volume.fail(IoOp::Discard, offset, len))
         })
     }

@@ -65,22 +65,21 @@ impl ExtentGates {
         Gate::clone(self.gates.borrow_mut().entry(extent).or_default())
     }
 
+    /// Made before the wait, so that giving up tidies the gate away too.
+    fn waiting(self: &Rc<Self>, extent: ExtentId) -> InUse {
+        InUse { gates: Rc::clone(self), extent, guard: None }
+    }
+
     pub(crate) async fn enter(self: &Rc<Self>, extent: ExtentId) -> InUse {
-        let guard = self.gate(extent).read_owned().await;
-        InUse {
-            gates: Rc::clone(self),
-            extent,
-            guard: Some(Held::Shared(guard)),
-        }
+        let mut inside = self.waiting(extent);
+        inside.guard = Some(Held::Shared(self.gate(extent).read_owned().await));
+        inside
     }
 
     pub(crate) async fn close(self: &Rc<Self>, extent: ExtentId) -> InUse {
-        let guard = self.gate(extent).write_owned().await;
-        InUse {
-            gates: Rc::clone(self),
-            extent,
-            guard: Some(Held::Alone(guard)),
-        }
+        let mut inside = self.waiting(extent);
+        inside.guard = Some(Held::Alone(self.gate(extent).write_owned().await));
+        inside
     }
 
     pub(crate) fn in_use(&self) -> bool {

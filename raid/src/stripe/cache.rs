@@ -5,13 +5,14 @@
 //!
 //! Invariants
 //! - Overlapping column locks are granted in the order they were asked for.
-//! - Queued writes leave in order; a batch is a prefix of the queue.
+//! - Queued writes that may overlap leave in order.
 //! - A row without queue or locks takes no memory.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use cairn_blockdev::units::u64_of;
 use cairn_blockdev::{IoErrorKind, SharedBuf};
 use tokio::sync::oneshot;
 
@@ -88,6 +89,20 @@ impl RowCache {
         let start = pending.iter().map(|p| p.cols.start).min()?;
         let end = pending.iter().map(|p| p.cols.end).max()?;
         Some(start..end)
+    }
+
+    /// Bytes queued for a row.
+    pub(crate) fn queued_bytes(&self, row: Row) -> u64 {
+        let rows = self.rows.borrow();
+        let queued = |entry: &Rc<Entry>| {
+            entry
+                .pending
+                .borrow()
+                .iter()
+                .map(|pending| u64_of(pending.data.len()))
+                .sum()
+        };
+        rows.get(&row).map_or(0, queued)
     }
 
     /// Whether nobody uses the row now: no lock is held or waited for, and nothing is queued.
@@ -180,13 +195,22 @@ impl RowCache {
 }
 
 impl Lock {
-    /// Takes the row's queued writes that lie in what is locked, up to the first that doesn't. The
-    /// flag says that some are left, for which the caller has to start another task.
+    /// Takes the row's queued writes that lie in what is locked, but none that would pass one before it
+    /// that doesn't and that it may overlap. The flag says that some are left, for which the caller
+    /// has to start another task.
     pub(crate) fn take_queued(&self) -> (Vec<Pending>, bool) {
         let mut pending = self.entry.pending.borrow_mut();
-        let fits = |p: &Pending| self.cols.start <= p.cols.start && p.cols.end <= self.cols.end;
-        let count = pending.iter().take_while(|p| fits(p)).count();
-        let batch = pending.drain(..count).collect();
+        let mut batch = Vec::with_capacity(pending.len());
+        let mut left: VecDeque<Pending> = VecDeque::new();
+        for write in pending.drain(..) {
+            let fits = self.cols.start <= write.cols.start && write.cols.end <= self.cols.end;
+            if fits && !left.iter().any(|before| overlap(&before.cols, &write.cols)) {
+                batch.push(write);
+            } else {
+                left.push_back(write);
+            }
+        }
+        *pending = left;
         self.entry.scheduled.set(!pending.is_empty());
         (batch, !pending.is_empty())
     }

@@ -7,6 +7,7 @@ pub(crate) mod cache;
 pub(crate) mod overlay;
 pub(crate) mod plan;
 mod read;
+mod turn;
 pub(crate) mod view;
 mod word;
 mod write;

@@ -41,6 +41,11 @@ impl RowView {
         self.bad = self.bad.with(slot.0);
     }
 
+    /// Leaves slots out of all further reads.
+    pub(crate) fn distrust_all(&mut self, slots: Set) {
+        self.bad = self.bad.or(slots);
+    }
+
     /// Slots that were distrusted.
     pub(crate) fn distrusted(&self) -> Set {
         self.bad

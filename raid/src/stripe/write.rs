@@ -22,11 +22,16 @@ use tokio::sync::oneshot;
 use super::cache::{Lock, Pending};
 use super::overlay::{Overlay, Span};
 use super::plan::{Segment, Strategy, plan};
+use super::turn::Turn;
 use super::view::RowView;
 use super::word::bytes_of;
 use crate::array::Array;
 use crate::geometry::{Columns, Role, Row, Set};
 use crate::parity::{coefficient, mul_into, xor_into};
+
+/// Turns that a row waits at most for neighbours of its queued writes: a stream of small requests
+/// must not keep the first of them waiting.
+const GATHER_TURNS_MAX: u32 = 8;
 
 /// Parity of some columns, to be written.
 struct NewParity {
@@ -104,6 +109,7 @@ impl Array {
     /// One transaction of a row: takes what is queued by the time that it can run.
     async fn run_row(self: Rc<Self>, row: Row) {
         let permit = self.memory.acquire_many(self.row_cost).await;
+        self.gather_neighbours(row).await;
         let Some(lock) = self.lock_for_write(row).await else {
             return;
         };
@@ -119,18 +125,38 @@ impl Array {
         }
     }
 
+    /// Lets requests that are on their way reach the queue, as long as each turn brings some and the
+    /// row isn't complete: group commit without a timer.
+    async fn gather_neighbours(&self, row: Row) {
+        let mut before = 0;
+        for _ in 0..GATHER_TURNS_MAX {
+            let queued = self.cache.queued_bytes(row);
+            if queued == before || queued >= self.geometry.row_bytes() {
+                return;
+            }
+            before = queued;
+            Turn::default().await;
+        }
+    }
+
     /// Locks what the queue touches; the whole row if it was never written.
     async fn lock_for_write(self: &Rc<Self>, row: Row) -> Option<Lock> {
         let whole = 0..self.geometry.chunk_blocks();
+        let mut widened = false;
         loop {
             let hull = self.cache.hull(row)?;
             let written = self.space.borrow().is_written(row);
             let cols = if written { hull } else { whole.clone() };
             let lock = self.cache.lock(row, cols).await;
             // The row may have been trimmed while this waited.
-            if *lock.cols() == whole || self.space.borrow().is_written(row) {
+            let enough = *lock.cols() == whole || self.space.borrow().is_written(row);
+            // What came to the queue meanwhile may make the row complete: worth one more wait.
+            let hull = self.cache.hull(row)?;
+            let grown = hull.start < lock.cols().start || lock.cols().end < hull.end;
+            if enough && (widened || !grown) {
                 return Some(lock);
             }
+            widened = true;
         }
     }
 
@@ -148,9 +174,21 @@ impl Array {
             self.fill_with_zeros(&mut overlay);
         }
         overlay.coalesce(&self.pool);
+        let spans = overlay.spans();
+        let computed = join_all(spans.iter().map(|span| {
+            let mut view = view.clone();
+            let overlay = &overlay;
+            async move {
+                (
+                    self.new_parity(&mut view, overlay, span).await,
+                    view.distrusted(),
+                )
+            }
+        }));
         let mut parity = Vec::new();
-        for span in overlay.spans() {
-            parity.extend(self.new_parity(&mut view, &overlay, &span).await?);
+        for (new, distrusted) in computed.await {
+            parity.extend(new?);
+            view.distrust_all(distrusted);
         }
         self.check_alive()?;
         self.write_out(&view, &overlay, parity).await?;
