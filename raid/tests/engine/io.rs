@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use cairn_blockdev::sim::{Sim, SimDisk, SimDiskConfig};
+use cairn_blockdev::units::u64_of;
 use cairn_blockdev::{BlockDevice, Buf, BufPool, LocalFuture, WriteFlags};
 use cairn_raid::{
     Array, ArrayEvent, CreateSpec, EventSink, Hooks, Level, MemberDisk, Witness, WitnessStore,
@@ -100,7 +101,7 @@ impl Bench {
     }
 
     fn read(&self, at: usize, len: usize) -> Vec<u8> {
-        let read = self.volume.read(at as u64, Buf::zeroed(len));
+        let read = self.volume.read(u64_of(at), Buf::zeroed(len));
         let (buf, result) = self.sim.block_on(read);
         result.unwrap();
         buf.to_vec()
@@ -111,7 +112,7 @@ async fn write(volume: &Rc<dyn BlockDevice>, at: usize, len: usize, value: u8) {
     let mut buf = Buf::zeroed(len);
     buf.fill(value);
     volume
-        .write(at as u64, buf.freeze(), WriteFlags::default())
+        .write(u64_of(at), buf.freeze(), WriteFlags::default())
         .await
         .unwrap();
 }
@@ -203,7 +204,7 @@ fn a_chunk_sized_read_is_one_io() {
 fn a_trimmed_row_reads_as_zeros_without_io_and_an_empty_extent_goes_back() {
     let bench = bench();
     let free = bench.array.status().space.free_bytes;
-    let trim = bench.volume.discard(0, ROW as u64);
+    let trim = bench.volume.discard(0, u64_of(ROW));
     bench.sim.block_on(trim).unwrap();
     let reads = bench.reads();
     assert!(bench.read(0, ROW).iter().all(|&byte| byte == 0));
