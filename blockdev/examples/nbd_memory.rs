@@ -6,13 +6,14 @@
 //! nbdinfo --map 'nbd+unix:///memory?socket=/tmp/memory.sock'
 //! ```
 
+use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use cairn_blockdev::export::nbd::{Connections, Export, Exports, Limits, Listed, limits, serve};
 use cairn_blockdev::units::SECTOR;
-use cairn_blockdev::{BlockDevice, BufPool, Clock, Env, LocalFuture, Spawn, Ticks};
+use cairn_blockdev::{BlockDevice, BufPool, Clock, Entropy, Env, LocalFuture, Spawn, Ticks};
 use tokio::net::UnixListener;
 use tokio::task::LocalSet;
 
@@ -23,7 +24,7 @@ const NAME: &str = "memory";
 const DESCRIPTION: &str = "a device in memory";
 const POOL_KEEP_BYTES: usize = 64 << 20;
 
-/// Tokio's clock and tasks.
+/// Tokio's clock and tasks, and the hash maps' seeds for randomness.
 struct TokioEnv {
     start: Instant,
 }
@@ -46,6 +47,13 @@ impl Clock for TokioEnv {
 impl Spawn for TokioEnv {
     fn spawn(&self, task: LocalFuture<()>) {
         tokio::task::spawn_local(task);
+    }
+}
+
+impl Entropy for TokioEnv {
+    fn bits(&self) -> u128 {
+        let word = || u128::from(RandomState::new().hash_one(0));
+        word() << 64 | word()
     }
 }
 
@@ -80,7 +88,8 @@ async fn run(socket: PathBuf, size: u64) -> std::io::Result<()> {
     });
     let env = Env {
         clock: Rc::<TokioEnv>::clone(&environment),
-        spawn: environment,
+        spawn: Rc::<TokioEnv>::clone(&environment),
+        entropy: environment,
     };
     let exports: Rc<dyn Exports> = Rc::new(Memory {
         device: Rc::new(memory::MemDevice::new(NAME, size)),

@@ -36,7 +36,7 @@ pub enum IoErrorKind {
     /// The medium gave no answer for these blocks (EIO and its like); others may be fine.
     #[error("medium error")]
     Medium,
-    /// The device is gone (ENODEV, ENXIO, ESHUTDOWN): nothing on it can be reached.
+    /// The device is gone (ENODEV, ENXIO, ENOMEDIUM, a stale handle): nothing on it can be reached.
     #[error("device is gone")]
     Gone,
     /// No space is left to hold the write.
@@ -86,6 +86,29 @@ pub struct IoError {
     pub errno: Option<i32>,
 }
 
+impl IoErrorKind {
+    /// What the system's error number means for a device.
+    pub fn of_errno(errno: i32) -> Self {
+        use nix::libc;
+        match errno {
+            libc::ENODEV
+            | libc::ENXIO
+            | libc::ENOMEDIUM
+            | libc::ESTALE
+            | libc::ESHUTDOWN
+            | libc::EBADF
+            | libc::ENOTCONN => Self::Gone,
+            libc::ENOSPC | libc::EDQUOT => Self::NoSpace,
+            libc::EROFS | libc::EPERM | libc::EACCES => Self::ReadOnly,
+            libc::EINVAL => Self::Misaligned,
+            libc::EBUSY => Self::Busy,
+            libc::ETIMEDOUT => Self::TimedOut,
+            libc::EOPNOTSUPP | libc::ENOSYS => Self::Unsupported,
+            _ => Self::Medium,
+        }
+    }
+}
+
 fn errno_text(errno: Option<i32>) -> String {
     errno.map_or_else(String::new, |n| {
         format!(" ({})", std::io::Error::from_raw_os_error(n))
@@ -107,26 +130,29 @@ impl IoError {
 
     /// An error by the system's number, classified.
     pub fn from_errno(errno: i32, device: &Rc<str>, op: IoOp, offset: u64, len: u64) -> Self {
-        use nix::libc;
-        let kind = match errno {
-            libc::ENODEV | libc::ENXIO | libc::ESHUTDOWN | libc::EBADF | libc::ENOTCONN => {
-                IoErrorKind::Gone
-            }
-            libc::ENOSPC | libc::EDQUOT => IoErrorKind::NoSpace,
-            libc::EROFS | libc::EPERM | libc::EACCES => IoErrorKind::ReadOnly,
-            libc::EINVAL => IoErrorKind::Misaligned,
-            libc::EBUSY => IoErrorKind::Busy,
-            libc::ETIMEDOUT => IoErrorKind::TimedOut,
-            libc::EOPNOTSUPP | libc::ENOSYS => IoErrorKind::Unsupported,
-            _ => IoErrorKind::Medium,
-        };
         Self {
-            kind,
+            kind: IoErrorKind::of_errno(errno),
             device: Rc::clone(device),
             op,
             offset,
             len,
             errno: Some(errno),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::libc;
+
+    #[test]
+    fn a_device_that_is_pulled_ejected_or_stale_is_gone_and_a_bad_block_is_not() {
+        for errno in [libc::ENODEV, libc::ENXIO, libc::ENOMEDIUM, libc::ESTALE] {
+            assert_eq!(IoErrorKind::of_errno(errno), IoErrorKind::Gone);
+        }
+        for errno in [libc::EIO, libc::ENODATA, libc::EILSEQ, libc::EREMOTEIO] {
+            assert_eq!(IoErrorKind::of_errno(errno), IoErrorKind::Medium);
         }
     }
 }

@@ -206,6 +206,36 @@ async fn start_and_drop<T>(mut operation: cairn_blockdev::LocalFuture<T>) {
 }
 
 #[test]
+fn results_that_wait_to_be_collected_take_no_place() {
+    let tiny = |backend| ReactorConfig {
+        entries: 2,
+        ..config(backend)
+    };
+    on_both(tiny, async |io| {
+        let dir = TempDir::new();
+        let disk = Disk::open(&io, dir.file("d0", SIZE), OpenMode::Exclusive).unwrap();
+        let mut first: Vec<_> = (0..2_u64)
+            .map(|n| disk.read(n * 4096, Buf::zeroed(4096)))
+            .collect();
+        std::future::poll_fn(|cx| {
+            for read in &mut first {
+                assert!(read.as_mut().poll(cx).is_pending());
+            }
+            std::task::Poll::Ready(())
+        })
+        .await;
+        while io.in_flight() > 0 {
+            tokio::task::yield_now().await;
+        }
+        // Would wait for ever for a place that only this task could give back.
+        read(&disk, 8192, 4096).await;
+        for read in first {
+            read.await.1.unwrap();
+        }
+    });
+}
+
+#[test]
 fn an_abandoned_operation_keeps_its_memory_and_completes() {
     let heap_only = |backend| ReactorConfig {
         arena_bytes: 0,

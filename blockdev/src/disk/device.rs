@@ -4,7 +4,8 @@
 //! - A flush that failed stays failed: what the device's cache held then may be lost, and a later
 //!   success would hide that (the "fsyncgate" lesson). The layer above ejects the disk.
 //! - A disk found shorter than it was when opened is gone for good: writing on would extend the
-//!   file with holes that read as zeros.
+//!   file with holes that read as zeros. A pulled disk shows so too, whatever number its failures
+//!   bear: the kernel sets its size to 0.
 //! - Memory that O_DIRECT wouldn't take is copied through the pool; callers see no difference.
 
 use std::cell::Cell;
@@ -13,9 +14,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use nix::libc;
-use tokio::sync::Semaphore;
 
-use super::counters::{Counters, DiskCounters};
+use super::counters::DiskCounters;
 use super::error::OpenError;
 use super::open::{self, OpenMode, Opened};
 use super::reactor::Reactor;
@@ -46,7 +46,6 @@ struct Inner {
     direct: bool,
     memory_align: usize,
     gone: Cell<bool>,
-    flush_failed: Cell<Option<i32>>,
     /// The device refused a write with FUA; a flush after it stands in.
     no_dsync: Cell<bool>,
     /// The device refused to make zeros; they are written.
@@ -68,12 +67,8 @@ impl Disk {
             memory_align,
             geometry,
         } = open::open(path, mode)?;
-        let target = Target {
-            file,
-            counters: Counters::default(),
-            block: if direct { geometry.logical_block } else { 1 },
-            slots: Semaphore::new(reactor.entries_per_disk()),
-        };
+        let block = if direct { geometry.logical_block } else { 1 };
+        let target = Target::new(file, block, reactor.entries_per_disk());
         Ok(Self(Rc::new(Inner {
             reactor: reactor.clone(),
             target: Rc::new(target),
@@ -85,7 +80,6 @@ impl Disk {
             direct,
             memory_align,
             gone: Cell::new(false),
-            flush_failed: Cell::new(None),
             no_dsync: Cell::new(false),
             no_zero_range: Cell::new(false),
         })))
@@ -166,11 +160,22 @@ impl Inner {
 
     fn failed(&self, failure: Failure, span: Span) -> IoError {
         match failure {
-            Failure::Errno(errno) => self.errno(errno, span),
             Failure::End if span.op == IoOp::Read => self.shrunk(span),
+            _ if self.has_shrunk() => self.shrunk(span),
+            Failure::Errno(errno) => self.errno(errno, span),
             // A write that the device takes no further: no space, in every case known.
             Failure::End => self.errno(libc::ENOSPC, span),
         }
+    }
+
+    fn has_shrunk(&self) -> bool {
+        let file = &self.target.file;
+        let bytes = if self.is_block {
+            sys::device_bytes(file)
+        } else {
+            file.metadata().map(|meta| meta.len())
+        };
+        bytes.is_ok_and(|bytes| bytes < self.geometry.size)
     }
 
     /// The disk ends before `size`: truncated, detached, or another one by now.
@@ -228,13 +233,7 @@ impl Inner {
                 let memory = Memory::Write(data);
                 self.request(span, action(false), memory).await.1?;
             }
-            Err(error) => {
-                // With FUA the flush is a part of the write, and it may be what failed.
-                if dsync && error.kind == IoErrorKind::Medium {
-                    self.flush_failed.set(error.errno);
-                }
-                return Err(error);
-            }
+            Err(error) => return Err(error),
             Ok(()) if dsync || !flags.fua => return Ok(()),
             Ok(()) => {}
         }
@@ -243,10 +242,7 @@ impl Inner {
 
     async fn flush(&self, span: Span) -> Result<(), IoError> {
         self.flush_fence(span)?;
-        if !self.is_block
-            && let Ok(meta) = self.target.file.metadata()
-            && meta.len() < self.geometry.size
-        {
+        if self.has_shrunk() {
             return Err(self.shrunk(span));
         }
         if self.is_block && !self.geometry.write_cache && self.direct {
@@ -257,16 +253,12 @@ impl Inner {
                 Ok(())
             };
         }
-        let (_, result) = self.request(span, Action::Sync, Memory::None).await;
-        if let Err(error) = &result {
-            self.flush_failed.set(error.errno);
-        }
-        result
+        self.request(span, Action::Sync, Memory::None).await.1
     }
 
     /// The error of an earlier flush.
     fn flush_fence(&self, span: Span) -> Result<(), IoError> {
-        match self.flush_failed.get() {
+        match self.target.sync_failed.get() {
             Some(errno) => Err(self.errno(errno, span)),
             None => Ok(()),
         }
@@ -280,21 +272,41 @@ impl Inner {
             };
             return self.request(span, action, Memory::None).await.1;
         }
+        if self.gone.get() {
+            return Err(self.error(IoErrorKind::Gone, span));
+        }
         // The ring's opcodes have no discard that every kernel knows; it is rare enough for a
-        // thread. The copy of the descriptor keeps the disk open should the caller go away.
-        let file = self.target.file.try_clone();
-        let file = file.map_err(|e| self.errno(e.raw_os_error().unwrap_or(libc::EIO), span))?;
-        let counters = Rc::clone(&self.target);
-        counters.counters.started();
+        // thread. A task waits for it, so that a caller that goes away leaves the disk's count and
+        // its place to the discard's end.
+        let failed = |e: std::io::Error| {
+            let errno = e.raw_os_error().unwrap_or(libc::EIO);
+            self.failed(Failure::Errno(errno), span)
+        };
+        let target = Rc::clone(&self.target);
+        match target.slots.acquire().await {
+            Ok(slot) => slot.forget(),
+            // The semaphore is never closed.
+            Err(_) => return Err(self.errno(libc::ESHUTDOWN, span)),
+        }
+        let file = match target.file.try_clone() {
+            Ok(file) => file,
+            Err(error) => {
+                target.slots.add_permits(1);
+                return Err(failed(error));
+            }
+        };
+        target.counters.started();
         let (offset, len) = (span.offset, span.len);
-        let work = tokio::task::spawn_blocking(move || sys::discard(&file, offset, len));
-        let result = work
-            .await
-            .unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        counters
-            .counters
-            .finished(IoOp::Discard, result.is_ok().then_some(len), None);
-        result.map_err(|e| self.errno(e.raw_os_error().unwrap_or(libc::EIO), span))
+        let work = tokio::task::spawn_local(async move {
+            let work = tokio::task::spawn_blocking(move || sys::discard(&file, offset, len));
+            let result = work.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+            let moved = result.is_ok().then_some(len);
+            target.counters.finished(IoOp::Discard, moved, None);
+            target.slots.add_permits(1);
+            result
+        });
+        let result = work.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+        result.map_err(failed)
     }
 
     async fn write_zeroes(&self, span: Span, flags: ZeroFlags) -> Result<(), IoError> {

@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - An exclusively opened disk is held by O_EXCL (block devices) and by a lock (both kinds), so a
-//!   second opener is refused, in this process too.
+//!   second opener is refused, in this process too. What a loop device stands on is refused as
+//!   well: loops hold it neither way.
 //! - A probe takes no lock, changes nothing, and can't write.
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -86,7 +87,7 @@ pub(crate) fn open(path: &Path, mode: OpenMode) -> Result<Opened, OpenError> {
         return Err(OpenError::from_io(path, "open", changed));
     }
     if mode == OpenMode::Exclusive {
-        if !is_block && let Some(by) = usage::loop_over(&sys, &file) {
+        if let Some(by) = usage::loop_over(&sys, &file, dir.as_ref()) {
             return Err(OpenError::InUse {
                 path: path.to_owned(),
                 by: Some(by),

@@ -28,7 +28,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
 
 use super::ring::Ring;
-use super::table::{Command, Failure, Memory, Outcome, Request, Step, Table};
+use super::table::{Command, Failure, Finished, Memory, Outcome, Request, Step, Table};
 use super::threads::Threads;
 use crate::buf::BufPool;
 use crate::env::{Clock, Ticks};
@@ -311,7 +311,7 @@ impl Reactor {
             // Neither semaphore is ever closed.
             return (request.memory, Err(Failure::Errno(libc::ESHUTDOWN)));
         };
-        // Given back by the table at the completion, and by whoever frees the entry.
+        // Given back by the turn that the completion comes in.
         of_disk.forget();
         of_all.forget();
         let command = inner.table.borrow_mut().insert(request, inner.now());
@@ -351,7 +351,6 @@ impl Future for Operation<'_> {
         };
         let polled = self.inner.table.borrow_mut().poll(key, cx);
         if polled.is_ready() {
-            self.inner.slots.add_permits(1);
             self.key = None;
         }
         polled
@@ -362,9 +361,7 @@ impl Drop for Operation<'_> {
     fn drop(&mut self) {
         let Some(key) = self.key else { return };
         let outcome = self.inner.table.borrow_mut().abandon(key);
-        if outcome.is_some() {
-            self.inner.slots.add_permits(1);
-        }
+        drop(outcome);
     }
 }
 
@@ -438,15 +435,24 @@ impl Inner {
         for (key, result) in results.drain(..) {
             let step = self.table.borrow_mut().complete(key, result, now);
             match step {
-                Step::Quiet => {}
-                Step::Wake(waker) => waker.wake(),
-                Step::Drop(outcome) => {
-                    self.slots.add_permits(1);
-                    drop(outcome);
-                }
                 Step::Again(command) => {
                     self.engine.borrow_mut().push(&command);
                     again = true;
+                }
+                Step::Stray => {
+                    tracing::error!(key, "a completion of no operation under way; ignored");
+                }
+                Step::Finished(Finished {
+                    target,
+                    waker,
+                    abandoned,
+                }) => {
+                    drop(abandoned);
+                    target.slots.add_permits(1);
+                    self.slots.add_permits(1);
+                    if let Some(waker) = waker {
+                        waker.wake();
+                    }
                 }
             }
         }

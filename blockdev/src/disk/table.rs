@@ -8,7 +8,10 @@
 //!   caller that goes away ([`Table::abandon`]) leaves them here; that is what makes it safe to
 //!   give their addresses to the kernel.
 //! - An entry has exactly one command out until it is finished.
+//! - A flush that failed stays failed ([`Target::sync_failed`]), whether or not its caller still
+//!   waits: the kernel tells of a lost write only once, and only one of those who flush at a time.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
@@ -20,7 +23,7 @@ use tokio::sync::Semaphore;
 use super::counters::Counters;
 use crate::buf::{Buf, SharedBuf};
 use crate::env::Ticks;
-use crate::error::IoOp;
+use crate::error::{IoErrorKind, IoOp};
 use crate::units::{u32_of, u64_of, usize_of, usize_of_u32};
 
 /// Longest piece given to the kernel at once; it would cut at 2 GiB less a page by itself.
@@ -36,6 +39,46 @@ pub(crate) struct Target {
     pub(crate) block: u32,
     /// Bounds what one disk, perhaps a hung one, has under way.
     pub(crate) slots: Semaphore,
+    /// The error number of the first flush that failed.
+    pub(crate) sync_failed: Cell<Option<i32>>,
+}
+
+impl Target {
+    /// An open file on which nothing has been done.
+    pub(crate) fn new(file: File, block: u32, slots: usize) -> Self {
+        Self {
+            file,
+            counters: Counters::default(),
+            block,
+            slots: Semaphore::new(slots),
+            sync_failed: Cell::new(None),
+        }
+    }
+
+    /// Remembers a flush that failed, and lets none that makes data durable succeed after it.
+    fn settle(&self, action: Action, result: Result<(), Failure>) -> Result<(), Failure> {
+        let poisons = |errno| match action {
+            Action::Sync => true,
+            // The flush is a part of the write, and it may be what failed.
+            Action::Write { dsync: true, .. } => matches!(
+                IoErrorKind::of_errno(errno),
+                IoErrorKind::Medium | IoErrorKind::Gone | IoErrorKind::TimedOut
+            ),
+            _ => false,
+        };
+        if let Err(Failure::Errno(errno)) = result
+            && self.sync_failed.get().is_none()
+            && poisons(errno)
+        {
+            self.sync_failed.set(Some(errno));
+        }
+        match (action, self.sync_failed.get()) {
+            (Action::Sync | Action::Write { dsync: true, .. }, Some(errno)) => {
+                result.and(Err(Failure::Errno(errno)))
+            }
+            _ => result,
+        }
+    }
 }
 
 /// What is to be done.
@@ -130,12 +173,21 @@ pub(crate) enum Call {
 pub(crate) enum Step {
     /// The operation goes on with this command.
     Again(Command),
-    /// It is finished; its caller may be woken.
-    Wake(Waker),
-    /// It is finished and nobody waits; what it owned may go now.
-    Drop(Outcome),
-    /// It is finished before anybody asked.
-    Quiet,
+    /// It is finished.
+    Finished(Finished),
+    /// No operation of that key is under way.
+    Stray,
+}
+
+/// An operation that has left the table: what is to be given back, woken and dropped once the table
+/// isn't borrowed any more.
+pub(crate) struct Finished {
+    /// Where its place among those of its disk goes back to.
+    pub(crate) target: Rc<Target>,
+    /// Whoever waits.
+    pub(crate) waker: Option<Waker>,
+    /// What it owned, if its caller is gone.
+    pub(crate) abandoned: Option<Outcome>,
 }
 
 struct Active {
@@ -153,7 +205,8 @@ enum Entry {
     Done(Outcome),
 }
 
-/// See the module.
+/// See the module. Results that nobody has collected yet bound nothing: were their places counted,
+/// callers that start something new before they collect could wait for one another for ever.
 pub(crate) struct Table {
     entries: Vec<Entry>,
     free: Vec<usize>,
@@ -161,7 +214,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// A table for at most `capacity` operations at once.
+    /// An empty table with room for `capacity` operations.
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             entries: (0..capacity).map(|_| Entry::Free).collect(),
@@ -176,13 +229,11 @@ impl Table {
     }
 
     /// Takes a request in and gives its first command.
-    ///
-    /// # Panics
-    /// If the table is full: the caller holds one of `capacity` permits.
     pub(crate) fn insert(&mut self, request: Request, started: Option<Ticks>) -> Command {
-        let free = self.free.pop();
-        assert!(free.is_some(), "more operations than permits");
-        let index = free.unwrap_or_default();
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(Entry::Free);
+            self.entries.len() - 1
+        });
         request.target.counters.started();
         let mut active = Active {
             request,
@@ -204,21 +255,17 @@ impl Table {
     pub(crate) fn complete(&mut self, key: u64, result: i32, now: Option<Ticks>) -> Step {
         let index = usize_of(key);
         let Some(entry) = self.entries.get_mut(index) else {
-            return Step::Quiet;
+            return Step::Stray;
         };
         let Entry::Active(active) = entry else {
-            debug_assert!(
-                false,
-                "completion of operation {key}, which isn't under way"
-            );
-            return Step::Quiet;
+            return Step::Stray;
         };
         let result = match active.advance(key, result) {
             Advance::Again(command) => return Step::Again(command),
             Advance::Finished(result) => result,
         };
         let Entry::Active(active) = std::mem::replace(entry, Entry::Free) else {
-            return Step::Quiet;
+            return Step::Stray;
         };
         self.active -= 1;
         let Active {
@@ -228,18 +275,24 @@ impl Table {
             abandoned,
             ..
         } = active;
+        let result = request.target.settle(request.action, result);
         let moved = result.is_ok().then(|| request.len());
         let took = now.zip(started).map(|(now, then)| now.since(then));
-        let target = &request.target;
-        target.counters.finished(request.action.op(), moved, took);
-        target.slots.add_permits(1);
+        let op = request.action.op();
+        request.target.counters.finished(op, moved, took);
         let outcome = (request.memory, result);
-        if abandoned {
+        let abandoned = if abandoned {
             self.free.push(index);
-            return Step::Drop(outcome);
-        }
-        *entry = Entry::Done(outcome);
-        waker.map_or(Step::Quiet, Step::Wake)
+            Some(outcome)
+        } else {
+            *entry = Entry::Done(outcome);
+            None
+        };
+        Step::Finished(Finished {
+            target: request.target,
+            waker,
+            abandoned,
+        })
     }
 
     /// The outcome of `key`, once; registers the waker before.
@@ -379,12 +432,7 @@ mod tests {
     use super::*;
 
     fn target() -> Rc<Target> {
-        Rc::new(Target {
-            file: File::open("/dev/null").unwrap(),
-            counters: Counters::default(),
-            block: 512,
-            slots: Semaphore::new(0),
-        })
+        Rc::new(Target::new(File::open("/dev/null").unwrap(), 512, 0))
     }
 
     fn read(target: &Rc<Target>, len: usize) -> Request {
@@ -417,9 +465,9 @@ mod tests {
         };
         assert_eq!((len, offset), (3072, 5120));
         assert_eq!(ptr.addr() - start.addr(), 1024);
-        assert!(matches!(table.complete(next.key, 3072, None), Step::Quiet));
+        let end = table.complete(next.key, 3072, None);
+        assert!(matches!(end, Step::Finished(_)));
         assert_eq!(ready(&mut table, first.key), Some(Ok(())));
-        assert_eq!(target.slots.available_permits(), 1);
         assert_eq!(target.counters.snapshot().read.bytes, 4096);
     }
 
@@ -462,10 +510,11 @@ mod tests {
         assert!(table.abandon(command.key).is_none());
         assert_eq!((pool.kept_bytes(), table.active()), (0, 1));
         assert_eq!(target.counters.snapshot().in_flight, 1);
-        let Step::Drop(outcome) = table.complete(command.key, 4096, None) else {
-            panic!("kept after its end")
+        let Step::Finished(end) = table.complete(command.key, 4096, None) else {
+            panic!("not finished")
         };
-        drop(outcome);
+        assert!(end.abandoned.is_some() && end.waker.is_none());
+        drop(end);
         assert_eq!((pool.kept_bytes(), table.active()), (4096, 0));
         table.insert(read(&target, 512), None);
     }
@@ -477,5 +526,55 @@ mod tests {
         table.complete(command.key, 512, None);
         assert!(table.abandon(command.key).is_some());
         table.insert(read(&target, 512), None);
+    }
+
+    fn durable(target: &Rc<Target>, action: Action) -> Request {
+        let memory = match action {
+            Action::Write { .. } => Memory::Write(Buf::zeroed(4096).freeze()),
+            _ => Memory::None,
+        };
+        Request {
+            target: Rc::clone(target),
+            action,
+            memory,
+        }
+    }
+
+    #[test]
+    fn a_failed_flush_is_remembered_though_its_caller_is_gone() {
+        let (target, mut table) = (target(), Table::new(1));
+        let flush = table.insert(durable(&target, Action::Sync), None);
+        table.abandon(flush.key);
+        table.complete(flush.key, -libc::EIO, None);
+        assert_eq!(target.sync_failed.get(), Some(libc::EIO));
+    }
+
+    #[test]
+    fn of_flushes_at_a_time_none_succeeds_after_one_has_failed() {
+        let dsync = Action::Write {
+            offset: 0,
+            dsync: true,
+        };
+        for (action, done) in [(Action::Sync, 0), (dsync, 4096)] {
+            let (target, mut table) = (target(), Table::new(2));
+            let first = table.insert(durable(&target, dsync), None);
+            let second = table.insert(durable(&target, action), None);
+            table.complete(first.key, -libc::EIO, None);
+            table.complete(second.key, done, None);
+            let lost = Some(Err(Failure::Errno(libc::EIO)));
+            assert_eq!(ready(&mut table, second.key), lost);
+        }
+    }
+
+    #[test]
+    fn a_device_that_only_refuses_fua_has_lost_nothing() {
+        let (target, mut table) = (target(), Table::new(1));
+        let dsync = Action::Write {
+            offset: 0,
+            dsync: true,
+        };
+        let write = table.insert(durable(&target, dsync), None);
+        table.complete(write.key, -libc::EOPNOTSUPP, None);
+        assert_eq!(target.sync_failed.get(), None);
     }
 }

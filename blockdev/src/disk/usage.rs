@@ -1,11 +1,14 @@
 //! Who else uses a block device or holds a file's lock, for messages that name the culprit.
 //!
-//! The verdict itself is the kernel's (O_EXCL, flock); this only explains it.
+//! The verdict itself is the kernel's (O_EXCL, flock); this only explains it, but for loop devices:
+//! they hold what they stand on neither way.
 
 use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
+use super::sys;
 use super::sysfs::{BlockDir, DeviceNumber, Sysfs};
 
 /// What a device, or a part of it, is used for.
@@ -30,7 +33,7 @@ pub enum Usage {
         /// Kernel name of what is built over it, with the mapped name where it has one.
         holder: String,
     },
-    /// The backing file of a loop device.
+    /// What a loop device stands on.
     Loop {
         /// Kernel name of the loop device.
         device: String,
@@ -124,14 +127,30 @@ fn mapped_name(sys: &Sysfs, holder: &str) -> String {
         .map_or_else(|| holder.to_owned(), |name| format!("{holder} ({name})"))
 }
 
-/// The loop device that stands on the file.
-pub(crate) fn loop_over(sys: &Sysfs, file: &File) -> Option<Usage> {
-    let ours = file.metadata().ok()?;
-    sys.whole_devices().ok()?.iter().find_map(|dir| {
+/// The loop device that stands on the open file; or on the device, a partition or the whole of it.
+pub(crate) fn loop_over(sysfs: &Sysfs, file: &File, device: Option<&BlockDir>) -> Option<Usage> {
+    let meta = file.metadata().ok()?;
+    let parts = device.map(|dir| (dir.whole(), dir.partitions()));
+    let numbers: Vec<_> = parts
+        .iter()
+        .flat_map(|(whole, parts)| std::iter::once(whole).chain(device).chain(parts))
+        .filter_map(BlockDir::device_number)
+        .collect();
+    sysfs.whole_devices().ok()?.iter().find_map(|dir| {
         let backing = dir.text("loop/backing_file")?;
-        let theirs = std::fs::metadata(backing).ok()?;
-        (theirs.dev() == ours.dev() && theirs.ino() == ours.ino())
-            .then(|| Usage::Loop { device: dir.name() })
+        let asked = File::open(Path::new("/dev").join(dir.name()));
+        let hit = match asked.and_then(|device| sys::loop_status(&device)) {
+            // The driver knows what it stands on, whatever became of the path.
+            Ok(status) if status.block_device != 0 => {
+                numbers.contains(&DeviceNumber::of(status.block_device))
+            }
+            Ok(status) => (status.device, status.inode) == (meta.dev(), meta.ino()),
+            Err(_) => std::fs::metadata(backing).is_ok_and(|theirs| {
+                (theirs.dev(), theirs.ino()) == (meta.dev(), meta.ino())
+                    || numbers.contains(&DeviceNumber::of(theirs.rdev()))
+            }),
+        };
+        hit.then(|| Usage::Loop { device: dir.name() })
     })
 }
 
@@ -204,6 +223,27 @@ mod tests {
             "sdb is part of dm-0 (vg-root)"
         );
         assert_eq!(usage("253:0"), None);
+    }
+
+    #[test]
+    fn a_file_is_known_by_the_loop_over_it_also_through_another_link() {
+        let fake = FakeSys::new("usage-loop");
+        let name = |kind| {
+            let name = format!("cairn-usage-loop-{kind}-{}", std::process::id());
+            std::env::temp_dir().join(name)
+        };
+        let (backing, link) = (name("file"), name("link"));
+        std::fs::write(&backing, [0; 4096]).unwrap();
+        std::fs::hard_link(&backing, &link).unwrap();
+        // A name that no machine has, so that the driver isn't asked.
+        let path = backing.to_str().unwrap();
+        fake.device("loop99992", "7:99992", &[("loop/backing_file", path)]);
+        let over = |path| loop_over(&fake.sys(), &File::open(path).unwrap(), None);
+        let (linked, other) = (over(&link), over(&std::env::current_exe().unwrap()));
+        std::fs::remove_file(&backing).unwrap();
+        std::fs::remove_file(&link).unwrap();
+        let device = "loop99992".to_owned();
+        assert_eq!((linked, other), (Some(Usage::Loop { device }), None));
     }
 
     #[test]

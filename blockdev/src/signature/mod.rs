@@ -1,6 +1,6 @@
 //! Foreign signatures: what a disk holds before Cairn would overwrite it.
 //!
-//! [`recognise`] is a function of bytes; [`probe`] reads the few places that it looks at, and
+//! [`recognise()`] is a function of bytes; [`probe`] reads the few places that it looks at, and
 //! [`wipe`] zeroes the magic numbers found, as wipefs does, so that nobody takes the disk for what
 //! it was.
 //!

@@ -229,3 +229,15 @@ fn the_export_of_a_connection_is_counted() {
         world.listener.drained().await;
     });
 }
+
+#[test]
+fn a_connection_counts_once_where_listener_and_export_share_a_set() {
+    let mut world = World::new(1);
+    world.listener = world.export.clone();
+    world.sim.block_on(async {
+        let client = world.transmitting().await;
+        assert_eq!(world.export.count(), 1);
+        drop(client);
+        world.export.drained().await;
+    });
+}

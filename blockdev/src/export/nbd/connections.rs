@@ -42,6 +42,11 @@ impl Connections {
         }))
     }
 
+    /// Whether the two are handles of one set.
+    pub fn is(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Connections in the set.
     pub fn count(&self) -> usize {
         *self.0.count.borrow()

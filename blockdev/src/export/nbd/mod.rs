@@ -20,7 +20,7 @@
 //!   on a listener; a connection holds its receive buffer and at most
 //!   [`IN_FLIGHT_MAX`](limits::IN_FLIGHT_MAX) requests, whose payloads fit its own share and the
 //!   budget that all connections have together ([`Limits`]).
-//! - [`serve`] returns only when no request of its connection touches the device any more.
+//! - [`serve()`] returns only when no request of its connection touches the device any more.
 //! - A request's memory and its place are given back when its reply is written, so the queue of
 //!   replies needs no bound of its own.
 //!

@@ -17,9 +17,10 @@ use crate::env::Env;
 ///
 /// Ends when the client leaves, when it breaks the protocol, or when `listener` or the chosen
 /// export's own set of connections is stopped. The connection is counted in `listener` from the
-/// start, and in the export's set from the end of its handshake. When this returns, no request of
-/// the connection touches a device any more; the error, if any, is for the log. To end a connection,
-/// stop one of its sets: dropping the future instead leaves requests running that nobody counts.
+/// start, and in the export's set from the end of its handshake; once, where a listener of a single
+/// export has one set for both. When this returns, no request of the connection touches a device any
+/// more; the error, if any, is for the log. To end a connection, stop one of its sets: dropping the
+/// future instead leaves requests running that nobody counts.
 pub async fn serve<S>(
     stream: S,
     exports: Rc<dyn Exports>,
@@ -48,7 +49,8 @@ where
     let Some(session) = negotiated? else {
         return Ok(());
     };
-    let _counted_in_export = session.export.connections.enter();
+    let of_export = &session.export.connections;
+    let _counted_in_export = (!of_export.is(&listener)).then(|| of_export.enter());
     let transmission = Transmission::new(session, limits, env);
     transmission.run(receiver, &mut send, &listener).await?;
     // Replies are out; a client that is gone already doesn't mind.
