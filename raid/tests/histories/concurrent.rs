@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use cairn_blockdev::BlockDevice;
 use cairn_blockdev::sim::{Fault, Rng};
+use cairn_blockdev::units::u64_of;
 use cairn_raid::{Array, Geometry, Level};
 use futures_util::future::{join, join_all};
 
@@ -34,11 +35,16 @@ impl History {
         let geometry = Geometry::new(shape.level, shape.members, shape.chunk_bytes).unwrap();
         // A few rows where they are small; two where one is many megabytes.
         let row = geometry.row_bytes();
-        let size = (row * 3 / 2).max((row * 40).min(768 << 10)).next_multiple_of(4096);
+        let size = (row * 3 / 2)
+            .max((row * 40).min(768 << 10))
+            .next_multiple_of(4096);
         world.run(array.create_volume("v", size)).unwrap();
         let volume = array.open_volume("v").unwrap();
         let sectors = size / SECTOR;
-        let model = Rc::new(RefCell::new(Model::new(seed, std::slice::from_ref(&(0..sectors)))));
+        let model = Rc::new(RefCell::new(Model::new(
+            seed,
+            std::slice::from_ref(&(0..sectors)),
+        )));
         Self {
             world,
             array,
@@ -55,7 +61,13 @@ impl History {
         let told = Cell::new(false);
         let sectors = self.volume.geometry().size / SECTOR;
         // Borders that are multiples of nothing.
-        let border = |i: u64| if i == CLIENTS { sectors } else { i * (sectors / CLIENTS) + i * 3 };
+        let border = |i: u64| {
+            if i == CLIENTS {
+                sectors
+            } else {
+                i * (sectors / CLIENTS) + i * 3
+            }
+        };
         let clients = (0..CLIENTS).map(|i| {
             let mut region = Region {
                 volume: Rc::clone(&self.volume),
@@ -85,7 +97,11 @@ impl History {
     async fn ops(&self, count: u64) {
         let until = self.ops.get() + count;
         while self.ops.get() < until {
-            self.world.env.clock.sleep(std::time::Duration::from_micros(100)).await;
+            self.world
+                .env
+                .clock
+                .sleep(std::time::Duration::from_micros(100))
+                .await;
         }
     }
 
@@ -100,25 +116,33 @@ impl History {
 
     fn pause(&self, what: &str) {
         self.world.audit(&self.array);
-        self.world.run(check_all(&self.volume, &self.model, None, what));
+        self.world
+            .run(check_all(&self.volume, &self.model, None, what));
     }
 }
 
 fn history(level: Level, members: usize, lost: usize, chunk_bytes: u32, seed: u64) {
     let shape = Shape::new(level, members, lost, chunk_bytes);
     println!("seed {seed}: {level} of {members}, {lost} lost, chunk {chunk_bytes}");
-    let mut history = History::new(shape, seed);
+    let history = History::new(shape, seed);
     // Huge rows cost as much as they weigh.
-    let pace = if chunk_bytes > 65536 && members > 8 { 12 } else { 30 };
+    let pace = if chunk_bytes > 65536 && members > 8 {
+        12
+    } else {
+        30
+    };
     for spare in members..members + lost {
         let path = history.world.path(spare);
-        history.world.run(history.array.remove_spare(&path)).unwrap();
+        history
+            .world
+            .run(history.array.remove_spare(&path))
+            .unwrap();
     }
     history.while_clients_run(async {
         history.ops(pace).await;
         for k in 0..lost {
             let index = (usize::try_from(seed).unwrap() + k * 2 + 1) % members;
-            history.lose(index, seed + k as u64).await;
+            history.lose(index, seed + u64_of(k)).await;
             history.ops(pace).await;
         }
     });
@@ -137,14 +161,24 @@ fn history(level: Level, members: usize, lost: usize, chunk_bytes: u32, seed: u6
     // A clean restart finds everything, in whatever order the disks turn up.
     let free = history.array.status().space.free_bytes;
     history.world.run(history.array.stop()).unwrap();
-    let History { mut world, array, volume, model, .. } = history;
+    let History {
+        mut world,
+        array,
+        volume,
+        model,
+        ..
+    } = history;
     drop((array, volume));
     world.crash(Crash::Power);
     let mut present = world.all();
     present.rotate_left(usize::try_from(seed).unwrap() % members);
     // Lost disks still bear labels: they must not be believed.
     let array = world.assemble(&present, false).unwrap();
-    assert_eq!(array.status().space.free_bytes, free, "space after a restart");
+    assert_eq!(
+        array.status().space.free_bytes,
+        free,
+        "space after a restart"
+    );
     let volume = array.open_volume("v").unwrap();
     world.run(check_all(&volume, &model, Some(Crash::Kill), "restarted"));
 }
@@ -152,7 +186,13 @@ fn history(level: Level, members: usize, lost: usize, chunk_bytes: u32, seed: u6
 fn all_members(level: Level, chunk: u32, seed: u64) {
     for members in [4usize, 5, 6, 8, 12, 24] {
         for lost in 0..=level.redundancy(members).min(2) {
-            history(level, members, lost, chunk, seed + (members * 10 + lost) as u64);
+            history(
+                level,
+                members,
+                lost,
+                chunk,
+                seed + u64_of(members * 10 + lost),
+            );
         }
     }
 }

@@ -39,7 +39,13 @@ fn at_every_poll(level: Level, members: usize, seed: u64) {
     for crash in CRASHES {
         for polls in 0..300 {
             println!("seed {seed}: {level} of {members}, {crash:?} after {polls} polls");
-            twice_cut(small(level, members, 4096), seed, crash, polls, 97 + polls * 7 % 400);
+            twice_cut(
+                small(level, members, 4096),
+                seed,
+                crash,
+                polls,
+                97 + polls * 7 % 400,
+            );
         }
     }
 }
@@ -64,7 +70,13 @@ fn long_stories(level: Level, members: usize, chunk: u32, seeds: std::ops::Range
         for crash in CRASHES {
             println!("seed {seed}: {level} of {members}, chunk {chunk}, {crash:?}");
             let first = 200 + seed.wrapping_mul(7919) % 9_000;
-            twice_cut(small(level, members, chunk), seed, crash, first, seed.wrapping_mul(6007) % 5_000);
+            twice_cut(
+                small(level, members, chunk),
+                seed,
+                crash,
+                first,
+                seed.wrapping_mul(6007) % 5_000,
+            );
         }
     }
 }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cairn_blockdev::sim::{Fault, Rng, SimDisk, SimDiskConfig};
+use cairn_blockdev::units::u64_of;
 use cairn_blockdev::{
     BlockDevice, Buf, DeviceGeometry, Env, IoError, IoErrorKind, IoFuture, IoOp, LocalFuture,
     ReadResult, SharedBuf, WriteFlags, ZeroFlags,
@@ -69,7 +70,7 @@ impl TestDisk {
                 _ => {
                     let pieces = (0..data.len()).step_by(SECTOR);
                     for at in pieces.filter(|_| rng.one_in(2)) {
-                        landing.push((offset + at as u64, data.slice(at..at + SECTOR)));
+                        landing.push((offset + u64_of(at), data.slice(at..at + SECTOR)));
                     }
                 }
             }
@@ -83,11 +84,6 @@ impl TestDisk {
 
     pub(crate) fn inject(&self, fault: Fault) {
         self.0.sim.inject(fault);
-    }
-
-    pub(crate) fn heal(&self) {
-        self.0.sim.heal();
-        self.0.flushes_to_fail.set(0);
     }
 
     /// The next flush fails; the one after succeeds, as on real disks (fault D3).
@@ -124,7 +120,7 @@ impl TestDisk {
     }
 
     pub(crate) fn poke(&self, offset: u64, bytes: &[u8]) {
-        self.touch(offset, bytes.len() as u64);
+        self.touch(offset, u64_of(bytes.len()));
         self.0.sim.poke(offset, bytes);
     }
 
@@ -134,7 +130,11 @@ impl TestDisk {
     }
 
     fn is_held(&self, offset: u64) -> bool {
-        self.0.held.borrow().iter().any(|range| range.contains(&offset))
+        self.0
+            .held
+            .borrow()
+            .iter()
+            .any(|range| range.contains(&offset))
     }
 }
 
@@ -154,8 +154,11 @@ impl BlockDevice for TestDisk {
     fn write(&self, offset: u64, data: SharedBuf, flags: WriteFlags) -> IoFuture<()> {
         let (disk, op) = (self.clone(), self.0.next_op.get());
         self.0.next_op.set(op + 1);
-        self.touch(offset, data.len() as u64);
-        self.0.flying.borrow_mut().insert(op, (offset, data.clone()));
+        self.touch(offset, u64_of(data.len()));
+        self.0
+            .flying
+            .borrow_mut()
+            .insert(op, (offset, data.clone()));
         Box::pin(async move {
             if disk.is_held(offset) {
                 disk.0.waiting.set(disk.0.waiting.get() + 1);

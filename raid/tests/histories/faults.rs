@@ -4,13 +4,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cairn_blockdev::sim::{Fault, Rng};
+use cairn_blockdev::units::u64_of;
 use cairn_raid::{Level, MemberState};
 
 use crate::members::assemble_somehow;
 use crate::model::Crash;
 use crate::region::check_all;
 use crate::story::Story;
-use crate::world::Shape;
+use crate::world::{Shape, World};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum How {
@@ -20,7 +21,12 @@ enum How {
     ReadsFailInPlaces,
 }
 
-const WAYS: [How; 4] = [How::Gone, How::WritesFail, How::FlushFailsOnce, How::ReadsFailInPlaces];
+const WAYS: [How; 4] = [
+    How::Gone,
+    How::WritesFail,
+    How::FlushFailsOnce,
+    How::ReadsFailInPlaces,
+];
 
 fn shape(level: Level, members: usize) -> Shape {
     let mut shape = Shape::new(level, members, 0, 4096);
@@ -30,7 +36,10 @@ fn shape(level: Level, members: usize) -> Shape {
 
 /// Under load, `disk` fails after a while.
 fn fail_later(story: &Story, data_offset: u64, disk: usize, how: How, micros: u64) {
-    let (disk, clock) = (story.world.disks[disk].clone(), Rc::clone(&story.world.env.clock));
+    let (disk, clock) = (
+        story.world.disks[disk].clone(),
+        Rc::clone(&story.world.env.clock),
+    );
     story.world.env.spawn.spawn(Box::pin(async move {
         clock.sleep(Duration::from_micros(micros)).await;
         match how {
@@ -51,7 +60,11 @@ fn fail_later(story: &Story, data_offset: u64, disk: usize, how: How, micros: u6
 fn one_fails(level: Level, members: usize, how: How, seeds: std::ops::Range<u64>) {
     for seed in seeds {
         let disk = usize::try_from(seed).unwrap() % members;
-        let crash = if seed % 2 == 0 { Crash::Kill } else { Crash::Power };
+        let crash = if seed % 2 == 0 {
+            Crash::Kill
+        } else {
+            Crash::Power
+        };
         println!("seed {seed}: {level} of {members}, disk {disk} {how:?}, {crash:?}");
         let mut rng = Rng::new(seed);
         let mut story = Story::new(shape(level, members), 2_000 + seed);
@@ -61,10 +74,14 @@ fn one_fails(level: Level, members: usize, how: How, seeds: std::ops::Range<u64>
         let data = array.data_offset(&story.world.path(disk)).unwrap();
         fail_later(&story, data, disk, how, rng.below(3_000));
         let chapter = story.chapter(&array, 20);
-        let told = story.world.sim.run_until(chapter, 300 + rng.below(6_000)).is_some();
+        let told = story
+            .world
+            .sim
+            .run_until(chapter, 300 + rng.below(6_000))
+            .is_some();
         if told && how == How::FlushFailsOnce && !story.world.disks[disk].flush_fault_is_due() {
             story.world.sleep(20);
-            let failed = story.world.in_state(&array, MemberState::Failed);
+            let failed = World::in_state(&array, MemberState::Failed);
             assert!(failed.contains(&*story.world.path(disk)), "seed {seed}: d3");
         }
         drop(array);
@@ -103,7 +120,10 @@ fn d2_a_member_that_fails_under_load_is_never_believed_again_on_raid6() {
 #[test]
 fn two_members_that_fail_together_cost_raid6_nothing() {
     for seed in 0..60u64 {
-        let (first, second) = (WAYS[usize::try_from(seed % 4).unwrap()], WAYS[usize::try_from(seed / 4 % 4).unwrap()]);
+        let (first, second) = (
+            WAYS[usize::try_from(seed % 4).unwrap()],
+            WAYS[usize::try_from(seed / 4 % 4).unwrap()],
+        );
         println!("seed {seed}: {first:?} and {second:?}");
         let mut story = Story::new(shape(Level::Raid6, 6), 3_000 + seed);
         let array = story.world.create();
@@ -112,12 +132,23 @@ fn two_members_that_fail_together_cost_raid6_nothing() {
         let data = array.data_offset(&story.world.path(0)).unwrap();
         let one = usize::try_from(seed).unwrap() % 6;
         fail_later(&story, data, one, first, 500);
-        fail_later(&story, data, (one + 1 + usize::try_from(seed / 6).unwrap() % 5) % 6, second, 500 + seed % 3 * 40);
+        fail_later(
+            &story,
+            data,
+            (one + 1 + usize::try_from(seed / 6).unwrap() % 5) % 6,
+            second,
+            500 + seed % 3 * 40,
+        );
         let chapter = story.chapter(&array, 12);
         story.world.run(chapter);
         for vol in story.plot.vols.borrow().iter() {
             let volume = array.open_volume(vol.name()).unwrap();
-            story.world.run(check_all(&volume, &vol.model, None, &format!("seed {seed}")));
+            story.world.run(check_all(
+                &volume,
+                &vol.model,
+                None,
+                &format!("seed {seed}"),
+            ));
         }
         story.world.audit(&array);
         drop(array);
@@ -130,7 +161,11 @@ fn two_members_that_fail_together_cost_raid6_nothing() {
 
 #[test]
 fn beyond_redundancy_there_are_errors_and_never_wrong_bytes() {
-    for (level, members, lost) in [(Level::Raid1, 2, 2), (Level::Raid5, 4, 2), (Level::Raid6, 5, 3)] {
+    for (level, members, lost) in [
+        (Level::Raid1, 2, 2),
+        (Level::Raid5, 4, 2),
+        (Level::Raid6, 5, 3),
+    ] {
         for seed in 0..40u64 {
             println!("seed {seed}: {lost} of {members} on {level}");
             let mut story = Story::new(shape(level, members), 4_000 + seed);
@@ -139,8 +174,18 @@ fn beyond_redundancy_there_are_errors_and_never_wrong_bytes() {
             story.world.run(chapter);
             story.expect_errors();
             for k in 0..lost {
-                let how = if (seed + k as u64).is_multiple_of(3) { How::WritesFail } else { How::Gone };
-                fail_later(&story, 0, (usize::try_from(seed).unwrap() + k) % members, how, 300 + seed % 5 * 70 * k as u64);
+                let how = if (seed + u64_of(k)).is_multiple_of(3) {
+                    How::WritesFail
+                } else {
+                    How::Gone
+                };
+                fail_later(
+                    &story,
+                    0,
+                    (usize::try_from(seed).unwrap() + k) % members,
+                    how,
+                    300 + seed % 5 * 70 * u64_of(k),
+                );
             }
             let chapter = story.chapter(&array, 12);
             story.world.run(chapter);

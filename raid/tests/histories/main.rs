@@ -3,15 +3,27 @@
 //!
 //! Every history is a function of its seed, which is printed.
 
+#[cfg(test)]
 mod assembly;
+#[cfg(test)]
 mod cancel;
+#[cfg(test)]
 mod concurrent;
+#[cfg(test)]
 mod crash;
+#[cfg(test)]
 mod disk;
+#[cfg(test)]
 mod faults;
+#[cfg(test)]
 mod members;
+#[cfg(test)]
 mod model;
+#[cfg(test)]
 mod races;
+#[cfg(test)]
 mod region;
+#[cfg(test)]
 mod story;
+#[cfg(test)]
 mod world;

@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use cairn_blockdev::units::u64_of;
+
 /// Unit of the model.
 pub(crate) const SECTOR: u64 = 512;
 /// The stamp of zeros.
@@ -43,12 +45,18 @@ pub(crate) enum Found {
 }
 
 fn decode(bytes: &[u8], tag: u64, sector: u64) -> Found {
-    let mut words = bytes.chunks(8).map(|w| u64::from_le_bytes(w.try_into().unwrap()));
+    let mut words = bytes
+        .chunks(8)
+        .map(|w| u64::from_le_bytes(w.try_into().unwrap()));
     if words.clone().all(|w| w == 0) {
         return Found::Stamp(ZERO);
     }
     let stamp = words.clone().nth(2).unwrap();
-    if words.by_ref().zip(0..).all(|(w, at)| w == word(tag, stamp, sector, at)) {
+    if words
+        .by_ref()
+        .zip(0..)
+        .all(|(w, at)| w == word(tag, stamp, sector, at))
+    {
         Found::Stamp(stamp)
     } else {
         Found::Foreign
@@ -118,13 +126,16 @@ impl Model {
     }
 
     pub(crate) fn windows(&self) -> Vec<Range<u64>> {
-        self.windows.iter().map(|w| w.first..w.first + w.cells.len() as u64).collect()
+        self.windows
+            .iter()
+            .map(|w| w.first..w.first + u64_of(w.cells.len()))
+            .collect()
     }
 
     fn each(&mut self, range: Range<u64>, mut change: impl FnMut(u64, &mut Cell)) {
         for window in &mut self.windows {
             let from = range.start.max(window.first);
-            let to = range.end.min(window.first + window.cells.len() as u64);
+            let to = range.end.min(window.first + u64_of(window.cells.len()));
             for sector in from..to {
                 let at = usize::try_from(sector - window.first).unwrap();
                 change(sector, &mut window.cells[at]);
@@ -161,8 +172,12 @@ impl Model {
     /// Everything acked by then is durable.
     pub(crate) fn flushed(&mut self, through: u64) {
         self.each(0..u64::MAX, |_, cell| {
-            let count = cell.since.iter().take_while(|(ack, _)| *ack <= through).count();
-            if let Some((_, stamp)) = cell.since.drain(..count).last() {
+            let count = cell
+                .since
+                .iter()
+                .take_while(|(ack, _)| *ack <= through)
+                .count();
+            if let Some((_, stamp)) = cell.since.drain(..count).next_back() {
                 cell.floor = stamp;
             }
         });
@@ -185,7 +200,7 @@ impl Model {
         what: &str,
     ) {
         let tag = self.tag;
-        let count = bytes.len() as u64 / SECTOR;
+        let count = u64_of(bytes.len()) / SECTOR;
         self.acks += 1;
         let ack = self.acks;
         self.each(first..first + count, |sector, cell| {

@@ -28,8 +28,16 @@ impl Bench {
         let array = world.create();
         world.run(array.create_volume("v", 1 << 20)).unwrap();
         let volume = array.open_volume("v").unwrap();
-        let model = Rc::new(RefCell::new(Model::new(seed, std::slice::from_ref(&(0..256)))));
-        let bench = Self { world, array, volume, model };
+        let model = Rc::new(RefCell::new(Model::new(
+            seed,
+            std::slice::from_ref(&(0..256)),
+        )));
+        let bench = Self {
+            world,
+            array,
+            volume,
+            model,
+        };
         let client = bench.client(0..256);
         bench.world.run(async {
             client.write(0..256, false).await.unwrap();
@@ -88,7 +96,12 @@ impl Bench {
             Err(_) => self.world.assemble(&all, true).unwrap(),
         };
         let volume = array.open_volume("v").unwrap();
-        self.world.run(check_all(&volume, &self.model, Some(crash), "after the crash"));
+        self.world.run(check_all(
+            &volume,
+            &self.model,
+            Some(crash),
+            "after the crash",
+        ));
     }
 }
 
@@ -105,8 +118,16 @@ fn an_ack_waits_for_the_ejection(level: Level, members: usize) {
             // A later one goes around the disk, and must not be acked before the ejection either.
             let second = bench.start_write(100..164);
             bench.world.sleep(5);
-            assert_eq!(*first.borrow(), None, "acked before the ejection was durable");
-            assert_eq!(*second.borrow(), None, "acked around a disk that the labels call in sync");
+            assert_eq!(
+                *first.borrow(),
+                None,
+                "acked before the ejection was durable"
+            );
+            assert_eq!(
+                *second.borrow(),
+                None,
+                "acked around a disk that the labels call in sync"
+            );
             bench.crash_and_check(crash);
         }
     }
@@ -134,7 +155,10 @@ fn d2_no_flush_is_acked_before_the_ejection_that_it_relies_on() {
         *told.borrow_mut() = client.flush().await.is_ok();
     }));
     bench.world.sleep(5);
-    assert!(!*flushed.borrow(), "a flush skipped a disk that the labels call in sync");
+    assert!(
+        !*flushed.borrow(),
+        "a flush skipped a disk that the labels call in sync"
+    );
     bench.crash_and_check(Crash::Power);
 }
 
@@ -144,8 +168,13 @@ fn no_write_is_acked_while_only_the_successor_of_a_member_has_it() {
         println!("seed {seed}");
         let bench = Bench::new(seed, Level::Raid5, 4, 1);
         let (old, new) = (bench.world.path(0), bench.world.member(4));
-        bench.world.run(bench.array.replace_member(&old, new)).unwrap();
-        bench.world.run_till("the copy is under way", || bench.array.status().sync.is_some());
+        bench
+            .world
+            .run(bench.array.replace_member(&old, new))
+            .unwrap();
+        bench.world.run_till("the copy is under way", || {
+            bench.array.status().sync.is_some()
+        });
         bench.hold_labels();
         bench.labels_are_held();
         // Every sector of the volume: some of it lies on the member that is leaving.
@@ -159,7 +188,9 @@ fn no_write_is_acked_while_only_the_successor_of_a_member_has_it() {
         } else {
             bench.release();
             bench.world.wait_until_filled(&bench.array);
-            bench.world.run_till("acked", || *write.borrow() == Some(true));
+            bench
+                .world
+                .run_till("acked", || *write.borrow() == Some(true));
         }
     }
 }
@@ -170,7 +201,7 @@ fn d3_a_flush_that_failed_when_going_clean_ejects_its_disk() {
     bench.world.disks[2].fail_next_flush();
     bench.world.sleep(12_000);
     assert!(
-        bench.world.in_state(&bench.array, MemberState::Failed).contains(&*bench.world.path(2)),
+        World::in_state(&bench.array, MemberState::Failed).contains(&*bench.world.path(2)),
         "a later flush proves nothing about what the failed one lost"
     );
 }
@@ -187,7 +218,13 @@ fn d3_a_flush_that_failed_in_stop_ejects_its_disk() {
         bench.world.env.spawn.spawn(Box::pin(async move {
             let _ = stopping.stop().await;
         }));
-        bench.world.run(bench.world.env.clock.sleep(std::time::Duration::from_micros(nth * 60)));
+        bench.world.run(
+            bench
+                .world
+                .env
+                .clock
+                .sleep(std::time::Duration::from_micros(nth * 60)),
+        );
         disk.fail_next_flush();
         bench.world.sleep(1_000);
         if disk.flush_fault_is_due() {
@@ -196,9 +233,16 @@ fn d3_a_flush_that_failed_in_stop_ejects_its_disk() {
         drop((array, bench.array, bench.volume));
         bench.world.crash(Crash::Power);
         let all = bench.world.all();
-        let array = bench.world.assemble(&all, false).or_else(|_| bench.world.assemble(&all, true)).unwrap();
-        let in_sync = bench.world.in_state(&array, MemberState::InSync);
-        assert!(!in_sync.contains(&*bench.world.path(2)), "flush {nth} failed and nobody minded");
+        let array = bench
+            .world
+            .assemble(&all, false)
+            .or_else(|_| bench.world.assemble(&all, true))
+            .unwrap();
+        let in_sync = World::in_state(&array, MemberState::InSync);
+        assert!(
+            !in_sync.contains(&*bench.world.path(2)),
+            "flush {nth} failed and nobody minded"
+        );
     }
 }
 
@@ -211,7 +255,10 @@ fn a4_a_disk_lost_while_idle_is_replaced_by_the_spare() {
     let client = bench.client(0..256);
     let events = bench.array.status().event_count;
     bench.world.run(client.write(0..1, false)).unwrap();
-    assert!(bench.array.status().event_count > events, "an ejection is an event");
+    assert!(
+        bench.array.status().event_count > events,
+        "an ejection is an event"
+    );
     bench.world.wait_until_filled(&bench.array);
     assert!(bench.world.host.saw("SpareActive"));
 }
@@ -227,7 +274,10 @@ fn a_mirror_thrown_out_while_idle_is_not_started_alone() {
     drop((client, bench.array, bench.volume));
     bench.world.crash(Crash::Power);
     let alone = bench.world.assemble(&[1], false);
-    assert!(alone.is_err(), "a stale mirror was started as if it were current");
+    assert!(
+        alone.is_err(),
+        "a stale mirror was started as if it were current"
+    );
 }
 
 #[test]
@@ -244,7 +294,10 @@ fn a_broken_array_leaves_its_labels_as_they_were() {
             let _ = client.write(at * 8..at * 8 + 8, false).await;
         }
     });
-    assert!(bench.array.status().failure.is_some(), "two of four are gone");
+    assert!(
+        bench.array.status().failure.is_some(),
+        "two of four are gone"
+    );
     for spare in 4..7 {
         let path = bench.world.path(spare);
         let _ = bench.world.run(bench.array.remove_spare(&path));
@@ -266,7 +319,10 @@ fn a_refused_start_touches_the_disks_no_more() {
     drop((client, bench.array, bench.volume));
     bench.world.crash(Crash::Kill);
     let ended = Rc::new(RefCell::new(None));
-    let (tell, starting) = (Rc::clone(&ended), bench.world.assemble_later(&bench.world.all(), false));
+    let (tell, starting) = (
+        Rc::clone(&ended),
+        bench.world.assemble_later(&bench.world.all(), false),
+    );
     bench.world.env.spawn.spawn(Box::pin(async move {
         *tell.borrow_mut() = Some(starting.await.is_ok());
     }));
@@ -274,9 +330,16 @@ fn a_refused_start_touches_the_disks_no_more() {
     bench.world.run_till("resync", || host.saw("ResyncStarted"));
     bench.world.disks[1].inject(Fault::Gone);
     bench.world.run_till("it ends", || ended.borrow().is_some());
-    assert_eq!(*ended.borrow(), Some(false), "unclean, and a member is gone");
+    assert_eq!(
+        *ended.borrow(),
+        Some(false),
+        "unclean, and a member is gone"
+    );
     bench.world.sleep(2_000);
-    assert!(!bench.world.host.saw("RebuildStarted"), "a refused array rebuilds");
+    assert!(
+        !bench.world.host.saw("RebuildStarted"),
+        "a refused array rebuilds"
+    );
     // The disk is back: nothing has happened that would cost it its place.
     bench.world.crash(Crash::Kill);
     let array = bench.world.assemble_all();
@@ -294,7 +357,10 @@ fn deleting_a_volume_leaves_extents_that_others_got_meanwhile() {
     }
     let client = |name: &str, tag: u64| Region {
         volume: array.open_volume(name).unwrap(),
-        model: Rc::new(RefCell::new(Model::new(tag, std::slice::from_ref(&(0..64))))),
+        model: Rc::new(RefCell::new(Model::new(
+            tag,
+            std::slice::from_ref(&(0..64)),
+        ))),
         rng: Rng::new(tag),
         sectors: 0..64,
         whole: None,
@@ -317,11 +383,15 @@ fn deleting_a_volume_leaves_extents_that_others_got_meanwhile() {
     hold(rows);
     for at in [0, sectors] {
         let a = client("a", 1);
-        spawn(Box::pin(async move { drop(a.write(at..at + 16, false).await) }));
+        spawn(Box::pin(
+            async move { drop(a.write(at..at + 16, false).await) },
+        ));
     }
     world.sleep(1);
     let volume = Rc::clone(&a.volume);
-    spawn(Box::pin(async move { drop(volume.discard(extent, extent).await) }));
+    spawn(Box::pin(async move {
+        drop(volume.discard(extent, extent).await);
+    }));
     world.sleep(1);
     let (deleting, tell) = (Rc::clone(&array), Rc::clone(&deleted));
     spawn(Box::pin(async move {
@@ -335,7 +405,8 @@ fn deleting_a_volume_leaves_extents_that_others_got_meanwhile() {
     }
     hold(0);
     world.run_till("the second extent is free", || {
-        array.volumes().iter().all(|v| v.allocated_bytes == 0) || *deleted.borrow()
+        array.volumes().iter().all(|v| v.allocated_bytes == 0)
+            || *deleted.borrow()
             || array.status().space.written_bytes <= 8 * 8192
     });
     world.sleep(5);
@@ -377,13 +448,23 @@ fn a_discard_under_way_does_not_reach_the_volume_that_comes_after() {
             for _ in 0..20 {
                 let end = 2 * extent + 64 * 512;
                 if let Err(error) = old.discard(512, end - 1024).await {
-                    assert!(matches!(error.kind, IoErrorKind::OutOfRange | IoErrorKind::Stopped | IoErrorKind::NoSpace), "{error}");
+                    assert!(
+                        matches!(
+                            error.kind,
+                            IoErrorKind::OutOfRange | IoErrorKind::Stopped | IoErrorKind::NoSpace
+                        ),
+                        "{error}"
+                    );
                     break;
                 }
             }
         };
         let recreate = async {
-            world.env.clock.sleep(std::time::Duration::from_micros(37 * seed)).await;
+            world
+                .env
+                .clock
+                .sleep(std::time::Duration::from_micros(37 * seed))
+                .await;
             array.delete_volume("a").await.unwrap();
             array.create_volume("a", 3 * extent).await.unwrap();
             let second = client(2);
@@ -412,11 +493,18 @@ fn two_torn_changes_of_membership_cost_no_member() {
     let mut present = vec![0, 1, 2];
     for spare in 3..6 {
         let array = world.assemble(&present, false).unwrap();
-        assert_eq!(array.status().redundancy_left, 1, "a good member was called stale");
+        assert_eq!(
+            array.status().redundancy_left,
+            1,
+            "a good member was called stale"
+        );
         // The commit reaches everybody but one member; nothing is written before the next.
         world.disks[2].hold_writes(LABELS);
         let (adding, disk) = (Rc::clone(&array), world.member(spare));
-        world.env.spawn.spawn(Box::pin(async move { drop(adding.add_spare(disk).await) }));
+        world
+            .env
+            .spawn
+            .spawn(Box::pin(async move { drop(adding.add_spare(disk).await) }));
         world.run_till("it waits", || world.disks[2].waiting() > 0);
         world.sleep(5);
         world.disks[2].lose_flying();

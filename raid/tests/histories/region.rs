@@ -51,16 +51,23 @@ impl Region {
         fill(&mut buf, self.model.borrow().tag(), stamp, range.start);
         self.model.borrow_mut().begin(range.clone(), stamp);
         let flags = WriteFlags { fua };
-        self.volume.write(range.start * SECTOR, buf.freeze(), flags).await?;
+        self.volume
+            .write(range.start * SECTOR, buf.freeze(), flags)
+            .await?;
         self.model.borrow_mut().acked(range, stamp, fua);
         Ok(())
     }
 
     pub(crate) async fn read(&self, range: Range<u64>) -> Result<(), IoError> {
         let len = usize::try_from((range.end - range.start) * SECTOR).unwrap();
-        let (buf, result) = self.volume.read(range.start * SECTOR, Buf::zeroed(len)).await;
+        let (buf, result) = self
+            .volume
+            .read(range.start * SECTOR, Buf::zeroed(len))
+            .await;
         result?;
-        self.model.borrow_mut().check(range.start, &buf, None, "read");
+        self.model
+            .borrow_mut()
+            .check(range.start, &buf, None, "read");
         Ok(())
     }
 
@@ -73,7 +80,9 @@ impl Region {
         } else {
             fua = self.rng.one_in(4);
             let no_hole = self.rng.one_in(2);
-            self.volume.write_zeroes(at, len, ZeroFlags { fua, no_hole }).await?;
+            self.volume
+                .write_zeroes(at, len, ZeroFlags { fua, no_hole })
+                .await?;
         }
         self.model.borrow_mut().acked(range, ZERO, fua);
         Ok(())

@@ -16,7 +16,7 @@ use crate::region::Region;
 use crate::world::{Shape, World};
 
 /// Volumes at once.
-const VOLUMES: usize = 3;
+const VOLUMES: u64 = 3;
 /// Volumes grow by so much.
 const GROWTH: u64 = 64 << 10;
 
@@ -92,22 +92,39 @@ impl Story {
     }
 
     /// The manager and the clients, as one future: `steps` of the manager.
-    pub(crate) fn chapter(&mut self, array: &Rc<Array>, steps: usize) -> impl Future<Output = ()> + use<> {
+    pub(crate) fn chapter(
+        &mut self,
+        array: &Rc<Array>,
+        steps: usize,
+    ) -> impl Future<Output = ()> + use<> {
         self.plot.ended.set(false);
-        let (array, plot, env) = (Rc::clone(array), Rc::clone(&self.plot), self.world.env.clone());
+        let (array, plot, env) = (
+            Rc::clone(array),
+            Rc::clone(&self.plot),
+            self.world.env.clone(),
+        );
         let mut rng = Rng::new(self.rng.next_u64());
-        let clients = (0..VOLUMES as u64).flat_map(|place| (0..3).map(move |part| (place, part)));
+        let clients = (0..VOLUMES).flat_map(|place| (0..3).map(move |part| (place, part)));
         let clients: Vec<_> = clients
             .map(|(place, part)| {
                 let rng = Rng::new(rng.next_u64());
-                client(Rc::clone(&array), Rc::clone(&plot), env.clone(), usize::try_from(place).unwrap(), part, rng)
+                client(
+                    Rc::clone(&array),
+                    Rc::clone(&plot),
+                    env.clone(),
+                    usize::try_from(place).unwrap(),
+                    part,
+                    rng,
+                )
             })
             .collect();
         async move {
             let manager = async {
                 for _ in 0..steps {
                     manage(&array, &plot, &mut rng).await;
-                    env.clock.sleep(Duration::from_micros(rng.below(1500))).await;
+                    env.clock
+                        .sleep(Duration::from_micros(rng.below(1500)))
+                        .await;
                 }
                 plot.ended.set(true);
             };
@@ -136,7 +153,12 @@ impl Story {
             match (found, vol.life.get()) {
                 (Ok(info), _) => {
                     let sizes = [vol.size.get(), vol.growing_to.get()];
-                    assert!(sizes.contains(&info.size_bytes), "{what}: {} has {} not {sizes:?}", vol.name, info.size_bytes);
+                    assert!(
+                        sizes.contains(&info.size_bytes),
+                        "{what}: {} has {} not {sizes:?}",
+                        vol.name,
+                        info.size_bytes
+                    );
                     vol.size.set(info.size_bytes);
                     vol.growing_to.set(info.size_bytes);
                     vol.life.set(Life::There);
@@ -169,7 +191,9 @@ impl Story {
             let bytes = usize::try_from((window.end - window.start) * SECTOR).unwrap();
             let (volume, first) = (Rc::clone(&volume), window.start);
             let (buf, result) = self.world.run(async move {
-                volume.read(first * SECTOR, cairn_blockdev::Buf::zeroed(bytes)).await
+                volume
+                    .read(first * SECTOR, cairn_blockdev::Buf::zeroed(bytes))
+                    .await
             });
             result.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
             let mut model = vol.model.borrow_mut();
@@ -181,7 +205,13 @@ impl Story {
                 })
                 .collect();
             let doubt = |sector: u64| doubtful[usize::try_from(sector - window.start).unwrap()];
-            model.check_but(window.start, &buf, Some(crash), doubt, &format!("seed {seed} {}", vol.name));
+            model.check_but(
+                window.start,
+                &buf,
+                Some(crash),
+                doubt,
+                &format!("seed {seed} {}", vol.name),
+            );
         }
     }
 
@@ -191,7 +221,11 @@ impl Story {
             self.world.run(array.delete_volume(&vol.name)).unwrap();
         }
         let space = array.status().space;
-        assert_eq!(space.free_bytes, space.total_bytes, "seed {}: space leaks", self.seed);
+        assert_eq!(
+            space.free_bytes, space.total_bytes,
+            "seed {}: space leaks",
+            self.seed
+        );
         drop(array);
         self.world.crash(Crash::Power);
         let labelled = self.world.labelled();
@@ -201,15 +235,24 @@ impl Story {
             .or_else(|_| self.world.assemble(&labelled, true))
             .unwrap();
         let space = array.status().space;
-        assert_eq!(space.free_bytes, space.total_bytes, "seed {}: space comes back", self.seed);
+        assert_eq!(
+            space.free_bytes, space.total_bytes,
+            "seed {}: space comes back",
+            self.seed
+        );
         assert_eq!(space.written_bytes, 0, "seed {}", self.seed);
     }
 }
 
 async fn manage(array: &Rc<Array>, plot: &Plot, rng: &mut Rng) {
-    let place = usize::try_from(rng.below(VOLUMES as u64)).unwrap();
+    let place = usize::try_from(rng.below(VOLUMES)).unwrap();
     let name = format!("v{place}");
-    let known = plot.vols.borrow().iter().find(|vol| vol.name == name).map(Rc::clone);
+    let known = plot
+        .vols
+        .borrow()
+        .iter()
+        .find(|vol| vol.name == name)
+        .map(Rc::clone);
     let extent = array.status().space.extent_bytes;
     match known {
         None => {
@@ -220,7 +263,10 @@ async fn manage(array: &Rc<Array>, plot: &Plot, rng: &mut Rng) {
                 life: Cell::new(Life::Coming),
                 size: Cell::new(size),
                 growing_to: Cell::new(size),
-                model: Rc::new(RefCell::new(Model::new(0x7A60 + plot.next_tag.get(), &windows(extent)))),
+                model: Rc::new(RefCell::new(Model::new(
+                    0x7A60 + plot.next_tag.get(),
+                    &windows(extent),
+                ))),
             });
             plot.vols.borrow_mut().push(Rc::clone(&vol));
             if plot.went_well(array.create_volume(&name, size).await) {
@@ -230,7 +276,9 @@ async fn manage(array: &Rc<Array>, plot: &Plot, rng: &mut Rng) {
         Some(vol) if rng.one_in(2) => {
             vol.life.set(Life::Going);
             if plot.went_well(array.delete_volume(&name).await) {
-                plot.vols.borrow_mut().retain(|other| !Rc::ptr_eq(other, &vol));
+                plot.vols
+                    .borrow_mut()
+                    .retain(|other| !Rc::ptr_eq(other, &vol));
             }
         }
         Some(vol) => {
@@ -254,7 +302,12 @@ async fn client(
 ) {
     let name = format!("v{place}");
     while !plot.ended.get() {
-        let there = plot.vols.borrow().iter().find(|v| v.name == name && v.life.get() == Life::There).map(Rc::clone);
+        let there = plot
+            .vols
+            .borrow()
+            .iter()
+            .find(|v| v.name == name && v.life.get() == Life::There)
+            .map(Rc::clone);
         let Some(vol) = there else {
             env.clock.sleep(Duration::from_micros(200)).await;
             continue;
@@ -287,7 +340,10 @@ async fn client(
                     env.clock.sleep(Duration::from_micros(200)).await;
                     continue;
                 }
-                assert!(vol.life.get() == Life::Going || !there_is(&plot, &vol), "{error}");
+                assert!(
+                    vol.life.get() == Life::Going || !there_is(&plot, &vol),
+                    "{error}"
+                );
                 break;
             }
         }
@@ -295,5 +351,8 @@ async fn client(
 }
 
 fn there_is(plot: &Plot, vol: &Rc<Vol>) -> bool {
-    plot.vols.borrow().iter().any(|other| Rc::ptr_eq(other, vol))
+    plot.vols
+        .borrow()
+        .iter()
+        .any(|other| Rc::ptr_eq(other, vol))
 }

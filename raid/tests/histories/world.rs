@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cairn_blockdev::sim::{Rng, Sim, SimDiskConfig};
+use cairn_blockdev::units::{u64_of, usize_of_u32};
 use cairn_blockdev::{BlockDevice, BufPool, Env, LocalFuture, WriteFlags};
 use cairn_raid::{
     Array, ArrayEvent, AssembleOptions, CreateSpec, EventSink, Geometry, Hooks, Level, MemberDisk,
@@ -47,7 +48,10 @@ impl WitnessStore for Host {
 
 impl Host {
     pub(crate) fn saw(&self, kind: &str) -> bool {
-        self.events.borrow().iter().any(|event| event.kind.to_string() == kind)
+        self.events
+            .borrow()
+            .iter()
+            .any(|event| event.kind.to_string() == kind)
     }
 }
 
@@ -97,7 +101,14 @@ impl World {
             latency_us_max: 100,
         };
         let disks = (0..shape.members + shape.spares)
-            .map(|i| TestDisk::new(&format!("/dev/sim{i}"), config, &env, seed * 1000 + i as u64))
+            .map(|i| {
+                TestDisk::new(
+                    &format!("/dev/sim{i}"),
+                    config,
+                    &env,
+                    seed * 1000 + u64_of(i),
+                )
+            })
             .collect();
         Self {
             sim,
@@ -136,7 +147,9 @@ impl World {
         self.disks[index].name()
     }
 
-    pub(crate) fn create_later(&self) -> impl Future<Output = Result<Rc<Array>, RaidError>> + use<> {
+    pub(crate) fn create_later(
+        &self,
+    ) -> impl Future<Output = Result<Rc<Array>, RaidError>> + use<> {
         let spec = CreateSpec {
             name: "pool".into(),
             level: self.shape.level,
@@ -172,10 +185,12 @@ impl World {
                     Vec::new()
                 }
             };
-            *disk = disk.reborn(&env, seed.wrapping_add(i as u64 * 7919));
+            *disk = disk.reborn(&env, seed.wrapping_add(u64_of(i) * 7919));
             sim.block_on(async {
                 for (offset, data) in landing {
-                    disk.write(offset, data, WriteFlags::default()).await.unwrap();
+                    disk.write(offset, data, WriteFlags::default())
+                        .await
+                        .unwrap();
                 }
             });
         }
@@ -235,7 +250,8 @@ impl World {
     }
 
     pub(crate) fn assemble_all(&self) -> Rc<Array> {
-        self.assemble(&self.all(), false).unwrap_or_else(|error| panic!("seed {}: {error}", self.seed))
+        self.assemble(&self.all(), false)
+            .unwrap_or_else(|error| panic!("seed {}: {error}", self.seed))
     }
 
     pub(crate) fn sleep(&self, ms: u64) {
@@ -254,7 +270,10 @@ impl World {
                 }
                 clock.sleep(Duration::from_micros(20)).await;
             }
-            panic!("seed {seed}: never {what}; events {:?}", host.events.borrow());
+            panic!(
+                "seed {seed}: never {what}; events {:?}",
+                host.events.borrow()
+            );
         });
     }
 
@@ -271,16 +290,20 @@ impl World {
         let mut slots: Vec<Option<&TestDisk>> = vec![None; status.members_total];
         for member in &status.members {
             if member.state == MemberState::InSync {
-                let disk = self.disks.iter().find(|d| *d.name() == member.path).unwrap();
+                let disk = self
+                    .disks
+                    .iter()
+                    .find(|d| *d.name() == member.path)
+                    .unwrap();
                 slots[member.slot.unwrap()] = Some(disk);
             }
         }
-        let chunk = self.shape.chunk_bytes as usize;
+        let chunk = usize_of_u32(self.shape.chunk_bytes);
         for row in array.written_rows() {
             let chunk_of = |slot: Slot| {
                 let disk = slots[slot.0]?;
                 let offset = array.data_offset(&disk.name())?;
-                Some(disk.peek(offset + row.0 * chunk as u64, chunk))
+                Some(disk.peek(offset + row.0 * u64_of(chunk), chunk))
             };
             audit_row(&geometry, row, chunk_of, self.seed);
         }
@@ -295,7 +318,7 @@ impl World {
         if status.level != Level::Raid6 || status.redundancy_left != 1 {
             return;
         }
-        let chunk = self.shape.chunk_bytes as usize;
+        let chunk = usize_of_u32(self.shape.chunk_bytes);
         for row in array.written_rows() {
             let of = |slot: usize| {
                 let member = status
@@ -304,7 +327,7 @@ impl World {
                     .find(|m| m.slot == Some(slot) && m.state == MemberState::InSync)?;
                 let disk = self.disks.iter().find(|d| *d.name() == member.path)?;
                 let offset = array.data_offset(&member.path)?;
-                Some(disk.peek(offset + row.0 * chunk as u64, chunk))
+                Some(disk.peek(offset + row.0 * u64_of(chunk), chunk))
             };
             let mut data = vec![None; geometry.data_chunks()];
             let (mut p, mut q) = (None, None);
@@ -316,11 +339,15 @@ impl World {
                 }
             }
             let (Some(p), Some(q)) = (p, q) else { continue };
-            let Some(gone) = data.iter().position(Option::is_none) else { continue };
+            let Some(gone) = data.iter().position(Option::is_none) else {
+                continue;
+            };
             // The lost chunk by P; then Q must agree.
             let mut lost = p;
             for chunk in data.iter().flatten() {
-                lost.iter_mut().zip(chunk).for_each(|(to, from)| *to ^= from);
+                lost.iter_mut()
+                    .zip(chunk)
+                    .for_each(|(to, from)| *to ^= from);
             }
             data[gone] = Some(lost);
             let data: Vec<Vec<u8>> = data.into_iter().flatten().collect();
@@ -350,9 +377,13 @@ impl World {
     }
 
     /// Paths in a state.
-    pub(crate) fn in_state(&self, array: &Rc<Array>, state: MemberState) -> BTreeSet<String> {
+    pub(crate) fn in_state(array: &Rc<Array>, state: MemberState) -> BTreeSet<String> {
         let members = array.status().members;
-        members.into_iter().filter(|m| m.state == state).map(|m| m.path).collect()
+        members
+            .into_iter()
+            .filter(|m| m.state == state)
+            .map(|m| m.path)
+            .collect()
     }
 }
 
@@ -363,12 +394,7 @@ pub(crate) fn is_full(array: &Rc<Array>) -> bool {
     status.sync.is_none() && status.redundancy_left == full
 }
 
-fn audit_row(
-    geometry: &Geometry,
-    row: Row,
-    chunk_of: impl Fn(Slot) -> Option<Vec<u8>>,
-    seed: u64,
-) {
+fn audit_row(geometry: &Geometry, row: Row, chunk_of: impl Fn(Slot) -> Option<Vec<u8>>, seed: u64) {
     let slots: Vec<Slot> = (0..geometry.members()).map(Slot).collect();
     if geometry.level() == Level::Raid1 {
         let copies: Vec<_> = slots.iter().filter_map(|slot| chunk_of(*slot)).collect();
