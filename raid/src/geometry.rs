@@ -47,7 +47,7 @@ impl Set {
     /// This set and `element`.
     #[must_use]
     pub fn with(self, element: usize) -> Self {
-        debug_assert!(element < 64, "set element {element}");
+        assert!(element < 64, "set element {element}");
         Self(self.0 | 1 << element)
     }
 
@@ -223,7 +223,7 @@ impl Geometry {
 
     /// Slot of data chunk `index`; on RAID 1 the first mirror.
     pub fn data_slot(&self, row: Row, index: usize) -> Slot {
-        debug_assert!(index < self.data_chunks());
+        assert!(index < self.data_chunks());
         match self.p_slot(row) {
             None => Slot(0),
             Some(p) => {

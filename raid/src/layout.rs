@@ -211,7 +211,7 @@ impl Shape {
             *zone = Zone { offset: at, len };
             at = (at + len).next_multiple_of(MIB);
         }
-        debug_assert!(at <= label_copy(size), "zones run into the label's copy");
+        assert!(at <= label_copy(size), "zones run into the label's copy");
         Some(Layout { zones })
     }
 }

@@ -43,7 +43,7 @@ fn exp(power: usize) -> u8 {
 }
 
 fn log(value: u8) -> usize {
-    debug_assert!(value != 0, "zero has no logarithm");
+    assert!(value != 0, "zero has no logarithm");
     TABLES
         .1
         .get(usize::from(value))

@@ -299,7 +299,7 @@ pub(super) async fn read_map_slots(disk: &Disk, pages: usize) -> Vec<[Option<Box
         }
     }
     let [even, odd] = slots;
-    debug_assert_eq!(u64_of(even.len()), u64_of(pages));
+    assert_eq!(u64_of(even.len()), u64_of(pages));
     even.into_iter().zip(odd).map(|(a, b)| [a, b]).collect()
 }
 

@@ -172,7 +172,7 @@ impl Disk {
         col: u64,
         buf: Buf,
     ) -> LocalFuture<ReadResult> {
-        debug_assert!(col * BLOCK + u64_of(buf.len()) <= geometry.chunk_bytes());
+        assert!(col * BLOCK + u64_of(buf.len()) <= geometry.chunk_bytes());
         self.device.read(self.offset(geometry, row, col), buf)
     }
 
@@ -184,7 +184,7 @@ impl Disk {
         col: u64,
         data: SharedBuf,
     ) -> IoFuture<()> {
-        debug_assert!(col * BLOCK + u64_of(data.len()) <= geometry.chunk_bytes());
+        assert!(col * BLOCK + u64_of(data.len()) <= geometry.chunk_bytes());
         self.device
             .write(self.offset(geometry, row, col), data, WriteFlags::default())
     }

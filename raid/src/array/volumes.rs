@@ -67,7 +67,11 @@ impl ExtentGates {
 
     /// Made before the wait, so that giving up tidies the gate away too.
     fn waiting(self: &Rc<Self>, extent: ExtentId) -> InUse {
-        InUse { gates: Rc::clone(self), extent, guard: None }
+        InUse {
+            gates: Rc::clone(self),
+            extent,
+            guard: None,
+        }
     }
 
     pub(crate) async fn enter(self: &Rc<Self>, extent: ExtentId) -> InUse {

@@ -292,7 +292,7 @@ impl SpaceMap {
         self.next_alloc_seq += 1;
         self.set(extent, Use::Mapped { owner, alloc_seq });
         self.by_owner.insert(owner, extent);
-        debug_assert!(!self.any_written(extent), "a free extent has written rows");
+        assert!(!self.any_written(extent), "a free extent has written rows");
         Ok(extent)
     }
 

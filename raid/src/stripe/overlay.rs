@@ -53,7 +53,7 @@ impl Overlay {
 
     /// Lays `data` (whole blocks) over what is there.
     pub(crate) fn put(&mut self, index: usize, col: u64, data: SharedBuf) {
-        debug_assert!(
+        assert!(
             data.len().is_multiple_of(BLOCK_BYTES),
             "a run of {} bytes",
             data.len()
