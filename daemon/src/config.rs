@@ -64,14 +64,19 @@ pub struct Config {
 impl Config {
     /// All defaults, in `state_dir`.
     pub fn for_state_dir(state_dir: &Path) -> Result<Self, DaemonError> {
-        Self::check_socket(Self {
+        Self::defaults(state_dir).check_socket()
+    }
+
+    /// As they are before anybody has looked whether the socket's path is short enough.
+    fn defaults(state_dir: &Path) -> Self {
+        Self {
             state_dir: state_dir.to_owned(),
             socket: state_dir.join("cairnd.sock"),
             devices: Vec::new(),
             degraded_wait: Duration::from_secs(30),
             nbd: NbdConfig::default(),
             log: "info".into(),
-        })
+        }
     }
 
     /// Reads `path`. A `state_dir` given here (the command line's) replaces the file's.
@@ -114,7 +119,7 @@ impl Config {
             (None, Some(set)) => absolute(set).map_err(|m| at(Some(set.span()), &m))?,
             (None, None) => PathBuf::from(DEFAULT_STATE_DIR),
         };
-        let mut config = Self::for_state_dir(&state_dir)?;
+        let mut config = Self::defaults(&state_dir);
         if let Some(socket) = &raw.socket {
             config.socket = absolute(socket).map_err(|m| at(Some(socket.span()), &m))?;
         }
@@ -170,7 +175,7 @@ impl Config {
                 64 << 30,
             )?,
         };
-        Self::check_socket(config)
+        config.check_socket()
     }
 
     fn check_socket(self) -> Result<Self, DaemonError> {
@@ -331,6 +336,9 @@ mod tests {
         assert!(message.contains("108 bytes"), "{message}");
         let state_dir = format!("/{}", "d".repeat(SOCKET_PATH_MAX_BYTES));
         assert!(Config::for_state_dir(Path::new(&state_dir)).is_err());
+        // The way out that the message names.
+        let elsewhere = format!("state_dir = '{state_dir}'\nsocket = '/run/cairn/s'");
+        assert!(Config::parse("f", &elsewhere, None).is_ok());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::stat::{Mode, umask};
@@ -67,11 +68,7 @@ pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Resul
         .events()
         .record(NewEvent::new("DaemonStarted", "cairnd started"));
 
-    let behind = supervisor
-        .events()
-        .clone()
-        .persist_behind(supervisor.store());
-    let behind = tokio::spawn(behind);
+    let behind = tokio::spawn(write_events_behind(Arc::clone(&supervisor)));
     let keeper = tokio::spawn(Arc::clone(&supervisor).keep_records());
     let watchdog = tokio::spawn(watchdog(Arc::clone(&supervisor)));
     let (close, closed) = tokio::sync::oneshot::channel::<()>();
@@ -85,10 +82,12 @@ pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Resul
     });
     tracing::info!(socket = %socket.display(), "administered here");
 
+    let is_ready = Arc::new(AtomicBool::new(false));
     let assembling = {
-        let supervisor = Arc::clone(&supervisor);
+        let (supervisor, is_ready) = (Arc::clone(&supervisor), Arc::clone(&is_ready));
         tokio::spawn(async move {
             if supervisor.assemble_all().await {
+                is_ready.store(true, Ordering::SeqCst);
                 tracing::info!("ready");
                 notify(&[NotifyState::Ready]);
             }
@@ -97,7 +96,17 @@ pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Resul
 
     loop {
         match signals.next().await {
-            Wish::Reload => reload(&source, &supervisor, &set_log),
+            Wish::Reload => {
+                // A daemon that is still starting its arrays has another READY to send.
+                let tell = is_ready.load(Ordering::SeqCst);
+                if tell {
+                    notify_reloading();
+                }
+                reload(&source, &supervisor, &set_log);
+                if tell {
+                    notify(&[NotifyState::Ready]);
+                }
+            }
             Wish::Stop(name) => {
                 tracing::info!("{name}: stopping");
                 break;
@@ -125,7 +134,6 @@ pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Resul
 }
 
 fn reload(source: &ConfigSource, supervisor: &Supervisor, set_log: &SetLog) {
-    notify_reloading();
     let old = supervisor.config();
     match source.load() {
         Err(error) => {
@@ -148,7 +156,15 @@ fn reload(source: &ConfigSource, supervisor: &Supervisor, set_log: &SetLog) {
             }
         }
     }
-    notify(&[NotifyState::Ready]);
+}
+
+/// Keeps the event history on disk; the verdict says so once that fails.
+async fn write_events_behind(supervisor: Arc<Supervisor>) {
+    let store = supervisor.store();
+    let error = supervisor.events().persist_behind(store.as_ref()).await;
+    supervisor.store_failed(&format!(
+        "events are kept in memory only since the state directory took no write: {error}"
+    ));
 }
 
 fn notify_reloading() {

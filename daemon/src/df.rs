@@ -1,6 +1,7 @@
 //! Free space as gp_disk_free shows it: a row per array, a row per mounted file system.
 
 use cairn_api::{Array, ArrayState, Df, DfKind, DfRow};
+use nix::sys::statvfs::statvfs;
 
 const KIB: u64 = 1024;
 /// A host that isn't part of a cluster has no content id.
@@ -15,14 +16,16 @@ pub struct Mount {
     pub mount: String,
     /// Its size.
     pub total_bytes: u64,
-    /// What an unprivileged user may still write, as `df` shows.
+    /// What is written.
+    pub used_bytes: u64,
+    /// What an unprivileged user may still write: without what is kept back for root.
     pub available_bytes: u64,
 }
 
 /// The mounted file systems that have blocks. Asks each, so a dead network mount can block: call it
 /// on a thread that may.
 pub fn mounts() -> Vec<Mount> {
-    let refresh = sysinfo::DiskRefreshKind::nothing().with_storage();
+    let refresh = sysinfo::DiskRefreshKind::nothing();
     let disks = match sysinfo::Disks::new_with_refreshed_list_specifics(refresh) {
         Ok(disks) => disks,
         Err(error) => {
@@ -30,11 +33,22 @@ pub fn mounts() -> Vec<Mount> {
             return Vec::new();
         }
     };
-    let mounts = disks.into_iter().map(|disk| Mount {
-        device: disk.name().to_string_lossy().into_owned(),
-        mount: disk.mount_point().to_string_lossy().into_owned(),
-        total_bytes: disk.total_space(),
-        available_bytes: disk.available_space(),
+    let mounts = disks.into_iter().filter_map(|disk| {
+        let space = match statvfs(disk.mount_point()) {
+            Ok(space) => space,
+            Err(error) => {
+                tracing::debug!(mount = %disk.mount_point().display(), %error, "not in df");
+                return None;
+            }
+        };
+        let bytes = |blocks: u64| blocks.saturating_mul(space.fragment_size());
+        Some(Mount {
+            device: disk.name().to_string_lossy().into_owned(),
+            mount: disk.mount_point().to_string_lossy().into_owned(),
+            total_bytes: bytes(space.blocks()),
+            used_bytes: bytes(space.blocks().saturating_sub(space.blocks_free())),
+            available_bytes: bytes(space.blocks_available()),
+        })
     });
     mounts.filter(|mount| mount.total_bytes > 0).collect()
 }
@@ -71,12 +85,7 @@ pub fn rows(host: &str, arrays: &[Array], mounts: &[Mount]) -> Df {
         .map(|m| DfRow {
             kind: DfKind::Filesystem,
             mount: Some(m.mount.clone()),
-            ..row(
-                &m.device,
-                m.available_bytes,
-                m.total_bytes,
-                m.total_bytes.saturating_sub(m.available_bytes),
-            )
+            ..row(&m.device, m.available_bytes, m.total_bytes, m.used_bytes)
         })
         .collect();
     mounted.sort_by(|a, b| a.mount.cmp(&b.mount));
@@ -120,6 +129,7 @@ mod tests {
             device: "/dev/sda1".into(),
             mount: "/".into(),
             total_bytes: 10 << 20,
+            used_bytes: 4 << 20,
             available_bytes: 4 << 20,
         };
         let df = rows("h1", &[stopped, pool], &[root.clone(), root]);
@@ -139,6 +149,8 @@ mod tests {
             (100 << 10, 40 << 10, 40)
         );
         assert_eq!(df.rows[1].mount.as_deref(), Some("/"));
-        assert_eq!(df.rows[1].used_percent, 60);
+        // As df has it: what root keeps back is neither used nor free.
+        assert_eq!(df.rows[1].used_kib, 4 << 10);
+        assert_eq!(df.rows[1].used_percent, 50);
     }
 }

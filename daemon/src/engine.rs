@@ -15,14 +15,14 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use cairn_blockdev::disk::{Backend, Disk, IoKind, Reactor, ReactorConfig};
+use cairn_blockdev::disk::{Backend, IoKind, Reactor, ReactorConfig};
 use cairn_blockdev::export::nbd::Limits;
-use cairn_blockdev::{BufPool, Env, LocalFuture};
-use cairn_raid::{Array, Hooks};
+use cairn_blockdev::{BlockDevice, BufPool, Env, LocalFuture};
+use cairn_raid::{Array, Hooks, MemberDisk};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
@@ -48,8 +48,8 @@ pub struct Engine {
     pub nbd_limits: Limits,
     /// The running array, if any.
     pub array: RefCell<Option<Rc<Array>>>,
-    /// The array's disks as they were opened, by path.
-    pub disks: RefCell<BTreeMap<Rc<str>, Rc<Disk>>>,
+    /// Disks that this engine has open, by path: an array doesn't give its own out.
+    disks: RefCell<BTreeMap<Rc<str>, Weak<dyn BlockDevice>>>,
     /// Exports of the array's volumes, by volume and address.
     pub exports: RefCell<BTreeMap<(Uuid, String), Rc<Serving>>>,
 }
@@ -59,6 +59,23 @@ impl Engine {
     pub fn array(&self) -> Answer<Rc<Array>> {
         let array = self.array.borrow().clone();
         array.ok_or_else(|| internal("the engine has no array"))
+    }
+
+    /// Remembers a disk for as long as somebody has it open.
+    pub(crate) fn remember(&self, disk: &MemberDisk) {
+        let mut disks = self.disks.borrow_mut();
+        disks.retain(|_, device| device.strong_count() > 0);
+        disks.insert(Rc::clone(&disk.path), Rc::downgrade(&disk.device));
+    }
+
+    /// The disk that was opened at this path, if somebody still has it open.
+    pub(crate) fn opened(&self, path: &str) -> Option<MemberDisk> {
+        let disks = self.disks.borrow();
+        let (path, device) = disks.get_key_value(path)?;
+        Some(MemberDisk {
+            path: Rc::clone(path),
+            device: device.upgrade()?,
+        })
     }
 }
 
@@ -204,6 +221,5 @@ fn run(
         queue.close();
         engine.exports.borrow_mut().clear();
         engine.array.borrow_mut().take();
-        engine.disks.borrow_mut().clear();
     });
 }

@@ -60,7 +60,8 @@ pub enum DaemonError {
     /// A record in the metadata store can't be understood.
     #[error(
         "metadata store: the record `{key}` can't be read ({message}): it was written by a newer \
-         release, or is damaged"
+         release, or is damaged. Run that release; or move meta.redb away: `cairn array assemble \
+         NAME --scan PATH…` brings arrays and volumes back, exports are made anew"
     )]
     Record {
         /// The record's key.

@@ -217,17 +217,15 @@ impl EventLog {
         }
     }
 
-    /// Writes behind for as long as the store takes writes.
-    pub async fn persist_behind(self, store: Arc<dyn MetaStore>) {
+    /// Writes behind for as long as the store takes writes; ready with the error when it doesn't.
+    pub async fn persist_behind(&self, store: &dyn MetaStore) -> StoreError {
         let mut latest = self.latest.subscribe();
         loop {
-            if let Err(error) = self.persist_all(store.as_ref()).await {
-                tracing::error!(%error, "events are kept in memory only from now on");
-                return;
+            if let Err(error) = self.persist_all(store).await {
+                return error;
             }
-            if latest.changed().await.is_err() {
-                return;
-            }
+            // The sender is ours: it lives.
+            drop(latest.changed().await);
         }
     }
 }

@@ -24,7 +24,7 @@ pub const OVERCOMMIT_WARN_PERCENT: u32 = 70;
 pub struct Facts<'a> {
     /// Every array that the daemon knows.
     pub arrays: &'a [Array],
-    /// Spares that each array was given by the operator; see `SPARE_MISSING`.
+    /// Spares that each array was given by the operator, by the array's UUID; see `SPARE_MISSING`.
     pub spares_wanted: BTreeMap<String, usize>,
     /// Every export.
     pub exports: &'a [Export],
@@ -44,7 +44,7 @@ pub fn verdict(facts: &Facts<'_>) -> Health {
         array_state(array, &mut checks);
         array_disks(array, &mut checks);
         if array.state != ArrayState::Incomplete {
-            let wanted = facts.spares_wanted.get(&array.name).copied();
+            let wanted = facts.spares_wanted.get(&array.uuid).copied();
             array_spares(array, wanted.unwrap_or(0), &mut checks);
             array_space(array, &mut checks);
         }
@@ -179,12 +179,12 @@ fn array_disks(array: &Array, checks: &mut Vec<Check>) {
     let members = array
         .members
         .iter()
-        .map(|m| (&m.path, &m.uuid, m.state, m.errors));
+        .map(|m| (&m.path, &m.uuid, m.state, m.errors, true));
     let spares = array
         .spares
         .iter()
-        .map(|s| (&s.path, &s.uuid, s.state, s.errors));
-    for (path, uuid, state, errors) in members.chain(spares) {
+        .map(|s| (&s.path, &s.uuid, s.state, s.errors, false));
+    for (path, uuid, state, errors, has_slot) in members.chain(spares) {
         let disk = if path.is_empty() { uuid } else { path };
         if disk.is_empty() {
             // A slot without a disk: the array's own finding says it.
@@ -203,14 +203,20 @@ fn array_disks(array: &Array, checks: &mut Vec<Check>) {
             MemberState::Failed | MemberState::Missing => checks.push(finding(
                 HealthCode::DiskFailed,
                 format!("disk {disk} of array {} is {state}", array.name),
-                match state {
-                    MemberState::Failed => format!(
-                        "`cairn disk remove {disk}` when a spare has taken its place, then swap it"
+                match (state, has_slot) {
+                    (MemberState::Failed, true) => {
+                        format!("let a spare take its place, or `cairn disk replace {disk} NEW`")
+                    }
+                    (MemberState::Failed, false) => {
+                        format!("nothing rests on it: `cairn disk remove {disk}`, then swap it")
+                    }
+                    (_, true) => format!(
+                        "look at cable and power, and at `cairn disk show {disk}`; if it is lost: \
+                         `cairn disk replace {disk} NEW`"
                     ),
-                    _ => format!(
-                        "look at cable and power; `cairn disk remove {disk}` forgets it when another \
-                         has taken its slot"
-                    ),
+                    (_, false) => {
+                        format!("look at cable and power; `cairn disk remove {disk}` forgets it")
+                    }
                 },
             )),
             _ if errors.total() > 0 => checks.push(finding(
@@ -356,7 +362,7 @@ pub(crate) mod tests {
     }
 
     fn codes(array: Array, wanted: usize) -> Vec<(HealthCode, HealthLevel)> {
-        let wanted = BTreeMap::from([(array.name.clone(), wanted)]);
+        let wanted = BTreeMap::from([(array.uuid.clone(), wanted)]);
         let health = verdict(&Facts {
             arrays: &[array],
             spares_wanted: wanted,

@@ -12,6 +12,7 @@ use cairn_blockdev::disk::{Disk, OpenError, OpenMode, identity, same_disk};
 use cairn_blockdev::signature::{self, Kind};
 use cairn_blockdev::{BlockDevice, DeviceGeometry};
 use cairn_raid::{MemberDisk, Probe};
+use uuid::Uuid;
 
 use crate::engine::Engine;
 use crate::refuse::{self, Answer, refuse};
@@ -92,10 +93,12 @@ pub async fn look(engine: &Engine, path: &Path) -> Result<Looked, OpenError> {
 /// Opens the disk at `path` for itself alone.
 pub fn open(engine: &Engine, path: &Path) -> Result<MemberDisk, OpenError> {
     let disk = Disk::open(&engine.reactor, path, OpenMode::Exclusive)?;
-    Ok(MemberDisk {
+    let disk = MemberDisk {
         path: Rc::from(path.to_string_lossy()),
         device: Rc::new(disk),
-    })
+    };
+    engine.remember(&disk);
+    Ok(disk)
 }
 
 /// Refuses two paths to one disk, among `paths` and between them and `taken` (path, array).
@@ -192,11 +195,23 @@ fn check_content(path: &Path, content: &Content, may_wipe: bool) -> Answer<bool>
             format!("a signature of {signature}"),
         ),
     };
-    Err(refuse(
-        code,
-        format!("{shown} bears {what}"),
-        format!("if its content may go, say so with `--wipe {shown}`"),
-    ))
+    let wipe = format!("if its content may go, say so with `--wipe {shown}`");
+    let hint = match content {
+        Content::Cairn(identity) => format!(
+            "`cairn array assemble {} --scan PATH…` starts that array; {wipe}",
+            identity.array_name
+        ),
+        _ => wipe,
+    };
+    Err(refuse(code, format!("{shown} bears {what}"), hint))
+}
+
+/// Whether a disk bears a label of this array.
+pub async fn is_of(disk: &MemberDisk, array: Uuid) -> bool {
+    matches!(
+        content(disk.device.as_ref()).await,
+        Content::Cairn(identity) if identity.array_uuid == array
+    )
 }
 
 /// Removes labels and signatures from a disk that is open for us alone.

@@ -6,7 +6,9 @@
 //!
 //! Keys: `array/<array uuid>` and `export/<volume uuid>/<address>`.
 
-use cairn_api::{Array, Level};
+use std::collections::BTreeSet;
+
+use cairn_api::{Array, Level, MemberState};
 use cairn_replication::store::read_all;
 use cairn_replication::{Key, KeyRange, MetaStore, StoreError, Transaction};
 use serde::de::DeserializeOwned;
@@ -27,6 +29,26 @@ pub struct KnownDisk {
     pub slot: Option<u32>,
     /// Where it was.
     pub path: String,
+    /// It took part, or waited as a spare: the next start waits for it to turn up.
+    #[serde(default)]
+    pub live: bool,
+}
+
+impl KnownDisk {
+    fn of(uuid: &str, slot: Option<u32>, path: &str, state: MemberState) -> Self {
+        Self {
+            uuid: uuid.to_owned(),
+            slot,
+            path: path.to_owned(),
+            live: matches!(
+                state,
+                MemberState::InSync
+                    | MemberState::Rebuilding
+                    | MemberState::Replacing
+                    | MemberState::Spare
+            ),
+        }
+    }
 }
 
 /// An array.
@@ -48,21 +70,18 @@ pub struct ArrayRecord {
     pub spares_wanted: usize,
     /// Stopped by the operator: not started by itself.
     pub stopped: bool,
+    /// The operator has begun to destroy it: not started by itself, and shown until that is done.
+    #[serde(default)]
+    pub destroying: bool,
 }
 
 impl ArrayRecord {
     /// What is remembered of a running array that is shown as `array`.
     pub fn of(uuid: Uuid, array: &Array, spares_wanted: usize) -> Self {
-        let members = array.members.iter().map(|m| KnownDisk {
-            uuid: m.uuid.clone(),
-            slot: Some(m.slot),
-            path: m.path.clone(),
-        });
-        let spares = array.spares.iter().map(|s| KnownDisk {
-            uuid: s.uuid.clone(),
-            slot: None,
-            path: s.path.clone(),
-        });
+        let members = array.members.iter();
+        let members = members.map(|m| KnownDisk::of(&m.uuid, Some(m.slot), &m.path, m.state));
+        let spares = array.spares.iter();
+        let spares = spares.map(|s| KnownDisk::of(&s.uuid, None, &s.path, s.state));
         Self {
             uuid,
             name: array.name.clone(),
@@ -72,6 +91,7 @@ impl ArrayRecord {
             disks: members.chain(spares).collect(),
             spares_wanted,
             stopped: false,
+            destroying: false,
         }
     }
 
@@ -86,7 +106,24 @@ impl ArrayRecord {
             }
         }
         new.stopped = self.stopped;
+        new.destroying = self.destroying;
         *self = new;
+    }
+
+    /// Fills in where a missing disk was last seen, unless another disk of the array is there now.
+    pub fn fill_paths(&self, array: &mut Array) {
+        let mut taken: BTreeSet<String> = array.members.iter().map(|m| m.path.clone()).collect();
+        taken.extend(array.spares.iter().map(|s| s.path.clone()));
+        let members = array.members.iter_mut().map(|m| (&mut m.path, &m.uuid));
+        let spares = array.spares.iter_mut().map(|s| (&mut s.path, &s.uuid));
+        for (path, uuid) in members.chain(spares) {
+            if path.is_empty()
+                && let Some(known) = self.disks.iter().find(|known| known.uuid == *uuid)
+                && !taken.contains(&known.path)
+            {
+                path.clone_from(&known.path);
+            }
+        }
     }
 }
 
@@ -144,15 +181,8 @@ pub async fn save_array(store: &dyn MetaStore, record: &ArrayRecord) -> Result<(
     store.transaction(put).await.map(drop)
 }
 
-/// Forgets an array and the exports of its volumes.
-pub async fn forget_array(
-    store: &dyn MetaStore,
-    uuid: Uuid,
-    exports: &[ExportRecord],
-) -> Result<(), StoreError> {
-    for export in exports.iter().filter(|export| export.array == uuid) {
-        forget_export(store, export.volume, &export.address).await?;
-    }
+/// Forgets an array, whose volumes are no longer exported.
+pub async fn forget_array(store: &dyn MetaStore, uuid: Uuid) -> Result<(), StoreError> {
     let delete = Transaction::new().delete(array_key(uuid)?);
     store.transaction(delete).await.map(drop)
 }
@@ -176,7 +206,6 @@ pub async fn forget_export(
 
 #[cfg(test)]
 mod tests {
-    use cairn_api::MemberState;
     use cairn_replication::LocalStore;
 
     use super::*;
@@ -193,10 +222,24 @@ mod tests {
         record.refresh(&shown);
         let paths: Vec<_> = record.disks.iter().map(|d| d.path.as_str()).collect();
         assert_eq!(paths, ["/d0", "/d1", "/elsewhere", "/d3"]);
+        let live: Vec<_> = record.disks.iter().map(|d| d.live).collect();
+        assert_eq!(live, [true, false, true, true]);
+    }
+
+    #[test]
+    fn a_missing_disk_is_shown_where_it_was_unless_another_is_there_now() {
+        let mut shown = array("pool");
+        let record = ArrayRecord::of(Uuid::nil(), &shown, 0);
+        shown.members[1].path = String::new();
+        shown.members[2].path = String::new();
+        shown.members[3].path = "/d2".into();
+        record.fill_paths(&mut shown);
+        let paths: Vec<_> = shown.members.iter().map(|m| m.path.as_str()).collect();
+        assert_eq!(paths, ["/d0", "/d1", "", "/d2"]);
     }
 
     #[tokio::test]
-    async fn records_survive_and_a_destroyed_array_takes_its_exports_along() {
+    async fn records_survive_until_they_are_forgotten() {
         let dir = TempDir::new();
         let store = LocalStore::open(&dir.path().join("meta.redb")).unwrap();
         let record = ArrayRecord::of(Uuid::from_u128(1), &array("pool"), 2);
@@ -215,9 +258,11 @@ mod tests {
             load_arrays(&store).await.unwrap(),
             std::slice::from_ref(&record)
         );
-        let exports = load_exports(&store).await.unwrap();
-        forget_array(&store, record.uuid, &exports).await.unwrap();
+        forget_array(&store, record.uuid).await.unwrap();
         assert_eq!(load_arrays(&store).await.unwrap(), []);
+        forget_export(&store, Uuid::from_u128(7), "unix:/run/pg.sock")
+            .await
+            .unwrap();
         assert_eq!(load_exports(&store).await.unwrap(), [export(8, 2)]);
     }
 }

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -82,6 +83,10 @@ pub fn obstacle(path: &Path) -> Obstacle {
 /// Listens at `path`, replacing a dead socket. The file gets mode 0600; the daemon's umask keeps
 /// others out until then. The listener doesn't block.
 pub fn listen(path: &Path) -> Result<(UnixListener, SocketFile), String> {
+    // One at a time: between the look and the bind, another of ours must not take the path and then
+    // be removed for a dead socket.
+    static LISTENING: Mutex<()> = Mutex::new(());
+    let _listening = LISTENING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Obstacle::Taken(why) = obstacle(path) {
         return Err(why);
     }
@@ -134,6 +139,26 @@ mod tests {
         assert!(error.contains("in use"), "{error}");
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn of_many_that_listen_at_one_path_at_once_one_does_and_stays() {
+        let dir = TempDir::new();
+        let path = dir.path().join("s");
+        let together = std::sync::Barrier::new(8);
+        let listeners: Vec<_> = std::thread::scope(|scope| {
+            let one = || {
+                together.wait();
+                listen(&path).ok()
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(one)).collect();
+            threads
+                .into_iter()
+                .filter_map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        assert_eq!(listeners.len(), 1);
+        assert!(is_alive(&path));
     }
 
     #[test]

@@ -227,6 +227,29 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_the_api_takes_fits_a_label_and_no_other_does() {
+        let long = |n| "x".repeat(n);
+        for name in [
+            &long(48),
+            &long(49),
+            "0",
+            "",
+            "-a",
+            ".a",
+            "_a",
+            "a/b",
+            "ä",
+            "a._-9",
+        ] {
+            assert_eq!(
+                cairn_api::validate_name(name).is_ok(),
+                cairn_raid::label::valid_name(name),
+                "{name:?}"
+            );
+        }
+    }
+
+    #[test]
     fn open_writes_are_no_fault() {
         let shown = array(&status());
         assert_eq!(

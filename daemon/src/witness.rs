@@ -6,9 +6,10 @@
 //! Invariant: a witness is the old one or the new one, whole, and durable when `record` is ready.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cairn_blockdev::LocalFuture;
-use cairn_raid::{Witness, WitnessStore};
+use cairn_raid::{ArrayStatus, Witness, WitnessStore};
 use uuid::Uuid;
 
 use crate::statedir::write_atomically;
@@ -18,17 +19,24 @@ const WITNESS_MAX_BYTES: u64 = 64 << 10;
 
 /// The witnesses' directory.
 #[derive(Debug, Clone)]
-pub struct WitnessDir(PathBuf);
+pub struct WitnessDir {
+    dir: PathBuf,
+    /// Held from the look at a witness to its replacement.
+    writing: Arc<Mutex<()>>,
+}
 
 impl WitnessDir {
     /// The directory, which exists.
     pub fn new(dir: PathBuf) -> Self {
-        Self(dir)
+        Self {
+            dir,
+            writing: Arc::default(),
+        }
     }
 
     /// The witness of `array`, if there is one that can be read.
     pub fn load(&self, array: Uuid) -> Option<Witness> {
-        let path = self.0.join(array.to_string());
+        let path = self.dir.join(array.to_string());
         let damaged = |why: &dyn std::fmt::Display| {
             // An unreadable witness is worth as much as none: the array then asks for more members.
             tracing::warn!(path = %path.display(), "the event witness can't be used: {why}");
@@ -48,9 +56,36 @@ impl WitnessDir {
         witness
     }
 
+    /// Records how an array was started, if nothing is recorded of it yet.
+    pub async fn record_first(&self, status: &ArrayStatus) -> Result<(), String> {
+        let witness = Witness {
+            array: status.uuid,
+            event_count: status.event_count,
+            members: status.members.iter().map(|m| (m.uuid, m.state)).collect(),
+        };
+        self.write(witness, true).await
+    }
+
+    async fn write(&self, witness: Witness, only_first: bool) -> Result<(), String> {
+        let (dir, writing) = (self.dir.clone(), Arc::clone(&self.writing));
+        // An fsync takes milliseconds, and this thread moves the array's data.
+        let write = move || {
+            let name = witness.array.to_string();
+            let _writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
+            if only_first && dir.join(&name).exists() {
+                return Ok(());
+            }
+            write_atomically(&dir, &name, &witness.to_bytes())
+        };
+        match tokio::task::spawn_blocking(write).await {
+            Ok(written) => written.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     /// Forgets `array`, which was destroyed.
     pub fn remove(&self, array: Uuid) {
-        let path = self.0.join(array.to_string());
+        let path = self.dir.join(array.to_string());
         if let Err(error) = std::fs::remove_file(&path)
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -68,17 +103,53 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 
 impl WitnessStore for WitnessDir {
     fn record(&self, witness: Witness) -> LocalFuture<Result<(), String>> {
-        let dir = self.0.clone();
-        Box::pin(async move {
-            let name = witness.array.to_string();
-            let bytes = witness.to_bytes();
-            // An fsync takes milliseconds, and this thread moves the array's data.
-            let write = move || write_atomically(&dir, &name, &bytes);
-            match tokio::task::spawn_blocking(write).await {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(error) => Err(error.to_string()),
-            }
-        })
+        let dir = self.clone();
+        Box::pin(async move { dir.write(witness, false).await })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_raid::{ArrayState, Level, SpaceStatus};
+
+    use super::*;
+    use crate::testing::TempDir;
+
+    fn status(event_count: u64) -> ArrayStatus {
+        ArrayStatus {
+            name: "pool".into(),
+            uuid: Uuid::from_u128(1),
+            level: Level::Raid1,
+            members_total: 2,
+            chunk_bytes: 65536,
+            row_bytes: 65536,
+            size_bytes: 0,
+            state: ArrayState::Clean,
+            redundancy_left: 1,
+            members: Vec::new(),
+            sync: None,
+            space: SpaceStatus {
+                total_bytes: 0,
+                free_bytes: 0,
+                written_bytes: 0,
+                promised_bytes: 0,
+                extent_bytes: 1,
+            },
+            clean: true,
+            no_integrity: true,
+            event_count,
+            created_ms: 0,
+            failure: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_witness_is_written_anew_at_the_start_and_a_known_one_stays() {
+        let dir = TempDir::new();
+        let witness = WitnessDir::new(dir.path().to_owned());
+        for seen in [7, 5] {
+            witness.record_first(&status(seen)).await.unwrap();
+            assert_eq!(witness.load(Uuid::from_u128(1)).unwrap().event_count, 7);
+        }
     }
 }

@@ -79,15 +79,7 @@ impl Client {
     ) -> Result<T, ToolError> {
         let (status, bytes) = tokio::time::timeout(timeout, self.exchange(method, target, body))
             .await
-            .map_err(|_| {
-                self.unreachable(
-                    format!(
-                        "no answer to {target} within {} s: the daemon hangs or its disks do",
-                        timeout.as_secs()
-                    ),
-                    "look at its log: journalctl -u cairnd",
-                )
-            })??;
+            .map_err(|_| self.no_answer(target, timeout))??;
         self.decode(status, &bytes)
     }
 
@@ -194,6 +186,21 @@ impl Client {
             reason: reason.into(),
             hint: hint.into(),
         }
+    }
+
+    fn no_answer(&self, target: &str, timeout: Duration) -> ToolError {
+        let seconds = timeout.as_secs();
+        if timeout >= CHANGE_TIMEOUT {
+            // An array that recomputes its parity takes hours.
+            return self.unreachable(
+                format!("{target} isn't done after {seconds} s, and goes on in the daemon"),
+                "see how far it is: cairn status, cairn events",
+            );
+        }
+        self.unreachable(
+            format!("no answer to {target} within {seconds} s: the daemon hangs or its disks do"),
+            "look at its log: journalctl -u cairnd",
+        )
     }
 
     fn broken(&self, error: &hyper::Error) -> ToolError {

@@ -207,6 +207,8 @@ pub enum ArrayFlag {
     ForeignHost,
     /// The array takes no writes.
     ReadOnly,
+    /// It is being started; after an unclean stop its parity is recomputed before it is served.
+    Starting,
 }
 
 wire_names!(ArrayFlag {
@@ -214,6 +216,7 @@ wire_names!(ArrayFlag {
     Unclean => "unclean",
     ForeignHost => "foreign_host",
     ReadOnly => "read_only",
+    Starting => "starting",
 });
 
 /// One array.

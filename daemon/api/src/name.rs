@@ -3,14 +3,16 @@
 //! Names stand in URLs, socket file names, NBD export names and shell lines, so they are kept to
 //! characters that need quoting in none of these.
 
-/// Longest name in bytes: fits a label's name field and a file name with a suffix.
-pub const NAME_BYTES_MAX: usize = 63;
+/// Longest name in bytes: the label's name field.
+pub const NAME_BYTES_MAX: usize = 48;
 
 /// Checks a name for an array or a volume; the error says what is wrong and what is allowed.
 ///
 /// Allowed: 1 to [`NAME_BYTES_MAX`] of `A-Z a-z 0-9 . _ -`, the first a letter or a digit.
 pub fn validate_name(name: &str) -> Result<(), String> {
-    let allowed = "a name has 1 to 63 of A-Z a-z 0-9 . _ - and begins with a letter or a digit";
+    let allowed = format!(
+        "a name has 1 to {NAME_BYTES_MAX} of A-Z a-z 0-9 . _ - and begins with a letter or a digit"
+    );
     if name.is_empty() {
         return Err(format!("the name is empty; {allowed}"));
     }
@@ -40,10 +42,10 @@ mod tests {
 
     #[test]
     fn names_that_need_quoting_are_refused() {
-        for bad in ["", "-x", ".x", "a b", "a/b", "a?b", "ä", &"x".repeat(64)] {
+        for bad in ["", "-x", ".x", "a b", "a/b", "a?b", "ä", &"x".repeat(49)] {
             assert!(validate_name(bad).is_err(), "{bad:?}");
         }
-        for good in ["pg", "pool-1", "0", "a.b_c", &"x".repeat(63)] {
+        for good in ["pg", "pool-1", "0", "a.b_c", &"x".repeat(48)] {
             assert!(validate_name(good).is_ok(), "{good:?}");
         }
     }

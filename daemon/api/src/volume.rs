@@ -95,7 +95,7 @@ pub struct CreateVolume {
 pub struct ResizeVolume {
     /// New size in bytes.
     pub size_bytes: u64,
-    /// Although it shrinks and what lies past the new end is lost.
+    /// Consent. Nothing needs it yet: growing loses nothing, and shrinking is refused.
     #[serde(default)]
     pub yes: bool,
     /// Say what would be done, and do nothing.

@@ -1,21 +1,21 @@
-//! Arrays: list, show, make, stop, end; and their spares.
+//! Arrays: list, show, make, stop; and their spares.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use cairn_api::{
-    Array, ArrayState, Changed, CreateArray, DestroyArray, ErrorCode, MemberState, SpareChange,
-    StopArray, validate_name,
+    Array, ArrayState, Changed, CreateArray, ErrorCode, MemberState, SpareChange, StopArray,
+    validate_name,
 };
-use cairn_raid::{CreateSpec, Geometry, MemberDisk};
+use cairn_raid::label::TABLE_MAX;
+use cairn_raid::{ArrayStatus, CHUNK_MAX, CreateSpec, Geometry, MemberDisk, RaidError};
 use uuid::Uuid;
 
-use super::{Entry, Run, Snapshot, Supervisor, locked, path_text};
-use crate::engine::{Engine, EngineHandle};
-use crate::events::NewEvent;
+use super::located::located;
+use super::{Entry, Run, Supervisor, locked, path_text};
+use crate::engine::Engine;
 use crate::looking::{check_distinct, take, wipe};
-use crate::record::{ArrayRecord, forget_array};
+use crate::record::ArrayRecord;
 use crate::refuse::{self, Answer, confirm, invalid, refuse};
 use crate::view;
 
@@ -35,21 +35,6 @@ impl Supervisor {
         Ok(self.find(name)?.snapshot().await.array)
     }
 
-    /// Paths that running arrays have, with the array's name.
-    pub(super) async fn taken(&self) -> Vec<(PathBuf, String)> {
-        let snapshots = self.snapshots().await;
-        let running = snapshots.iter().filter(|snapshot| snapshot.running);
-        let mut taken = Vec::new();
-        for Snapshot { array, .. } in running {
-            let away = [MemberState::Missing, MemberState::Removed];
-            let members = array.members.iter().filter(|m| !away.contains(&m.state));
-            let spares = array.spares.iter().filter(|s| !away.contains(&s.state));
-            let paths = members.map(|m| &m.path).chain(spares.map(|s| &s.path));
-            taken.extend(paths.map(|path| (PathBuf::from(path), array.name.clone())));
-        }
-        taken
-    }
-
     /// Makes an array.
     pub async fn create_array(&self, request: CreateArray) -> Answer<Changed> {
         let _changes = self.changes.lock().await;
@@ -65,7 +50,15 @@ impl Supervisor {
         }
         let chunk_bytes = request.chunk_bytes.unwrap_or(CHUNK_BYTES_DEFAULT);
         let level = view::raid_level(request.level);
-        let chunk = u32::try_from(chunk_bytes).unwrap_or(u32::MAX);
+        let chunk = u32::try_from(chunk_bytes).map_err(|_| {
+            invalid(
+                format!(
+                    "a chunk of {chunk_bytes} bytes can't be: it must be a power of two up to \
+                     {CHUNK_MAX}"
+                ),
+                "",
+            )
+        })?;
         Geometry::new(level, request.disks.len(), chunk)
             .map_err(|error| invalid(error.to_string(), ""))?;
         let plan = CreatePlan::of(&request)?;
@@ -175,72 +168,6 @@ impl Supervisor {
         })
     }
 
-    /// Ends an array for good.
-    pub async fn destroy_array(&self, name: &str, request: DestroyArray) -> Answer<Changed> {
-        let _changes = self.changes.lock().await;
-        self.check_running()?;
-        let entry = self.find(name)?;
-        let name = entry.name();
-        let uuid = entry.uuid();
-        let exported = self.exports_of(uuid);
-        if let Some(export) = exported.first() {
-            return Err(refuse(
-                ErrorCode::ArrayBusy,
-                format!(
-                    "array {name} has exported volumes: {} at {}{}",
-                    export.name,
-                    export.address,
-                    match exported.len() {
-                        1 => String::new(),
-                        n => format!(", and {} more", n - 1),
-                    }
-                ),
-                format!("`cairn volume unexport {}` first", export.name),
-            ));
-        }
-        // Its labels are known, and its disks ours, only while it runs.
-        let engine = entry.running()?;
-        let snapshot = entry.snapshot().await;
-        let loses = format!(
-            "array {name} with {} volumes and {} allocated bytes",
-            snapshot.volumes.len(),
-            snapshot.array.space.allocated_bytes
-        );
-        if request.dry_run {
-            return Ok(Changed {
-                dry_run: true,
-                changed: true,
-                needs_yes: true,
-                summary: format!("would destroy {loses}"),
-                array: Some(snapshot.array),
-                ..Changed::default()
-            });
-        }
-        if !request.yes {
-            return Err(confirm(format!("this destroys {loses}")));
-        }
-        let _within = entry.changes.lock().await;
-        engine
-            .call(|engine| async move {
-                let array = engine.array()?;
-                array.destroy().await.map_err(|error| refuse::raid(&error))
-            })
-            .await??;
-        engine.shut_down().await;
-        self.remove_entry(uuid);
-        self.witness.remove(uuid);
-        if let Err(error) = forget_array(self.store.as_ref(), uuid, &[]).await {
-            self.store_failed(&error.to_string());
-        }
-        self.events
-            .record(NewEvent::new("ArrayDestroyed", "destroyed by request").array(&name));
-        Ok(Changed {
-            changed: true,
-            summary: format!("destroyed {loses}"),
-            ..Changed::default()
-        })
-    }
-
     /// Adds a spare.
     pub async fn add_spare(&self, name: &str, request: SpareChange) -> Answer<Changed> {
         let entry = self.find(name)?;
@@ -284,15 +211,20 @@ impl Supervisor {
         let engine = entry.running()?;
         let array = entry.snapshot().await.array;
         let name = array.name.clone();
-        let spares: BTreeSet<&str> = array.spares.iter().map(|s| s.path.as_str()).collect();
-        if !spares.contains(request.path.as_str()) {
+        let spare = located(&array, &request.path);
+        let Some(spare) = spare.filter(|disk| disk.state == MemberState::Spare) else {
             return Err(refuse(
                 ErrorCode::UnknownDisk,
                 format!("{} is no spare of array {name}", request.path),
-                format!("`cairn array show {name}` lists its spares"),
+                format!(
+                    "`cairn array show {name}` lists its spares; `cairn disk remove` takes out \
+                     failed disks"
+                ),
             ));
-        }
-        if spares.len() == 1 && !request.yes && !request.dry_run {
+        };
+        let ready = array.spares.iter();
+        let last = ready.filter(|s| s.state == MemberState::Spare).count() == 1;
+        if last && !request.yes && !request.dry_run {
             return Err(confirm(format!(
                 "{} is the last spare of array {name}: after a failure nothing would be rebuilt \
                  by itself",
@@ -303,18 +235,18 @@ impl Supervisor {
             return Ok(Changed {
                 dry_run: true,
                 changed: true,
-                needs_yes: spares.len() == 1,
+                needs_yes: last,
                 summary: format!("would take spare {} away from array {name}", request.path),
                 redundancy_left: Some(array.redundancy_left),
                 array: Some(array),
                 ..Changed::default()
             });
         }
-        let path = request.path.clone();
+        let asked = spare.name;
         engine
             .call(move |engine| async move {
                 let array = engine.array()?;
-                let removed = array.remove_spare(&path).await;
+                let removed = array.remove_spare(&asked).await;
                 removed.map_err(|error| refuse::raid(&error))
             })
             .await??;
@@ -352,31 +284,6 @@ impl Supervisor {
         let exports = locked(&self.exports);
         let records = exports.values().map(|export| export.record.clone());
         records.filter(|record| record.array == array).collect()
-    }
-
-    /// The running array that has this disk, named by path or by the UUID in its label: a disk that
-    /// is away has no path.
-    pub(super) async fn array_of_disk(
-        &self,
-        disk: &str,
-    ) -> Answer<(Arc<Entry>, EngineHandle, Array)> {
-        for entry in self.entries() {
-            let Some(array) = entry.running_array().await else {
-                continue;
-            };
-            let members = array.members.iter().map(|m| (&m.path, &m.uuid));
-            let spares = array.spares.iter().map(|s| (&s.path, &s.uuid));
-            let mut disks = members.chain(spares);
-            if disks.any(|(path, uuid)| path == disk || uuid == disk) {
-                let engine = entry.running()?;
-                return Ok((entry, engine, array));
-            }
-        }
-        Err(refuse(
-            ErrorCode::UnknownDisk,
-            format!("{disk} is in no running array"),
-            "`cairn disk list` shows the disks and their arrays",
-        ))
     }
 }
 
@@ -428,7 +335,24 @@ async fn create(
     let sizes: Vec<(&str, u64)> = sizes
         .map(|(disk, _)| (&*disk.path, disk.device.geometry().size))
         .collect();
-    spec.shape(&sizes).map_err(|error| refuse::raid(&error))?;
+    let (shape, data_bytes) = spec.shape(&sizes).map_err(|error| refuse::raid(&error))?;
+    if taken.len() > TABLE_MAX {
+        return Err(refuse::raid(&RaidError::TooManyDisks {
+            array: spec.name,
+            max: TABLE_MAX,
+        }));
+    }
+    for (spare, _) in taken.iter().skip(count) {
+        let size = spare.device.geometry().size;
+        if shape.layout(size, data_bytes).is_none() {
+            return Err(refuse::raid(&RaidError::TooSmall {
+                disk: spare.path.to_string(),
+                size,
+                need: shape.disk_bytes_min(data_bytes),
+                what: "a spare of this array".into(),
+            }));
+        }
+    }
     if dry_run {
         return Ok((warnings, None));
     }
@@ -485,6 +409,9 @@ pub(super) async fn take_one(
     let Some((disk, has_content)) = taken.pop() else {
         return Ok((array, None));
     };
+    if has_content {
+        check_size_before_wipe(&array.status(), &disk)?;
+    }
     if dry_run {
         return Ok((array, None));
     }
@@ -492,4 +419,23 @@ pub(super) async fn take_one(
         wipe(&disk).await?;
     }
     Ok((array, Some(disk)))
+}
+
+/// Refuses a disk below every member, whose content would go for nothing. One that is smaller by a
+/// rounding might do: blank, it is the array's to judge.
+fn check_size_before_wipe(status: &ArrayStatus, disk: &MemberDisk) -> Answer<()> {
+    let members = status.members.iter().filter(|m| m.slot.is_some());
+    let smallest = members.map(|m| m.size_bytes).min().unwrap_or(0);
+    let size = disk.device.geometry().size;
+    if size >= smallest {
+        return Ok(());
+    }
+    Err(refuse(
+        ErrorCode::DiskUnusable,
+        format!(
+            "{} has {size} bytes and the smallest member of array {} {smallest}: it isn't wiped",
+            disk.path, status.name
+        ),
+        "use a larger disk",
+    ))
 }

@@ -22,21 +22,58 @@ use uuid::Uuid;
 
 use super::disks::glob_paths;
 use super::{Entry, Run, Supervisor, path_text};
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineHandle};
 use crate::looking::{self, Content};
-use crate::record::ArrayRecord;
+use crate::record::{ArrayRecord, KnownDisk};
 use crate::refuse::{self, Answer, refuse};
 use crate::view;
+use crate::witness::WitnessDir;
 
 /// Time between two looks at disks that are missing.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The disks of one array that were found.
 #[derive(Debug, Clone)]
-struct Found {
+pub(super) struct Found {
+    /// Name in the newest label.
     name: String,
-    home_host: Uuid,
-    paths: Vec<PathBuf>,
+    /// Home in the newest label: an older one may not know of a move.
+    pub(super) home_host: Uuid,
+    event_count: u64,
+    /// Where, and which disk of the array.
+    pub(super) disks: Vec<(PathBuf, Uuid)>,
+}
+
+impl Found {
+    fn add(&mut self, path: PathBuf, identity: Identity) {
+        if identity.event_count > self.event_count {
+            self.event_count = identity.event_count;
+            self.home_host = identity.home_host;
+            self.name = identity.array_name;
+        }
+        self.disks.push((path, identity.member_uuid));
+    }
+
+    fn has(&self, member: &str) -> bool {
+        self.disks
+            .iter()
+            .any(|(_, uuid)| uuid.to_string() == member)
+    }
+}
+
+/// The disks that were found, by array.
+fn group(looked: Vec<(PathBuf, Identity)>) -> BTreeMap<Uuid, Found> {
+    let mut found: BTreeMap<Uuid, Found> = BTreeMap::new();
+    for (path, identity) in looked {
+        let array = found.entry(identity.array_uuid).or_insert_with(|| Found {
+            name: identity.array_name.clone(),
+            home_host: identity.home_host,
+            event_count: identity.event_count,
+            disks: Vec::new(),
+        });
+        array.add(path, identity);
+    }
+    found
 }
 
 impl Supervisor {
@@ -45,24 +82,34 @@ impl Supervisor {
     pub async fn assemble_all(self: &Arc<Self>) -> bool {
         let deadline = Instant::now() + self.config().degraded_wait;
         let mut undecided: BTreeSet<Uuid> = BTreeSet::new();
-        let mut first = true;
+        let mut seen: BTreeSet<Uuid> = BTreeSet::new();
         loop {
             let waited = Instant::now() >= deadline;
             let changes = self.changes.lock().await;
             if self.check_running().is_err() {
                 return false;
             }
-            let found = self.scan(Vec::new()).await;
-            if first {
-                first = false;
-                undecided = self.candidates(&found);
+            let found = Arc::new(self.scan(Vec::new()).await);
+            undecided.extend(self.candidates(&found, &mut seen));
+            // All at once: one that recomputes its parity for hours must not hold up the others.
+            let mut starts = tokio::task::JoinSet::new();
+            for &uuid in &undecided {
+                let (daemon, found) = (Arc::clone(self), Arc::clone(&found));
+                starts.spawn(async move { (uuid, daemon.try_start(uuid, &found, waited).await) });
             }
-            for uuid in undecided.clone() {
-                if self.try_start(uuid, &found, waited).await {
-                    undecided.remove(&uuid);
+            while let Some(started) = starts.join_next().await {
+                match started {
+                    Ok((uuid, true)) => {
+                        undecided.remove(&uuid);
+                    }
+                    Ok((_, false)) => {}
+                    Err(error) => tracing::error!(%error, "starting an array ended in a panic"),
                 }
             }
             drop(changes);
+            if self.check_running().is_err() {
+                return false;
+            }
             if undecided.is_empty() || waited {
                 return true;
             }
@@ -70,23 +117,22 @@ impl Supervisor {
         }
     }
 
-    /// Arrays to be started by themselves: remembered ones that weren't stopped, and new ones of
-    /// this host.
-    fn candidates(&self, found: &BTreeMap<Uuid, Found>) -> BTreeSet<Uuid> {
-        let entries = self.entries();
-        let known: BTreeMap<Uuid, bool> = entries
-            .iter()
-            .map(|entry| (entry.uuid(), entry.record().stopped))
-            .collect();
+    /// Arrays to be started by themselves that weren't `seen` yet: remembered ones that weren't
+    /// stopped, and new ones of this host.
+    fn candidates(
+        &self,
+        found: &BTreeMap<Uuid, Found>,
+        seen: &mut BTreeSet<Uuid>,
+    ) -> BTreeSet<Uuid> {
         let mut wanted: BTreeSet<Uuid> = BTreeSet::new();
-        wanted.extend(
-            known
-                .iter()
-                .filter(|(_, stopped)| !**stopped)
-                .map(|(uuid, _)| *uuid),
-        );
+        for entry in self.entries() {
+            let record = entry.record();
+            if seen.insert(record.uuid) && !record.stopped && !record.destroying {
+                wanted.insert(record.uuid);
+            }
+        }
         for (uuid, array) in found {
-            if known.contains_key(uuid) {
+            if !seen.insert(*uuid) {
                 continue;
             }
             if array.home_host == self.host.uuid {
@@ -137,6 +183,23 @@ impl Supervisor {
             }
             return true;
         }
+        if let Some(entry) = &entry
+            && !waited
+        {
+            // Spares too: one that is absent at the start is out of the array.
+            let record = entry.record();
+            let late = |disk: &&KnownDisk| disk.live && !array.has(&disk.uuid);
+            let late: Vec<&str> = record
+                .disks
+                .iter()
+                .filter(late)
+                .map(|disk| disk.path.as_str())
+                .collect();
+            if !late.is_empty() {
+                self.note_waiting(entry, &late);
+                return false;
+            }
+        }
         match self.start(uuid, array, entry.clone(), false, waited).await {
             Ok(_) => true,
             Err(Refused {
@@ -162,6 +225,22 @@ impl Supervisor {
                 waited || !wait_may_help
             }
         }
+    }
+
+    fn note_waiting(&self, entry: &Entry, late: &[&str]) {
+        let reason = format!("it waits for {}", late.join(", "));
+        let told = matches!(entry.run(), Run::Idle { reason: known, .. } if known == reason);
+        if !told {
+            tracing::warn!(array = entry.name(), "{reason}");
+        }
+        let seconds = self.config().degraded_wait.as_secs();
+        entry.set_run(Run::Idle {
+            reason,
+            hint: format!(
+                "connect them; {seconds} s after its start the daemon starts the array without \
+                 them if it may"
+            ),
+        });
     }
 
     /// Starts an array by request.
@@ -198,12 +277,15 @@ impl Supervisor {
                 format!("`cairn array assemble {name} --scan PATH…` looks at further disks"),
             ));
         };
-        if self
-            .entries()
-            .iter()
-            .any(|other| other.uuid() != uuid && other.name() == array.name)
-        {
-            tracing::warn!(name = array.name, "two arrays have this name: use UUIDs");
+        let mut warnings = Vec::new();
+        let entries = self.entries();
+        let namesake = |other: &&Arc<Entry>| other.uuid() != uuid && other.name() == array.name;
+        if let Some(other) = entries.iter().find(namesake) {
+            warnings.push(format!(
+                "two arrays are called {}: from now on name them by UUID, {uuid} and {}",
+                array.name,
+                other.uuid()
+            ));
         }
         if request.dry_run {
             return Ok(Changed {
@@ -212,8 +294,9 @@ impl Supervisor {
                 summary: format!(
                     "would assemble array {} of {} disks that were found",
                     array.name,
-                    array.paths.len()
+                    array.disks.len()
                 ),
+                warnings,
                 ..Changed::default()
             });
         }
@@ -229,6 +312,7 @@ impl Supervisor {
                 "assembled array {}: {}, {} more disks may fail",
                 snapshot.array.name, snapshot.array.state, snapshot.array.redundancy_left
             ),
+            warnings,
             redundancy_left: Some(snapshot.array.redundancy_left),
             array: Some(snapshot.array),
             ..Changed::default()
@@ -236,7 +320,7 @@ impl Supervisor {
     }
 
     /// Probes every path that may have a member: hints, patterns, and `further`.
-    async fn scan(&self, further: Vec<PathBuf>) -> BTreeMap<Uuid, Found> {
+    pub(super) async fn scan(&self, further: Vec<PathBuf>) -> BTreeMap<Uuid, Found> {
         let mut paths: BTreeSet<PathBuf> = further.into_iter().collect();
         for entry in self.entries() {
             // What a running array has open needs no look.
@@ -255,16 +339,7 @@ impl Supervisor {
             tracing::error!("disks can't be looked at: {detail}");
             Vec::new()
         });
-        let mut found: BTreeMap<Uuid, Found> = BTreeMap::new();
-        for (path, identity) in looked {
-            let array = found.entry(identity.array_uuid).or_insert_with(|| Found {
-                name: identity.array_name.clone(),
-                home_host: identity.home_host,
-                paths: Vec::new(),
-            });
-            array.paths.push(path);
-        }
-        found
+        group(looked)
     }
 
     /// Starts an array on an engine of its own, and brings its exports back.
@@ -276,27 +351,26 @@ impl Supervisor {
         force: bool,
         waited: bool,
     ) -> Result<Arc<Entry>, Refused> {
-        let engine = self.new_engine().await?;
-        let options = AssembleOptions {
-            force,
-            waited,
-            home_host: self.host.uuid,
-            witness: self.witness.load(uuid),
-        };
-        let paths = found.paths.clone();
-        let started = engine
-            .call(move |engine| async move { assemble(&engine, paths, options).await })
-            .await;
-        let array = match started.map_err(Refused::from).and_then(|started| started) {
-            Ok(array) => array,
+        let before = entry.as_ref().map(|entry| entry.run());
+        if let Some(entry) = &entry {
+            entry.set_run(Run::Starting);
+        }
+        let started = self.start_engine(uuid, found, force, waited).await;
+        let (engine, array) = match started {
+            Ok(started) => started,
             Err(refused) => {
-                engine.shut_down().await;
+                if let (Some(entry), Some(before)) = (entry, before) {
+                    entry.set_run(before);
+                }
                 return Err(refused);
             }
         };
         let entry = if let Some(entry) = entry {
             entry.refresh(&array);
-            entry.update(|record| record.stopped = false);
+            entry.update(|record| {
+                record.stopped = false;
+                record.destroying = false;
+            });
             entry
         } else {
             let record = ArrayRecord::of(uuid, &array, array.spares.len());
@@ -308,6 +382,41 @@ impl Supervisor {
         self.remember(&entry).await;
         self.restore_exports(uuid, &engine).await;
         Ok(entry)
+    }
+
+    async fn start_engine(
+        &self,
+        uuid: Uuid,
+        found: &Found,
+        force: bool,
+        waited: bool,
+    ) -> Result<(EngineHandle, cairn_api::Array), Refused> {
+        let engine = self.new_engine().await?;
+        let options = AssembleOptions {
+            force,
+            waited,
+            home_host: self.host.uuid,
+            witness: self.witness.load(uuid),
+        };
+        let paths = found.disks.iter().map(|(path, _)| path.clone()).collect();
+        let witness = self.witness.clone();
+        let mut stop = self.stopping.subscribe();
+        let started = tokio::select! {
+            biased;
+            started = engine.call(move |engine| async move {
+                assemble(&engine, paths, options, &witness).await
+            }) => started,
+            // Parity may be recomputed for hours. The labels stay unclean, and the next start does
+            // it again.
+            _ = stop.wait_for(|stopping| *stopping) => Err(super::stopping()),
+        };
+        match started.map_err(Refused::from).and_then(|started| started) {
+            Ok(array) => Ok((engine, array)),
+            Err(refused) => {
+                engine.shut_down().await;
+                Err(refused)
+            }
+        }
     }
 }
 
@@ -383,6 +492,7 @@ async fn assemble(
     engine: &Engine,
     paths: Vec<PathBuf>,
     options: AssembleOptions,
+    witness: &WitnessDir,
 ) -> Result<cairn_api::Array, Refused> {
     let mut disks = Vec::new();
     for path in paths {
@@ -395,9 +505,16 @@ async fn assemble(
     let (env, pool) = (engine.env.clone(), engine.pool.clone());
     match cairn_raid::assemble(env, pool, disks, options, engine.hooks.clone()).await {
         Ok(array) => {
-            let shown = view::array(&array.status());
+            let status = array.status();
             engine.array.replace(Some(array));
-            Ok(shown)
+            // After the loss of the state directory this host must learn what it may rely on.
+            if let Err(error) = witness.record_first(&status).await {
+                tracing::warn!(
+                    array = status.name,
+                    "the event witness isn't written: {error}"
+                );
+            }
+            Ok(view::array(&status))
         }
         Err(error) => Err(Refused {
             wait_may_help: matches!(
@@ -420,7 +537,29 @@ mod tests {
         Found {
             name: name.into(),
             home_host: Uuid::nil(),
-            paths: Vec::new(),
+            event_count: 0,
+            disks: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_newest_label_says_whose_an_array_is_in_whatever_order_disks_are_found() {
+        let label = |member, event_count, home| Identity {
+            array_uuid: Uuid::from_u128(1),
+            array_name: "pool".into(),
+            member_uuid: Uuid::from_u128(member),
+            home_host: Uuid::from_u128(home),
+            event_count,
+            state: None,
+            members_listed: 3,
+        };
+        let (old, new) = (label(10, 4, 7), label(11, 5, 8));
+        for order in [[&old, &new], [&new, &old]] {
+            let looked = order.map(|identity| (PathBuf::from("/d"), identity.clone()));
+            let found = group(looked.to_vec());
+            let array = &found[&Uuid::from_u128(1)];
+            assert_eq!(array.home_host, Uuid::from_u128(8));
+            assert_eq!(array.disks.len(), 2);
         }
     }
 

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cairn_api::{
-    Array, Changed, Disk, DiskContent, DiskKind, DiskRole, ErrorCode, ErrorCounters, FailDisk,
-    MemberState, RemoveDisk, ReplaceDisk, WipeDisk,
+    Array, Changed, Disk, DiskContent, DiskKind, DiskRole, ErrorCode, ErrorCounters, ErrorDetail,
+    FailDisk, MemberState, RemoveDisk, ReplaceDisk, WipeDisk,
 };
 use cairn_blockdev::disk::{DiskInfo, OpenError, discover};
 
 use super::arrays::take_one;
+use super::located::located;
 use super::{Snapshot, Supervisor, path_text};
 use crate::events::NewEvent;
 use crate::looking::{self, Content, Looked, check_distinct};
@@ -30,9 +31,14 @@ impl Supervisor {
             // Members by other names are the same disks.
             let is_known = disks
                 .iter()
-                .any(|known| same(Path::new(&known.path), &path));
-            if !is_known {
-                disks.push(self.described(&path, &infos).await);
+                .any(|known| !is_away(known) && same(Path::new(&known.path), &path));
+            if is_known {
+                continue;
+            }
+            let found = self.described(&path, &infos).await;
+            // A failed disk that can still be looked at is shown already.
+            if found.uuid.is_none() || disks.iter().all(|known| known.uuid != found.uuid) {
+                disks.push(found);
             }
         }
         disks.sort_by(|a, b| a.path.cmp(&b.path));
@@ -46,7 +52,10 @@ impl Supervisor {
         for Snapshot { array, .. } in snapshots {
             disks.extend(members(array));
         }
-        for disk in &mut disks {
+        for disk in disks
+            .iter_mut()
+            .filter(|disk| disk.state != Some(MemberState::Missing))
+        {
             add_facts(disk, &infos);
         }
         disks.sort_by(|a, b| a.path.cmp(&b.path));
@@ -58,14 +67,33 @@ impl Supervisor {
         let path = path_text(path)?;
         let snapshots = self.snapshots().await;
         let in_array = self.array_disks(&snapshots).await;
-        let mut in_array = in_array.into_iter();
-        if let Some(disk) = in_array.find(|disk| same(Path::new(&disk.path), &path)) {
-            return Ok(disk);
+        let is_it = |disk: &&Disk| !is_away(disk) && same(Path::new(&disk.path), &path);
+        if let Some(disk) = in_array.iter().find(is_it) {
+            return Ok(disk.clone());
         }
+        let was_here = |disk: &&Disk| is_away(disk) && Path::new(&disk.path) == path;
+        let away = in_array.iter().find(was_here);
         // An error of opening is the answer here; in a list it is a note.
-        let looked = self.look(&path).await?;
+        let looked = match (self.look(&path).await, away) {
+            (Ok(looked), _) => looked,
+            (Err(_), Some(away)) => return Ok(away.clone()),
+            (Err(error), None) => return Err(error),
+        };
         let mut disk = described(&path, Ok(looked));
         add_facts(&mut disk, &host_disks().await);
+        let Some(away) = away else { return Ok(disk) };
+        if disk.uuid == away.uuid {
+            return Ok(away.clone());
+        }
+        let was = format!(
+            "a disk of array {} that was last seen here is {}",
+            away.array.as_deref().unwrap_or_default(),
+            away.state.map_or("away", MemberState::as_str)
+        );
+        disk.note = Some(match disk.note {
+            Some(note) => format!("{note}; {was}"),
+            None => was,
+        });
         Ok(disk)
     }
 
@@ -99,17 +127,14 @@ impl Supervisor {
     /// Ejects a member, or marks a spare as failed.
     pub async fn fail_disk(&self, request: FailDisk) -> Answer<Changed> {
         let path = request.path.clone();
-        let (entry, engine, _) = self.array_of_disk(&path).await?;
+        let (entry, engine) = self.array_of_disk(&path).await?;
         let _within = entry.changes.lock().await;
         self.check_running()?;
         let array = entry.snapshot().await.array;
         let name = array.name.clone();
-        let member = array
-            .members
-            .iter()
-            .find(|m| m.path == path || m.uuid == path);
-        let holds_data = member.is_some_and(|m| m.state == MemberState::InSync);
-        if member.is_some_and(|m| m.state == MemberState::Failed) {
+        let disk = located(&array, &path).ok_or_else(|| gone(&path, &name))?;
+        let holds_data = disk.state == MemberState::InSync;
+        if disk.state == MemberState::Failed {
             return Ok(Changed {
                 dry_run: request.dry_run,
                 summary: format!("disk {path} of array {name} has failed already"),
@@ -148,7 +173,7 @@ impl Supervisor {
                  that fails takes data with it"
             )));
         }
-        let asked = path.clone();
+        let asked = disk.name;
         engine
             .call(move |engine| async move {
                 let failed = engine.array()?.fail_member(&asked).await;
@@ -163,18 +188,18 @@ impl Supervisor {
     /// Takes a failed member or a spare out of its array.
     pub async fn remove_disk(&self, request: RemoveDisk) -> Answer<Changed> {
         let path = request.path.clone();
-        let (entry, engine, _) = self.array_of_disk(&path).await?;
+        let (entry, engine) = self.array_of_disk(&path).await?;
         let _within = entry.changes.lock().await;
         self.check_running()?;
         let array = entry.snapshot().await.array;
         let name = array.name.clone();
-        let state = state_of(&array, &path);
-        let is_spare = state == Some(MemberState::Spare);
+        let disk = located(&array, &path).ok_or_else(|| gone(&path, &name))?;
+        let state = disk.state;
+        let is_spare = state == MemberState::Spare;
         if matches!(
             state,
-            Some(MemberState::InSync | MemberState::Rebuilding | MemberState::Replacing)
+            MemberState::InSync | MemberState::Rebuilding | MemberState::Replacing
         ) {
-            let state = state.unwrap_or(MemberState::InSync);
             return Err(refuse(
                 ErrorCode::ArrayBusy,
                 format!("disk {path} is {state} in array {name}"),
@@ -206,7 +231,7 @@ impl Supervisor {
                  rebuilt by itself"
             )));
         }
-        let asked = path.clone();
+        let asked = disk.name;
         engine
             .call(move |engine| async move {
                 let removed = engine.array()?.remove_member(&asked).await;
@@ -231,14 +256,43 @@ impl Supervisor {
         let old = request.old.clone();
         let new = path_text(&request.new)?;
         let taken = self.taken().await;
-        let (entry, engine, _) = self.array_of_disk(&old).await?;
+        let (entry, engine) = self.array_of_disk(&old).await?;
         let _within = entry.changes.lock().await;
         self.check_running()?;
-        check_distinct(std::slice::from_ref(&new), &taken)?;
-        let (asked, dry_run, may_wipe) = (old.clone(), request.dry_run, request.wipe);
+        let array = entry.snapshot().await.array;
+        let name = array.name.clone();
+        let disk = located(&array, &old).ok_or_else(|| gone(&old, &name))?;
+        // Before anything is wiped for it.
+        let in_the_way = match (disk.slot, disk.state) {
+            (None, _) => Some("it has no slot"),
+            (_, MemberState::Rebuilding | MemberState::Replacing) => Some("it is being filled"),
+            _ => None,
+        };
+        if let Some(why) = in_the_way {
+            return Err(refuse(
+                ErrorCode::ArrayBusy,
+                format!("disk {old} of array {name} can't be replaced: {why}"),
+                format!("`cairn array show {name}` lists its members"),
+            ));
+        }
+        let spare = located(&array, &request.new).filter(|new| new.state == MemberState::Spare);
+        if spare.is_none() {
+            check_distinct(std::slice::from_ref(&new), &taken)?;
+        }
+        let (asked, dry_run, may_wipe) = (disk.name, request.dry_run, request.wipe);
         engine
             .call(move |engine| async move {
-                let (array, disk) = take_one(&engine, new, may_wipe, dry_run).await?;
+                let (array, disk) = match spare {
+                    // The array has it open already, and blank.
+                    Some(_) if dry_run => return Ok(()),
+                    Some(spare) => {
+                        let opened = engine.opened(&spare.name);
+                        let opened =
+                            opened.ok_or_else(|| refuse::internal("a spare isn't open"))?;
+                        (engine.array()?, Some(opened))
+                    }
+                    None => take_one(&engine, new, may_wipe, dry_run).await?,
+                };
                 let Some(disk) = disk else { return Ok(()) };
                 let replaced = array.replace_member(&asked, disk).await;
                 replaced.map_err(|error| refuse::raid(&error))
@@ -330,16 +384,22 @@ impl Supervisor {
     }
 }
 
-fn state_of(array: &Array, path: &str) -> Option<MemberState> {
-    let mut members = array.members.iter();
-    let mut spares = array.spares.iter();
-    let member = members.find(|m| m.path == path || m.uuid == path);
-    let spare = spares.find(|s| s.path == path || s.uuid == path);
-    member.map(|m| m.state).or(spare.map(|s| s.state))
+/// The disk left its array while the request waited for others.
+fn gone(disk: &str, array: &str) -> ErrorDetail {
+    refuse(
+        ErrorCode::UnknownDisk,
+        format!("{disk} is no longer in array {array}"),
+        format!("`cairn array show {array}` lists its disks"),
+    )
+}
+
+/// Whether a disk isn't where it was: at its path may be another.
+fn is_away(disk: &Disk) -> bool {
+    matches!(disk.state, Some(MemberState::Missing | MemberState::Failed))
 }
 
 /// Whether two paths lead to one file or device node.
-fn same(a: &Path, b: &Path) -> bool {
+pub(super) fn same(a: &Path, b: &Path) -> bool {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     if a == b {
         return true;
@@ -481,7 +541,7 @@ fn described(path: &Path, looked: Result<Looked, OpenError>) -> Disk {
             disk.content = DiskContent::Cairn;
             disk.uuid = Some(identity.member_uuid.to_string());
             disk.note = Some(format!(
-                "label of array {} ({}), which doesn't run here",
+                "label of array {} ({}); it takes no part in a running array",
                 identity.array_name, identity.array_uuid
             ));
         }

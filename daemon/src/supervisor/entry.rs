@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use cairn_api::{Array, ArrayState, ErrorCounters, Member, MemberState, Space, Spare, SyncStatus};
+use cairn_api::{
+    Array, ArrayFlag, ArrayState, ErrorCounters, Member, MemberState, Space, Spare, SyncStatus,
+};
 use cairn_blockdev::export::nbd::Stop;
 use uuid::Uuid;
 
@@ -17,11 +19,19 @@ use crate::view;
 /// Longest wait for an engine to describe itself; it answers between two I/Os or is stuck.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 
+const STARTING: &str = "it is being started; after an unclean stop its parity is recomputed first";
+
+fn wait_for(name: &str) -> String {
+    format!("wait: `cairn array wait {name}`")
+}
+
 /// Whether an array runs.
 #[derive(Clone)]
 pub(crate) enum Run {
     /// On this engine thread.
     Running(EngineHandle),
+    /// Being started, which takes long where parity has to be recomputed.
+    Starting,
     /// Stopped by the operator.
     Stopped,
     /// Not started, or not yet: why, and what to do.
@@ -31,6 +41,19 @@ pub(crate) enum Run {
         /// The next step.
         hint: String,
     },
+}
+
+impl Run {
+    /// Its destruction was begun and not ended.
+    pub(crate) fn half_destroyed(name: &str) -> Self {
+        Self::Idle {
+            reason: "its destruction was interrupted".into(),
+            hint: format!(
+                "`cairn array destroy {name}` ends it; `cairn array assemble {name}` brings the \
+                 array back if enough of its labels are left"
+            ),
+        }
+    }
 }
 
 /// An array.
@@ -54,7 +77,9 @@ pub(crate) struct Snapshot {
 impl Entry {
     /// One that is remembered and doesn't run yet.
     pub(crate) fn known(record: ArrayRecord) -> Self {
-        let run = if record.stopped {
+        let run = if record.destroying {
+            Run::half_destroyed(&record.name)
+        } else if record.stopped {
             Run::Stopped
         } else {
             Run::Idle {
@@ -115,6 +140,11 @@ impl Entry {
         let name = self.name();
         match self.run() {
             Run::Running(engine) => Ok(engine),
+            Run::Starting => Err(refuse::refuse(
+                cairn_api::ErrorCode::ArrayNotStarted,
+                format!("array {name} is not started yet: {STARTING}"),
+                wait_for(&name),
+            )),
             Run::Stopped => Err(refuse::refuse(
                 cairn_api::ErrorCode::ArrayNotStarted,
                 format!("array {name} is stopped"),
@@ -136,9 +166,16 @@ impl Entry {
             Some(array.status())
         });
         match tokio::time::timeout(DESCRIBE_TIMEOUT, status).await {
-            Ok(Ok(Some(status))) => Some(view::array(&status)),
+            Ok(Ok(Some(status))) => Some(self.shown(&status)),
             _ => None,
         }
+    }
+
+    /// The array in the API's words; what is missing is shown where it was last seen.
+    fn shown(&self, status: &cairn_raid::ArrayStatus) -> Array {
+        let mut array = view::array(status);
+        locked(&self.record).fill_paths(&mut array);
+        array
     }
 
     /// Spares that wait for a member to fail.
@@ -170,7 +207,7 @@ impl Entry {
         match (described, self.run()) {
             (Ok(Some((status, volumes, connections))), _) => Snapshot {
                 uuid: self.uuid(),
-                array: view::array(&status),
+                array: self.shown(&status),
                 running: true,
                 volumes,
                 connections,
@@ -182,6 +219,12 @@ impl Entry {
                     "look at the log; restart cairnd",
                 )),
             ),
+            (_, Run::Starting) => {
+                let hint = wait_for(&self.name());
+                let mut snapshot = self.remembered(ArrayState::Incomplete, Some((STARTING, &hint)));
+                snapshot.array.flags.push(ArrayFlag::Starting);
+                snapshot
+            }
             (_, Run::Stopped) => self.remembered(ArrayState::Stopped, None),
             (_, Run::Idle { reason, hint }) => {
                 self.remembered(ArrayState::Incomplete, Some((&reason, &hint)))
@@ -269,5 +312,38 @@ impl Entry {
             hint: "start the daemon again".into(),
         });
         stopped?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(change: impl FnOnce(&mut ArrayRecord)) -> Entry {
+        let shown = crate::health::tests::array("pool");
+        let mut record = ArrayRecord::of(Uuid::from_u128(1), &shown, 0);
+        change(&mut record);
+        Entry::known(record)
+    }
+
+    #[tokio::test]
+    async fn a_half_destroyed_array_is_shown_with_the_way_to_end_it() {
+        let entry = known(|record| {
+            record.destroying = true;
+            record.stopped = true;
+        });
+        let array = entry.snapshot().await.array;
+        assert_eq!(array.state, ArrayState::Incomplete);
+        assert!(array.hint.unwrap().contains("cairn array destroy pool"));
+    }
+
+    #[tokio::test]
+    async fn an_array_that_is_being_started_says_so() {
+        let entry = known(|_| {});
+        entry.set_run(Run::Starting);
+        let array = entry.snapshot().await.array;
+        assert_eq!(array.flags, [ArrayFlag::Starting]);
+        let refused = entry.running().err().unwrap();
+        assert!(refused.hint.contains("cairn array wait pool"), "{refused}");
     }
 }

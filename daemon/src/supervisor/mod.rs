@@ -7,7 +7,8 @@
 //! ```
 //!
 //! - [`assembly`]: starting arrays, at the daemon's start and by request.
-//! - [`arrays`], [`disks`], [`volumes`], [`exports`]: what their names say.
+//! - [`arrays`], [`destruction`], [`disks`], [`volumes`], [`exports`]: what their names say.
+//! - [`located`]: which array has a disk.
 //! - [`entry`]: one array that the daemon knows, running or not.
 //!
 //! Invariants
@@ -18,21 +19,22 @@
 
 mod arrays;
 mod assembly;
+mod destruction;
 mod disks;
 mod entry;
 mod exports;
+mod located;
 mod volumes;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use cairn_api::{Array, BackendKind, Df, Health, HostInfo, IoBackend, Status, Version};
 use cairn_blockdev::disk::IoKind;
 use cairn_replication::{LocalStore, MetaStore};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::config::Config;
@@ -42,7 +44,7 @@ use crate::events::{EventLog, NewEvent};
 use crate::health::{Facts, verdict};
 use crate::hooks::EngineEvents;
 use crate::host::Host;
-use crate::record::{load_arrays, load_exports, save_array};
+use crate::record::{forget_array, load_arrays, load_exports, save_array};
 use crate::refuse::{Answer, refuse};
 use crate::statedir::StateDir;
 use crate::witness::WitnessDir;
@@ -73,7 +75,10 @@ pub struct Supervisor {
     /// Told when an array's members may have changed.
     changed: Arc<Notify>,
     store_error: Mutex<Option<String>>,
-    stopping: AtomicBool,
+    /// True once the daemon is stopping; what takes long looks at it.
+    stopping: watch::Sender<bool>,
+    /// Held from reading an array's record to its being stored, so that no older one lands later.
+    saving: tokio::sync::Mutex<()>,
     started: Instant,
     started_unix_ms: u64,
 }
@@ -126,7 +131,8 @@ impl Supervisor {
             changes: tokio::sync::Mutex::default(),
             changed,
             store_error: Mutex::default(),
-            stopping: AtomicBool::new(false),
+            stopping: watch::Sender::new(false),
+            saving: tokio::sync::Mutex::default(),
             started: Instant::now(),
             started_unix_ms: u64::try_from(now).unwrap_or(0),
         }))
@@ -235,12 +241,8 @@ impl Supervisor {
 
     /// Refuses changes once the daemon is stopping.
     fn check_running(&self) -> Answer<()> {
-        if self.stopping.load(Ordering::SeqCst) {
-            return Err(refuse(
-                cairn_api::ErrorCode::Stopping,
-                "the daemon is stopping",
-                "try again when it runs again",
-            ));
+        if *self.stopping.borrow() {
+            return Err(stopping());
         }
         Ok(())
     }
@@ -251,13 +253,37 @@ impl Supervisor {
         if let Some(array) = entry.running_array().await {
             entry.refresh(&array);
         }
-        let record = entry.record();
-        if let Err(error) = save_array(self.store.as_ref(), &record).await {
+        self.save(entry).await;
+    }
+
+    /// Stores an array's record as it is now, unless the array was destroyed meanwhile.
+    async fn save(&self, entry: &Entry) {
+        let _saving = self.saving.lock().await;
+        if !self.knows(entry.uuid()) {
+            return;
+        }
+        if let Err(error) = save_array(self.store.as_ref(), &entry.record()).await {
             self.store_failed(&error.to_string());
         }
     }
 
-    fn store_failed(&self, error: &str) {
+    /// Drops an array and its record.
+    async fn forget(&self, uuid: Uuid) {
+        self.remove_entry(uuid);
+        let _saving = self.saving.lock().await;
+        self.witness.remove(uuid);
+        if let Err(error) = forget_array(self.store.as_ref(), uuid).await {
+            self.store_failed(&error.to_string());
+        }
+    }
+
+    fn knows(&self, uuid: Uuid) -> bool {
+        let arrays = self.arrays.read().unwrap_or_else(PoisonError::into_inner);
+        arrays.contains_key(&uuid)
+    }
+
+    /// Tells in the verdict that the state directory takes no writes; the first reason stays.
+    pub fn store_failed(&self, error: &str) {
         tracing::error!("{error}");
         locked(&self.store_error).get_or_insert_with(|| error.to_owned());
     }
@@ -273,10 +299,8 @@ impl Supervisor {
                 if let Some(array) = entry.running_array().await {
                     entry.refresh(&array);
                 }
-                if entry.record() != before
-                    && let Err(error) = save_array(self.store.as_ref(), &entry.record()).await
-                {
-                    self.store_failed(&error.to_string());
+                if entry.record() != before {
+                    self.save(&entry).await;
                 }
             }
         }
@@ -318,7 +342,7 @@ impl Supervisor {
         let entries = self.entries();
         let spares_wanted: BTreeMap<String, usize> = entries
             .iter()
-            .map(|entry| (entry.name(), entry.record().spares_wanted))
+            .map(|entry| (entry.uuid().to_string(), entry.record().spares_wanted))
             .collect();
         let store_error = locked(&self.store_error).clone();
         verdict(&Facts {
@@ -384,7 +408,7 @@ impl Supervisor {
     /// Stops every array cleanly: exports drain, labels are marked clean, disks are let go. Then
     /// writes the last events.
     pub async fn shut_down(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
+        self.stopping.send_replace(true);
         let _changes = self.changes.lock().await;
         // All at once: one slow array must not eat the others' time.
         let mut stops = tokio::task::JoinSet::new();
@@ -418,6 +442,15 @@ impl Supervisor {
 const ARRAY_ARENA_BYTES: usize = 64 << 20;
 /// The scanner reads labels only.
 const SCANNER_ARENA_BYTES: usize = 0;
+
+/// The answer to changes once the daemon is stopping.
+fn stopping() -> cairn_api::ErrorDetail {
+    refuse(
+        cairn_api::ErrorCode::Stopping,
+        "the daemon is stopping",
+        "try again when it runs again",
+    )
+}
 
 /// A path given by a person, as it is kept.
 fn path_text(path: &str) -> Answer<PathBuf> {

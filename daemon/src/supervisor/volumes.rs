@@ -186,22 +186,25 @@ impl Supervisor {
                 format!("`cairn volume unexport {name}` first"),
             ));
         }
+        if shrinks {
+            // Not even with yes: a file system on it doesn't know.
+            return Err(invalid(
+                format!(
+                    "volume {name} has {old} bytes and doesn't shrink to {size_bytes}: what lies \
+                     past the new end would be lost"
+                ),
+                "make a smaller volume and copy what you need to it",
+            ));
+        }
         let warnings = overcommit(&entry.snapshot().await, old, size_bytes);
         if request.dry_run {
             return Ok(Changed {
                 dry_run: true,
                 changed: true,
-                needs_yes: shrinks,
                 summary: format!("would change volume {name} from {old} to {size_bytes} bytes"),
                 warnings,
                 ..Changed::default()
             });
-        }
-        if shrinks && !request.yes {
-            return Err(confirm(format!(
-                "volume {name} would shrink from {old} to {size_bytes} bytes: what lies past the \
-                 new end is lost"
-            )));
         }
         let asked = name.clone();
         engine
@@ -293,7 +296,8 @@ fn check_size(size_bytes: u64) -> Answer<()> {
 /// Says so if the volumes together become larger than their array.
 fn overcommit(snapshot: &Snapshot, old_bytes: u64, new_bytes: u64) -> Vec<String> {
     let array = &snapshot.array;
-    let provisioned: u64 = snapshot.volumes.iter().map(|v| v.size_bytes).sum();
+    let sizes = snapshot.volumes.iter().map(|v| v.size_bytes);
+    let provisioned = sizes.fold(0, u64::saturating_add);
     let after = provisioned
         .saturating_sub(old_bytes)
         .saturating_add(new_bytes);

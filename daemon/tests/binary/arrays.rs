@@ -4,65 +4,18 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use cairn_api::routes::{self, Route};
+use cairn_api::routes;
 use cairn_api::{
     Array, ArrayList, ArrayState, AssembleArray, Changed, CreateArray, CreateVolume, DeleteVolume,
     DestroyArray, DiskList, DiskRole, ErrorCode, ErrorDetail, EventPage, ExportState, ExportVolume,
     FailDisk, Level, MemberState, RemoveDisk, SpareChange, StopArray, UnexportVolume, Volume,
     WipeDisk,
 };
-use serde::Serialize;
 
-use crate::common::{Daemon, TempDir};
-
-const DISK_MIB: u64 = 128;
+use crate::common::{DISK_MIB, Daemon, TempDir, change, done, raid6, volume};
 
 /// Reads without a bound would hang a failed test.
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
-
-fn change(
-    daemon: &Daemon,
-    route: Route,
-    name: &str,
-    body: &impl Serialize,
-) -> Result<Changed, ErrorDetail> {
-    daemon.ask(route, name, body)
-}
-
-fn done(daemon: &Daemon, route: Route, name: &str, body: &impl Serialize) -> Changed {
-    change(daemon, route, name, body).unwrap()
-}
-
-fn raid6(daemon: &Daemon, dir: &TempDir, spares: usize) -> Array {
-    let disks = |kind: &str, count: usize| -> Vec<String> {
-        (0..count)
-            .map(|i| dir.disk(&format!("{kind}{i}"), DISK_MIB))
-            .collect()
-    };
-    let request = CreateArray {
-        name: "pool".into(),
-        level: Level::Raid6,
-        disks: disks("d", 4),
-        spares: disks("s", spares),
-        chunk_bytes: Some(64 << 10),
-        journal_bytes: None,
-        wipe: Vec::new(),
-        dry_run: false,
-    };
-    done(daemon, routes::ARRAY_CREATE, "", &request)
-        .array
-        .unwrap()
-}
-
-fn volume(daemon: &Daemon, name: &str, size_bytes: u64) -> Changed {
-    let request = CreateVolume {
-        name: name.into(),
-        array: "pool".into(),
-        size_bytes,
-        dry_run: false,
-    };
-    done(daemon, routes::VOLUME_CREATE, "", &request)
-}
 
 fn export(daemon: &Daemon, name: &str, nbd: &str) -> Result<Changed, ErrorDetail> {
     let request = ExportVolume {

@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use cairn_api::routes::{Method, Route};
-use cairn_api::{ErrorBody, ErrorDetail, Reply};
+use cairn_api::routes::{self, Method, Route};
+use cairn_api::{Array, Changed, CreateArray, CreateVolume, ErrorBody, ErrorDetail, Level, Reply};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+/// Size of a test's disks.
+pub(crate) const DISK_MIB: u64 = 128;
 
 /// A directory that goes with its value. Its name is short: sockets lie in it.
 pub(crate) struct TempDir(PathBuf);
@@ -187,4 +190,52 @@ impl Drop for Daemon {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// A change that may be refused.
+pub(crate) fn change(
+    daemon: &Daemon,
+    route: Route,
+    name: &str,
+    body: &impl Serialize,
+) -> Result<Changed, ErrorDetail> {
+    daemon.ask(route, name, body)
+}
+
+/// A change that succeeds.
+pub(crate) fn done(daemon: &Daemon, route: Route, name: &str, body: &impl Serialize) -> Changed {
+    change(daemon, route, name, body).unwrap()
+}
+
+/// The array `pool` of the files d0 to d3, and spares s0, ….
+pub(crate) fn raid6(daemon: &Daemon, dir: &TempDir, spares: usize) -> Array {
+    let disks = |kind: &str, count: usize| -> Vec<String> {
+        (0..count)
+            .map(|i| dir.disk(&format!("{kind}{i}"), DISK_MIB))
+            .collect()
+    };
+    let request = CreateArray {
+        name: "pool".into(),
+        level: Level::Raid6,
+        disks: disks("d", 4),
+        spares: disks("s", spares),
+        chunk_bytes: Some(64 << 10),
+        journal_bytes: None,
+        wipe: Vec::new(),
+        dry_run: false,
+    };
+    done(daemon, routes::ARRAY_CREATE, "", &request)
+        .array
+        .unwrap()
+}
+
+/// Makes a volume in it.
+pub(crate) fn volume(daemon: &Daemon, name: &str, size_bytes: u64) -> Changed {
+    let request = CreateVolume {
+        name: name.into(),
+        array: "pool".into(),
+        size_bytes,
+        dry_run: false,
+    };
+    done(daemon, routes::VOLUME_CREATE, "", &request)
 }

@@ -7,4 +7,6 @@ mod arrays;
 #[cfg(test)]
 mod common;
 #[cfg(test)]
+mod lost;
+#[cfg(test)]
 mod start;

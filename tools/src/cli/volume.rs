@@ -40,8 +40,11 @@ Example: cairn volume create pg --array pool --size 8GiB")]
         name: String,
     },
 
-    /// Change the size; shrinking loses what lies past the new end
-    #[command(after_help = "Example: cairn volume resize pg --size 16GiB")]
+    /// Make a volume larger; shrinking is refused
+    #[command(after_help = "\
+Clients that are connected see the new size when they connect again.
+
+Example: cairn volume resize pg --size 16GiB")]
     Resize {
         /// Name of the volume
         #[arg(value_parser = parse_name)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cairn_api::{Array, ArrayState, Exit, SyncAction};
+use cairn_api::{Array, ArrayFlag, ArrayState, Exit, MemberState, SyncAction};
 use tokio::time::Instant;
 
 use super::{Context, array};
@@ -52,6 +52,7 @@ pub(crate) fn verdict(array: &Array, goal: Goal) -> Verdict {
             hint: format!("start it: cairn array assemble {name}"),
             exit: Exit::Failed,
         },
+        ArrayState::Incomplete if array.flags.contains(&ArrayFlag::Starting) => Verdict::Working,
         ArrayState::Incomplete => Verdict::Stuck {
             reason: match &array.reason {
                 Some(reason) => format!("{name} is incomplete: {reason}"),
@@ -63,13 +64,19 @@ pub(crate) fn verdict(array: &Array, goal: Goal) -> Verdict {
                 .unwrap_or_else(|| format!("see which are missing: cairn array show {name}")),
             exit: Exit::ArrayFailed,
         },
-        ArrayState::Degraded if idle && array.spares.is_empty() => Verdict::Stuck {
+        ArrayState::Degraded if idle && !has_spare(array) => Verdict::Stuck {
             reason: format!("{name} is degraded and has no spare to rebuild on"),
             hint: format!("give it one: cairn array spare add {name} PATH"),
             exit: Exit::Failed,
         },
         _ => Verdict::Working,
     }
+}
+
+/// Failed disks whose place was taken are listed beside the spares.
+fn has_spare(array: &Array) -> bool {
+    let mut spares = array.spares.iter();
+    spares.any(|spare| spare.state == MemberState::Spare)
 }
 
 pub(super) async fn run(
@@ -168,7 +175,9 @@ mod tests {
         array.state = ArrayState::Degraded;
         // The spare is there: the rebuild is about to begin.
         assert_eq!(verdict(&array, Goal::Clean), Verdict::Working);
-        array.spares.clear();
+        for spare in &mut array.spares {
+            spare.state = MemberState::Failed;
+        }
         let Verdict::Stuck { hint, exit, .. } = verdict(&array, Goal::Clean) else {
             panic!("not stuck");
         };
@@ -180,5 +189,8 @@ mod tests {
             panic!("not stuck");
         };
         assert_eq!(exit.code(), 2);
+        // Recomputing parity takes its time, and ends by itself.
+        array.flags.push(ArrayFlag::Starting);
+        assert_eq!(verdict(&array, Goal::Redundant), Verdict::Working);
     }
 }

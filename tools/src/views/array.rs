@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use cairn_api::{
-    Array, ArrayFlag, ArrayList, ArrayState, ErrorCounters, MemberState, SyncAction, SyncStatus,
+    Array, ArrayFlag, ArrayList, ArrayState, ErrorCounters, MemberState, Spare, SyncAction,
+    SyncStatus,
 };
 
 use crate::output::{Cell, Sheet, Tone, View, fact};
@@ -115,6 +116,12 @@ fn in_sync(array: &Array) -> usize {
         .count()
 }
 
+/// Spares that wait for a member to fail. Failed disks are listed beside them and are none.
+fn ready_spares(array: &Array) -> usize {
+    let ready = |spare: &&Spare| spare.state == MemberState::Spare;
+    array.spares.iter().filter(ready).count()
+}
+
 /// `array list`.
 pub(crate) fn array_list(list: &ArrayList) -> View {
     View {
@@ -153,7 +160,7 @@ pub(super) fn list_sheet(arrays: &[Array]) -> Sheet {
                     Cell::bytes(array.space.free_bytes),
                     Cell::count(slots(array)),
                     Cell::count(in_sync(array)),
-                    Cell::count(array.spares.len()),
+                    Cell::count(ready_spares(array)),
                     sync_cell(&array.sync),
                 ]
             })
@@ -185,7 +192,7 @@ pub(crate) fn array(array: &Array) -> View {
         fact("extent_bytes", Cell::bytes(array.space.extent_bytes)),
         fact("members", Cell::count(slots(array))),
         fact("in_sync", Cell::count(in_sync(array))),
-        fact("spares", Cell::count(array.spares.len())),
+        fact("spares", Cell::count(ready_spares(array))),
         fact("sync_action", sync_cell(sync)),
     ];
     if sync.action != SyncAction::Idle {
@@ -211,13 +218,21 @@ pub(crate) fn array(array: &Array) -> View {
 }
 
 fn disks_sheet(array: &Array) -> Sheet {
-    let row = |slot: Option<u32>, path: &str, state: MemberState, errors: &ErrorCounters| {
+    let row = |slot: Option<u32>,
+               (path, uuid): (&str, &str),
+               state: MemberState,
+               errors: &ErrorCounters| {
         vec![
             Cell {
                 right: true,
                 ..Cell::maybe(slot.map(|slot| slot.to_string()))
             },
-            Cell::text(path),
+            match (path, uuid) {
+                ("", "") => Cell::maybe(None::<String>),
+                // Nobody knows where it is: its UUID names it to every command.
+                ("", uuid) => Cell::text(path).shown_as(uuid),
+                (path, _) => Cell::text(path),
+            },
             Cell::text(state.as_str()).toned(member_tone(state)),
             Cell::errors(errors.read),
             Cell::errors(errors.write),
@@ -229,11 +244,11 @@ fn disks_sheet(array: &Array) -> Sheet {
     let members = array
         .members
         .iter()
-        .map(|m| row(Some(m.slot), &m.path, m.state, &m.errors));
+        .map(|m| row(Some(m.slot), (&m.path, &m.uuid), m.state, &m.errors));
     let spares = array
         .spares
         .iter()
-        .map(|s| row(None, &s.path, s.state, &s.errors));
+        .map(|s| row(None, (&s.path, &s.uuid), s.state, &s.errors));
     Sheet {
         columns: vec![
             "slot",
@@ -302,6 +317,36 @@ mod tests {
         assert_eq!(at("sync_action"), "rebuild");
         assert_eq!(at("in_sync"), "3");
         assert_eq!(at("members"), "4");
+    }
+
+    #[test]
+    fn a_disk_that_nobody_finds_is_listed_by_its_uuid_and_an_empty_slot_by_a_dash() {
+        let mut value = samples::rebuilding_array();
+        value.members[0].path = String::new();
+        value.members[0].uuid = "0b9cf0c6".to_owned();
+        value.members[1].path = String::new();
+        value.members[1].uuid = String::new();
+        let text = Painter::new(false).view(&array(&value));
+        let of_slot = |slot: &str| -> Vec<&str> {
+            let rows = text.lines().map(|line| line.split_whitespace().collect());
+            let mut rows = rows.filter(|row: &Vec<&str>| row.len() == 8 && row[0] == slot);
+            rows.next().unwrap()
+        };
+        assert_eq!(of_slot("0")[1], "0b9cf0c6");
+        assert_eq!(of_slot("1")[1], "-");
+    }
+
+    #[test]
+    fn a_failed_disk_without_a_slot_is_no_spare() {
+        let mut value = samples::rebuilding_array();
+        let before = ready_spares(&value);
+        value.spares.push(Spare {
+            path: "/d/9".to_owned(),
+            uuid: "u9".to_owned(),
+            state: MemberState::Failed,
+            errors: ErrorCounters::default(),
+        });
+        assert_eq!(ready_spares(&value), before);
     }
 
     #[test]

@@ -1,0 +1,220 @@
+#!/bin/sh
+# All of Cairn's tests: `sh hwtests/test.sh`. Exits with 0 only if every part passed.
+#
+#   sh hwtests/test.sh              everything, as CI runs it
+#   sh hwtests/test.sh --quick      without the end-to-end tests and the demo; needs no root
+#   sh hwtests/test.sh fmt clippy   these parts alone; --list shows them
+#
+# What it needs and isn't there it installs by apt where it may (as root); else it says exactly what
+# is missing, and fails. Nothing is skipped silently.
+set -u
+
+cd "$(dirname "$0")/.." || exit 1
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/local/sbin:/usr/sbin:/sbin
+export PATH
+target=${CARGO_TARGET_DIR:-target}
+
+all="fmt clippy build tests doc fuzz end-to-end demo"
+quick="fmt clippy build tests doc fuzz"
+parts=
+for argument in "$@"; do
+  case $argument in
+    --quick) parts="$parts $quick" ;;
+    --list)
+      echo "$all" | tr ' ' '\n'
+      exit 0
+      ;;
+    -h | --help)
+      sed -n '2,9s/^# \{0,1\}//p' hwtests/test.sh
+      exit 0
+      ;;
+    *)
+      case " $all " in
+        *" $argument "*) parts="$parts $argument" ;;
+        *)
+          echo "test.sh: no part $argument; there are: $all" >&2
+          exit 3
+          ;;
+      esac
+      ;;
+  esac
+done
+parts=${parts:-$all}
+
+wants() {
+  case " $parts " in
+    *" $1 "*) return 0 ;;
+    *) return 1 ;;
+  esac
+}
+
+# --- what the tests need -------------------------------------------------------------------------
+
+missing=
+packages=
+
+# lacks WHAT PACKAGE… : notes that it is missing, and which packages (Debian's names) may have it.
+lacks() {
+  missing="$missing
+  $1 (apt-get install $2)"
+  packages="$packages $2"
+}
+
+program() {
+  command -v "$1" >/dev/null 2>&1 || lacks "$1" "$2"
+}
+
+look() {
+  missing=
+  packages=
+  program cc gcc
+  wants fuzz && program c++ g++
+  wants end-to-end || return 0
+  program fio fio
+  program nbdkit nbdkit
+  program nbdinfo libnbd-bin
+  program nbdcopy libnbd-bin
+  # In a package of its own in some releases.
+  program nbdfuse "libnbd-bin nbdfuse"
+  /usr/bin/python3 -c 'import nbd' 2>/dev/null || lacks "Python's module nbd" python3-libnbd
+  program qemu-img qemu-utils
+  program qemu-io qemu-utils
+  program mkfs.ext4 e2fsprogs
+  program mkfs.xfs xfsprogs
+  program mkfs.btrfs btrfs-progs
+  program pvcreate lvm2
+  program parted parted
+  program mkswap util-linux
+  program wipefs util-linux
+  program runuser util-linux
+  program losetup mount
+  program systemd-analyze systemd
+  for name in initdb pgbench pg_amcheck pg_checksums; do
+    ls /usr/lib/postgresql/*/bin/$name >/dev/null 2>&1 || lacks "PostgreSQL's $name" postgresql
+  done
+}
+
+install_packages() {
+  echo "== installing:$packages"
+  apt-get -qq update || echo "apt-get update failed; trying with the lists that are there" >&2
+  have=
+  # Not every release has every one of them.
+  for package in $(echo "$packages" | tr ' ' '\n' | sort -u); do
+    apt-cache show "$package" >/dev/null 2>&1 && have="$have $package"
+  done
+  # shellcheck disable=SC2086  # a list of words
+  DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $have >/dev/null
+}
+
+ready() {
+  look
+  if [ -n "$missing" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    install_packages
+    look
+  fi
+  if wants end-to-end; then
+    [ "$(id -u)" = 0 ] || missing="$missing
+  root: the end-to-end tests attach loop devices and mount file systems (--quick does without)"
+    [ -e /dev/loop-control ] || missing="$missing
+  /dev/loop-control: loop devices (in a container: --privileged)"
+    [ -e /dev/fuse ] || missing="$missing
+  /dev/fuse: file systems in user space (in a container: --privileged)"
+  fi
+  command -v cargo >/dev/null 2>&1 || missing="$missing
+  cargo: Rust's stable toolchain, see https://rustup.rs"
+  if [ -n "$missing" ]; then
+    echo "test.sh: missing:$missing" >&2
+    return 1
+  fi
+  for component in rustfmt clippy; do
+    subcommand=${component#rust}
+    if ! cargo "$subcommand" --version >/dev/null 2>&1 && ! rustup component add "$component"; then
+      echo "test.sh: missing: $component (rustup component add $component)" >&2
+      return 1
+    fi
+  done
+  if { wants build || wants tests || wants end-to-end; } && ! cargo nextest --version >/dev/null 2>&1; then
+    echo "== installing cargo-nextest"
+    cargo install cargo-nextest --locked --quiet || {
+      echo "test.sh: missing: cargo-nextest (cargo install cargo-nextest --locked)" >&2
+      return 1
+    }
+  fi
+}
+
+# --- the parts -----------------------------------------------------------------------------------
+
+# One profile for all, so that every crate is compiled once: the released one, whose checks stay on
+# (overflow-checks, assertions).
+part_fmt() {
+  cargo fmt --all --check || return 1
+  # Workspaces of their own, each.
+  for manifest in */fuzz/Cargo.toml; do
+    cargo fmt --manifest-path "$manifest" --check || return 1
+  done
+}
+
+part_clippy() {
+  cargo clippy --release --workspace --all-targets --locked -- -D warnings
+}
+
+part_build() {
+  cargo nextest run --release --workspace --locked --no-run
+}
+
+part_tests() {
+  cargo nextest run --release --workspace --locked -E 'not binary(e2e)'
+}
+
+part_doc() {
+  cargo test --release --doc --workspace --locked
+}
+
+part_fuzz() {
+  for manifest in */fuzz/Cargo.toml; do
+    cargo check --manifest-path "$manifest" --locked --target-dir "$target/fuzz" || return 1
+  done
+}
+
+part_end_to_end() {
+  cargo nextest run --release --workspace --locked -E 'binary(e2e)'
+}
+
+part_demo() {
+  "$target/release/cairn" demo
+}
+
+# --- running them --------------------------------------------------------------------------------
+
+ready || exit 1
+passed=0
+failed=0
+built=
+report=
+for part in $all; do
+  wants "$part" || continue
+  echo "== $part"
+  begin=$(date +%s)
+  case $built$part in
+    notests | noend-to-end | nodemo)
+      echo "not run: the build failed"
+      false
+      ;;
+    *) "part_$(echo "$part" | tr - _)" ;;
+  esac
+  code=$?
+  if [ $code = 0 ]; then
+    passed=$((passed + 1))
+    verdict=passed
+  else
+    failed=$((failed + 1))
+    verdict=FAILED
+    [ "$part" = build ] && built=no
+  fi
+  report="$report
+  $verdict $part ($(($(date +%s) - begin)) s)"
+done
+echo "== parts:$report"
+[ "$parts" = "$all" ] || echo "  not run: all the others of: $all"
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]

@@ -1,0 +1,17 @@
+//! The product from outside: real daemons, real disks (files and loops), real clients.
+//!
+//! Wants root and the programs that `sh hwtests/test.sh` installs; without them tests fail and say
+//! what is missing. hwtests/README.md says which promise each test holds to.
+#![cfg(test)]
+
+mod clients;
+mod disk_refusals;
+mod failures;
+mod jobs;
+mod labels;
+mod postgres;
+mod refusals;
+mod restart;
+mod screens;
+mod space;
+mod world;
