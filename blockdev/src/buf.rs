@@ -21,6 +21,8 @@ use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::rc::{Rc, Weak};
 
+use memmap2::MmapMut;
+
 pub(crate) use self::arena::Arena;
 use crate::units::usize_of_u32;
 
@@ -29,7 +31,8 @@ pub const ALIGN: usize = 4096;
 
 /// Smallest size class of a pool.
 const CLASS_MIN_BYTES: usize = 4096;
-/// Largest size class of a pool; larger requests are allocated and freed each time.
+/// Largest size class of a pool; larger requests are mapped and unmapped each time, so that their
+/// pages are zeroed as data arrives: 32 MiB at once would hold up everybody on the thread.
 const CLASS_MAX_BYTES: usize = 4 << 20;
 
 /// Free memory of one size class.
@@ -42,6 +45,8 @@ enum Home {
         pool: Weak<PoolInner>,
     },
     Arena(Rc<Arena>),
+    /// A mapping of its own, unmapped with the region.
+    Mapped(#[expect(dead_code, reason = "held for its drop")] MmapMut),
 }
 
 struct Region {
@@ -52,6 +57,15 @@ struct Region {
 impl Region {
     fn allocate(len: usize, pool: Weak<PoolInner>) -> Self {
         let size = len.max(1).next_multiple_of(ALIGN);
+        if size > CLASS_MAX_BYTES
+            && let Ok(mut map) = MmapMut::map_anon(size)
+            && let Some(ptr) = NonNull::new(map.as_mut_ptr())
+        {
+            return Self {
+                ptr,
+                home: Home::Mapped(map),
+            };
+        }
         let layout = Layout::from_size_align(size, ALIGN)
             .unwrap_or_else(|_| handle_alloc_error(Layout::new::<u8>()));
         // SAFETY: the layout's size is at least ALIGN, so not zero.
@@ -70,6 +84,7 @@ impl Drop for Region {
     fn drop(&mut self) {
         match &self.home {
             Home::Arena(arena) => arena.give_back(self.ptr),
+            Home::Mapped(_) => {}
             Home::Heap { layout, pool } => {
                 if let Some(pool) = pool.upgrade()
                     && pool.keep(self.ptr, *layout)
@@ -384,6 +399,16 @@ mod tests {
         assert_eq!(pool.kept_bytes(), 8192);
         let again = pool.take(8192);
         assert_eq!((again.len(), pool.kept_bytes()), (8192, 0));
+    }
+
+    #[test]
+    fn memory_above_the_largest_class_is_zeroed_aligned_and_shared_like_any_other() {
+        let pool = BufPool::new(1 << 20);
+        let mut buf = pool.take(CLASS_MAX_BYTES + 1);
+        assert!(buf.as_ptr().addr().is_multiple_of(ALIGN) && buf.iter().all(|&b| b == 0));
+        buf[CLASS_MAX_BYTES] = 9;
+        let part = buf.freeze().slice(CLASS_MAX_BYTES..CLASS_MAX_BYTES + 1);
+        assert_eq!((part[0], pool.kept_bytes()), (9, 0));
     }
 
     #[test]
