@@ -233,3 +233,21 @@ fn writes_to_different_columns_of_a_row_do_not_wait_for_each_other() {
         "{together:?} together, {in_turn:?} in turn"
     );
 }
+
+#[test]
+fn a_write_over_the_border_of_a_shard_reads_back_and_its_halves_are_trimmed_apart() {
+    let bench = bench();
+    bench
+        .sim
+        .block_on(bench.array.resize_volume("v", 3 << 30))
+        .unwrap();
+    let border = 1 << 30;
+    let at = border - 6 * 512;
+    bench.write(at, 12 * 512, 9);
+    assert!(bench.read(at, 12 * 512).iter().all(|&byte| byte == 9));
+    assert!(bench.read(at - 512, 512).iter().all(|&byte| byte == 0));
+    let trim = bench.volume.discard(u64_of(border), 1 << 20);
+    bench.sim.block_on(trim).unwrap();
+    assert!(bench.read(at, 6 * 512).iter().all(|&byte| byte == 9));
+    assert!(bench.read(border, 6 * 512).iter().all(|&byte| byte == 0));
+}

@@ -1,10 +1,17 @@
 //! Stories cut off at every point, by `kill -9` and by the power, and told on from there.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use cairn_blockdev::ZeroFlags;
+use cairn_blockdev::sim::Rng;
 use cairn_raid::Level;
 
-use crate::model::Crash;
+use crate::model::{Crash, Model, ZERO};
+use crate::region::{Region, check_all};
 use crate::story::Story;
-use crate::world::Shape;
+use crate::world::{Shape, World};
 
 const CRASHES: [Crash; 2] = [Crash::Kill, Crash::Power];
 
@@ -96,4 +103,85 @@ fn long_stories_on_raid5_keep_their_word() {
 fn long_stories_on_raid6_keep_their_word() {
     long_stories(Level::Raid6, 6, 4096, 300..360);
     long_stories(Level::Raid6, 5, 65536, 360..390);
+}
+
+/// Volume `a` gives up the only extent that `b` could get; the power goes at any moment.
+fn the_only_extent_changes_hands(polls: u64, seed: u64, delete: bool) {
+    let mut shape = small(Level::Raid5, 3, 4096);
+    shape.disk_bytes = 140 << 20;
+    let mut world = World::new(seed, shape);
+    let array = world.create();
+    let space = array.status().space;
+    for (name, extents) in [
+        ("a", 1),
+        ("b", 1),
+        ("rest", space.total_bytes / space.extent_bytes),
+    ] {
+        let size = extents * space.extent_bytes;
+        world.run(array.create_volume(name, size)).unwrap();
+    }
+    let client = |name: &str, tag: u64| Region {
+        volume: array.open_volume(name).unwrap(),
+        model: Rc::new(RefCell::new(Model::new(
+            tag,
+            std::slice::from_ref(&(0..64)),
+        ))),
+        rng: Rng::new(tag),
+        sectors: 0..64,
+        whole: None,
+        longest: 8,
+    };
+    let (a, b) = (client("a", 1), client("b", 2));
+    let rest = array.open_volume("rest").unwrap();
+    world.run(async {
+        a.write(0..64, false).await.unwrap();
+        // Everything else is taken.
+        let flags = ZeroFlags {
+            fua: false,
+            no_hole: true,
+        };
+        let others = space.total_bytes - space.extent_bytes;
+        rest.write_zeroes(0, others, flags).await.unwrap();
+        a.flush().await.unwrap();
+    });
+    assert_eq!(array.status().space.free_bytes, 0);
+    let (model_a, model_b) = (Rc::clone(&a.model), Rc::clone(&b.model));
+    let (clock, deleting) = (Rc::clone(&world.env.clock), Rc::clone(&array));
+    let story = async move {
+        let give_up = async {
+            if delete {
+                deleting.delete_volume("a").await.unwrap();
+            } else {
+                a.model.borrow_mut().begin(0..64, ZERO);
+                a.volume.discard(0, space.extent_bytes).await.unwrap();
+                a.model.borrow_mut().acked(0..64, ZERO, false);
+            }
+        };
+        let take = async {
+            while b.write(0..64, false).await.is_err() {
+                clock.sleep(Duration::from_micros(3)).await;
+            }
+        };
+        futures_util::future::join(give_up, take).await;
+    };
+    world.sim.run_until(story, polls);
+    drop((array, rest));
+    world.crash(Crash::Power);
+    let array = world.assemble_all();
+    for (name, model) in [("a", model_a), ("b", model_b)] {
+        if let Ok(volume) = array.open_volume(name) {
+            let what = format!("seed {seed}, {polls} polls, {name}");
+            world.run(check_all(&volume, &model, Some(Crash::Power), &what));
+        }
+    }
+    world.check_space(&array);
+}
+
+#[test]
+fn an_extent_changes_hands_only_after_its_unmapping_is_durable() {
+    for polls in 0..900 {
+        for delete in [false, true] {
+            the_only_extent_changes_hands(polls, 5_000 + polls, delete);
+        }
+    }
 }
