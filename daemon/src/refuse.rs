@@ -106,7 +106,7 @@ pub fn raid(error: &RaidError) -> ErrorDetail {
             ErrorCode::ArrayBusy,
             "add a spare with `cairn array spare add` and let it rebuild first",
         ),
-        RaidError::Cloned { .. } => (ErrorCode::DiskDuplicate, ""),
+        RaidError::Cloned { .. } | RaidError::SameDisk { .. } => (ErrorCode::DiskDuplicate, ""),
         RaidError::NotStarted {
             wait_may_help,
             force_may_help,

@@ -113,6 +113,14 @@ pub enum RaidError {
         /// The identity both claim.
         member: Uuid,
     },
+    /// Two paths lead to one disk.
+    #[error("{first} and {second} are the same disk by two paths: give each disk once")]
+    SameDisk {
+        /// One path.
+        first: String,
+        /// The other.
+        second: String,
+    },
     /// The array wasn't started.
     #[error("array {array} is not started: {reason}")]
     NotStarted {

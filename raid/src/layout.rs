@@ -25,7 +25,7 @@ pub const LABEL_B: u64 = 2 * MIB + 64 * 1024;
 /// The label's copy lies this far before the end.
 pub const LABEL_COPY_BEFORE_END: u64 = MIB;
 /// First byte of the first zone.
-const ZONES_START: u64 = 4 * MIB;
+pub const ZONES_START: u64 = 4 * MIB;
 /// Smallest journal of a member.
 pub const JOURNAL_MIN: u64 = 16 * MIB;
 /// Largest journal of a member.

@@ -9,7 +9,7 @@ use cairn_blockdev::units::{BLOCK, MIB, u64_of};
 use cairn_blockdev::{BlockDevice, Buf, BufPool, Env, IoError, IoErrorKind, WriteFlags, ZeroFlags};
 use futures_util::future::join_all;
 use uuid::Uuid;
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::disk::Disk;
 use super::durable::page_offset;
@@ -19,7 +19,9 @@ use crate::events::{EventKind, Hooks};
 use crate::geometry::Geometry;
 use crate::label::{ArrayLabel, Entry, INCOMPAT_NO_INTEGRITY, TABLE_MAX, valid_name};
 use crate::layout::rows_per_extent;
-use crate::layout::{LABEL_A, LABEL_B, Layout, Shape, ZoneHeader, ZoneKind, label_copy};
+use crate::layout::{
+    LABEL_A, LABEL_B, Layout, Shape, ZONES_START, ZoneHeader, ZoneKind, label_copy,
+};
 use crate::level::Level;
 use crate::member::MemberState;
 use crate::space::SpaceMap;
@@ -125,6 +127,18 @@ pub async fn create(
     for result in join_all(disks.iter().map(|disk| prepare(disk, label.uuid))).await {
         result?;
     }
+    for disk in &disks {
+        let owner = zone_owner(&*disk.device).await?;
+        let other = disks
+            .iter()
+            .find(|other| owner == Some((label.uuid, other.uuid)));
+        if let Some(other) = other.filter(|other| other.uuid != disk.uuid) {
+            return Err(RaidError::SameDisk {
+                first: disk.path.to_string(),
+                second: other.path.to_string(),
+            });
+        }
+    }
     let mut space = SpaceMap::new(label.uuid, &shape.geometry, data_bytes);
     space.touch_all();
     let array = Array::from_parts(Parts {
@@ -212,6 +226,23 @@ pub(super) async fn prepare(disk: &Disk, array: Uuid) -> Result<(), IoError> {
             .await?;
     }
     disk.device.flush().await
+}
+
+/// Which array and member the first zone of a disk says that it belongs to: what is written through
+/// one path shows through every other, and wiping labels doesn't touch it.
+pub(super) async fn zone_owner(device: &dyn BlockDevice) -> Result<Option<(Uuid, Uuid)>, IoError> {
+    let buf = Buf::zeroed(cairn_blockdev::units::BLOCK_BYTES);
+    let (buf, result) = device.read(ZONES_START, buf).await;
+    result?;
+    let header = ZoneHeader::read_from_prefix(&buf)
+        .ok()
+        .map(|(header, _)| header);
+    Ok(header.filter(ZoneHeader::is_valid).map(|header| {
+        (
+            Uuid::from_bytes(header.array_uuid),
+            Uuid::from_bytes(header.member_uuid),
+        )
+    }))
 }
 
 async fn zero(device: &dyn BlockDevice, offset: u64, len: u64) -> Result<(), IoError> {

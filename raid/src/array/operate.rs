@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::create::{layout_for, prepare, wipe_label};
+use super::create::{layout_for, prepare, wipe_label, zone_owner};
 use super::disk::Disk;
 use super::{Array, MemberDisk};
 use crate::error::RaidError;
@@ -56,6 +56,17 @@ impl Array {
         self.check_newcomer(&disk.path)?;
         let (shape, data_bytes) = self.shape();
         let layout = layout_for(&shape, &disk, data_bytes)?;
+        if let Some((array, member)) = zone_owner(&*disk.device).await?
+            && array == self.uuid
+            && self.ledger.borrow().disk(member).is_some()
+        {
+            // Whatever became of its label: what follows would overwrite a disk in use.
+            let known = self.ledger.borrow().path(member);
+            return Err(RaidError::SameDisk {
+                first: disk.path.to_string(),
+                second: known.map_or_else(String::new, |path| path.to_string()),
+            });
+        }
         let disk = Disk::new(self.env.new_uuid(), disk.path, disk.device, Some(layout));
         prepare(&disk, self.uuid).await?;
         Ok(disk)

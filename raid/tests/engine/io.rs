@@ -6,8 +6,8 @@ use cairn_blockdev::sim::{Sim, SimDisk, SimDiskConfig};
 use cairn_blockdev::units::u64_of;
 use cairn_blockdev::{BlockDevice, Buf, BufPool, LocalFuture, WriteFlags};
 use cairn_raid::{
-    Array, ArrayEvent, CreateSpec, EventSink, Hooks, Level, MemberDisk, Witness, WitnessStore,
-    create,
+    Array, ArrayEvent, CreateSpec, EventSink, Hooks, Level, MemberDisk, Probe, Witness,
+    WitnessStore, create, probe, wipe_label,
 };
 use futures_util::future::join_all;
 use uuid::Uuid;
@@ -250,4 +250,75 @@ fn a_write_over_the_border_of_a_shard_reads_back_and_its_halves_are_trimmed_apar
     bench.sim.block_on(trim).unwrap();
     assert!(bench.read(at, 6 * 512).iter().all(|&byte| byte == 9));
     assert!(bench.read(border, 6 * 512).iter().all(|&byte| byte == 0));
+}
+
+#[test]
+fn o2_a_disk_by_two_paths_is_refused_at_creation_and_leaves_no_label() {
+    let sim = Sim::new(2);
+    let env = sim.env();
+    let config = SimDiskConfig {
+        size: 256 << 20,
+        logical_block: 512,
+        latency_us_max: 100,
+    };
+    let disks: Vec<SimDisk> = (0..3)
+        .map(|i| SimDisk::new(&format!("/dev/sim{i}"), config, &env, i))
+        .collect();
+    let paths = [
+        ("/dev/a", 0),
+        ("/dev/b", 1),
+        ("/dev/c", 2),
+        ("/dev/by-id/b", 1),
+    ];
+    let members = paths.iter().map(|(path, disk)| MemberDisk {
+        path: Rc::from(*path),
+        device: Rc::new(disks[*disk].clone()),
+    });
+    let spec = CreateSpec {
+        name: "pool".into(),
+        level: Level::Raid5,
+        chunk_bytes: 65536,
+        home_host: Uuid::nil(),
+        journal_bytes: None,
+    };
+    let hooks = Hooks {
+        events: Rc::new(Nowhere),
+        witness: Rc::new(Nowhere),
+    };
+    let made = create(
+        env,
+        BufPool::new(1 << 20),
+        spec,
+        members.collect(),
+        Vec::new(),
+        hooks,
+    );
+    let error = sim.block_on(made).unwrap_err().to_string();
+    assert!(
+        error.contains("/dev/b") && error.contains("/dev/by-id/b"),
+        "{error}"
+    );
+    for disk in &disks {
+        assert_eq!(sim.block_on(probe(disk)).unwrap(), Probe::Blank);
+    }
+}
+
+#[test]
+fn o2_a_member_by_another_path_is_no_spare_even_without_its_label() {
+    let bench = bench();
+    let again = MemberDisk {
+        path: Rc::from("/dev/by-id/again"),
+        device: Rc::new(bench.disks[2].clone()),
+    };
+    bench.sim.block_on(wipe_label(&bench.disks[2])).unwrap();
+    let refused = bench
+        .sim
+        .block_on(bench.array.add_spare(again))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("/dev/sim2") && refused.contains("/dev/by-id/again"),
+        "{refused}"
+    );
+    assert!(bench.read(0, ROW).iter().all(|&byte| byte == 1));
 }
