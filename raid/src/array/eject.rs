@@ -82,10 +82,8 @@ impl Array {
         self.record_witness().await;
         let missing = self.ledger.borrow().slots_missing();
         if missing > 0 {
-            let detail = format!(
-                "{missing} of {} failures survived",
-                self.geometry.redundancy()
-            );
+            let left = self.geometry.redundancy().saturating_sub(missing);
+            let detail = format!("{missing} member(s) missing, {left} more may fail");
             self.report(EventKind::DegradedArray, None, detail);
         }
         self.kick_sync();

@@ -1,5 +1,4 @@
 //! Signatures read from and wiped off a real disk file.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::os::unix::fs::FileExt;
 

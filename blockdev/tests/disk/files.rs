@@ -1,7 +1,6 @@
 //! Disks on regular files, over io_uring and over the thread pool alike.
 //!
 //! Every promise is checked on both; where the system refuses io_uring the tests fail and say so.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::future::Future;
 use std::os::unix::fs::{FileExt, symlink};
