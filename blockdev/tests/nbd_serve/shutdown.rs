@@ -119,3 +119,31 @@ fn a_vanished_client_leaves_no_request_on_the_device() {
         });
     }
 }
+
+#[test]
+fn what_a_lost_connection_still_carries_lands_before_the_next_connections_requests() {
+    for seed in 0..40 {
+        let (world, disk) = World::with_disk(seed, 1 << 20);
+        world.sim.block_on(async {
+            let mut lost = world.transmitting().await;
+            lost.request((cmd::WRITE, 0), 0, 4096, &[1; 4096]).await;
+            // The request is in the server's hands, and then the connection is gone.
+            let moment = std::time::Duration::from_nanos(1);
+            world.env.clock.sleep(moment).await;
+            drop(lost);
+            world.env.clock.sleep(moment).await;
+            let mut next = world.transmitting().await;
+            next.write(0, &[2; 4096]).await;
+            // Whatever was under way has had its time.
+            world
+                .env
+                .clock
+                .sleep(std::time::Duration::from_millis(10))
+                .await;
+        });
+        assert!(
+            disk.peek(0, 4096).iter().all(|&byte| byte == 2),
+            "seed {seed}"
+        );
+    }
+}

@@ -3,6 +3,7 @@
 //! Invariants
 //! - A connection is counted from [`Connections::enter`] until its last request has left the device.
 //! - Once stopped, a set stays stopped.
+//! - A new connection's requests begin after those of every connection that ended before it.
 
 use std::fmt;
 use std::rc::Rc;
@@ -22,6 +23,7 @@ pub enum Stop {
 
 struct Inner {
     count: watch::Sender<usize>,
+    leaving: watch::Sender<usize>,
     stop: watch::Sender<Option<Stop>>,
 }
 
@@ -33,11 +35,16 @@ pub struct Connections(Rc<Inner>);
 #[derive(Debug)]
 pub struct Entered(Connections);
 
+/// The end of a connection, from its last request read to its last request done.
+#[derive(Debug)]
+pub(crate) struct Leaving(Connections);
+
 impl Connections {
     /// An empty set.
     pub fn new() -> Self {
         Self(Rc::new(Inner {
             count: watch::Sender::new(0),
+            leaving: watch::Sender::new(0),
             stop: watch::Sender::new(None),
         }))
     }
@@ -56,6 +63,22 @@ impl Connections {
     pub fn enter(&self) -> Entered {
         self.0.count.send_modify(|count| *count += 1);
         Entered(self.clone())
+    }
+
+    /// Notes that a connection reads no more requests while some of its own may be under way.
+    pub(crate) fn leave(&self) -> Leaving {
+        self.0.leaving.send_modify(|leaving| *leaving += 1);
+        Leaving(self.clone())
+    }
+
+    /// Waits until no request of a connection that has ended is under way.
+    ///
+    /// A client that lost its connection repeats on the next what wasn't answered, and goes on from
+    /// there: what the lost one still carries must not land after that.
+    pub(crate) async fn left(&self) {
+        // As for `drained`.
+        let none = |leaving: &usize| *leaving == 0;
+        let _ = self.0.leaving.subscribe().wait_for(none).await;
     }
 
     /// Tells all connections, and those to come, to end. The first call decides how.
@@ -102,6 +125,12 @@ impl Default for Connections {
 impl Drop for Entered {
     fn drop(&mut self) {
         self.0.0.count.send_modify(|count| *count -= 1);
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.0.leaving.send_modify(|leaving| *leaving -= 1);
     }
 }
 

@@ -19,7 +19,8 @@ use crate::env::Env;
 /// export's own set of connections is stopped. The connection is counted in `listener` from the
 /// start, and in the export's set from the end of its handshake; once, where a listener of a single
 /// export has one set for both. When this returns, no request of the connection touches a device any
-/// more; the error, if any, is for the log. To end a connection, stop one of its sets: dropping the
+/// more; the error, if any, is for the log. Requests of a connection begin when those of all that
+/// ended before it are done. To end a connection, stop one of its sets: dropping the
 /// future instead leaves requests running that nobody counts.
 pub async fn serve<S>(
     stream: S,
@@ -51,6 +52,12 @@ where
     };
     let of_export = &session.export.connections;
     let _counted_in_export = (!of_export.is(&listener)).then(|| of_export.enter());
+    tokio::select! {
+        biased;
+        _ = listener.stopped() => return Ok(()),
+        _ = of_export.stopped() => return Ok(()),
+        () = of_export.left() => {}
+    }
     let transmission = Transmission::new(session, limits, env);
     transmission.run(receiver, &mut send, &listener).await?;
     // Replies are out; a client that is gone already doesn't mind.

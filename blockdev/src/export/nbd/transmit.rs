@@ -61,6 +61,7 @@ impl Transmission {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
+        let mut leaving = None;
         let reading = async {
             let end = tokio::select! {
                 biased;
@@ -70,9 +71,11 @@ impl Transmission {
             };
             self.patience.closing();
             self.outbox.close();
+            leaving = Some(self.session.export.connections.leave());
             end
         };
         let (read, written) = tokio::join!(reading, self.outbox.write(stream, &self.patience));
+        drop(leaving);
         read.and(written)
     }
 
