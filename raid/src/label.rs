@@ -308,17 +308,7 @@ impl Label {
         let members = cairn_blockdev::units::usize_of_u32(raw.members.get());
         let geometry = Geometry::new(level, members, raw.chunk_bytes.get())
             .map_err(|_| LabelError::Nonsense("geometry"))?;
-        let name_len = raw
-            .name
-            .iter()
-            .position(|&b| b == 0)
-            .unwrap_or(raw.name.len());
-        let name = raw
-            .name
-            .get(..name_len)
-            .and_then(|bytes| std::str::from_utf8(bytes).ok())
-            .filter(|name| valid_name(name))
-            .ok_or(LabelError::Nonsense("name"))?;
+        let name = stored_name(&raw.name).ok_or(LabelError::Nonsense("name"))?;
         let rows_per_extent = u64::from(raw.rows_per_extent.get());
         let extent_bytes = rows_per_extent * geometry.chunk_bytes();
         if !rows_per_extent.is_power_of_two() || !raw.data_bytes.get().is_multiple_of(extent_bytes)
@@ -406,6 +396,16 @@ fn narrow<T: TryInto<u32>>(value: T) -> u32 {
     value
         .try_into()
         .unwrap_or_else(|_| unreachable!("bounded by the checks of creation"))
+}
+
+/// A name from its zero-padded place on disk, if it is one that could have been given.
+pub(crate) fn stored_name(bytes: &[u8]) -> Option<&str> {
+    let len = bytes
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(bytes.len());
+    let name = std::str::from_utf8(bytes.get(..len)?).ok()?;
+    valid_name(name).then_some(name)
 }
 
 /// Whether a name can be an array's or a volume's: it becomes part of paths, tables and URIs.

@@ -157,7 +157,7 @@ impl Array {
         state: MemberState,
     ) -> Result<(), RaidError> {
         self.start_target(disk, slot, state);
-        self.commit_membership(held).await?;
+        self.commit_event(held).await?;
         let detail = format!("slot {slot} onto {}", disk.path);
         self.report(EventKind::RebuildStarted, Some(&disk.path), detail);
         Ok(())
@@ -364,7 +364,7 @@ impl Array {
             target.disk.durable_rows.set(row.min(rows));
         }
         let held = self.lock_labels().await;
-        self.commit_labels(&held).await
+        self.commit(&held).await
     }
 
     /// The targets are members now.
@@ -377,7 +377,7 @@ impl Array {
             replaced.extend(self.promote(&target.disk, target.slot.0));
             done.push(target);
         }
-        self.commit_membership(&held).await?;
+        self.commit_event(&held).await?;
         drop(held);
         for old in replaced {
             self.dismiss(&old).await;

@@ -66,10 +66,10 @@ pub(super) fn page_offset(layout: &Layout, pages: usize, page: usize, generation
 }
 
 impl Array {
-    /// Writes the label to every live disk. Who fails is thrown out, and the others are told.
+    /// Writes the label to every live disk, without a change of membership. Who fails is thrown out, and the others are told.
     ///
     /// Returns once what the label says is on all that are left; a broken array writes no labels.
-    pub(super) async fn commit(
+    pub(crate) async fn commit(
         self: &Rc<Self>,
         _held: &MutexGuard<'_, ()>,
     ) -> Result<(), RaidError> {
@@ -100,7 +100,7 @@ impl Array {
     }
 
     /// Commits a change of membership: labels first, then the host's witness.
-    pub(super) async fn commit_event(
+    pub(crate) async fn commit_event(
         self: &Rc<Self>,
         held: &MutexGuard<'_, ()>,
     ) -> Result<(), RaidError> {
@@ -220,7 +220,9 @@ impl Array {
     pub(crate) async fn mark_clean(self: &Rc<Self>) -> Result<(), RaidError> {
         let held = self.labels.lock().await;
         let doubtful = self.doubtful.get() || self.broken.borrow().is_some();
-        if !self.dirty.get() || self.active_writes.get() > 0 || doubtful {
+        // A disk that is out and still a member in the ledger isn't flushed below: first it has to go.
+        let unsettled = self.has_thrown_out();
+        if !self.dirty.get() || self.active_writes.get() > 0 || doubtful || unsettled {
             return Ok(());
         }
         // Writers that come from here on wait for `held` in `begin_write`.
@@ -239,6 +241,10 @@ impl Array {
             self.dirty.set(true);
             self.commit_event(&held).await?;
             self.after_loss().await;
+            return Ok(());
+        }
+        if self.has_thrown_out() {
+            self.dirty.set(true);
             return Ok(());
         }
         self.ledger.borrow_mut().set_clean(true);

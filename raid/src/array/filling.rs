@@ -17,22 +17,6 @@ impl Array {
         self.labels.lock().await
     }
 
-    /// Commits a change of membership.
-    pub(crate) async fn commit_membership(
-        self: &Rc<Self>,
-        held: &MutexGuard<'_, ()>,
-    ) -> Result<(), RaidError> {
-        self.commit_event(held).await
-    }
-
-    /// Commits the labels without a change of membership: cursors.
-    pub(crate) async fn commit_labels(
-        self: &Rc<Self>,
-        held: &MutexGuard<'_, ()>,
-    ) -> Result<(), RaidError> {
-        self.commit(held).await
-    }
-
     /// A slot that nobody fills, and a spare for it.
     pub(crate) fn next_spare(&self) -> Option<(usize, Rc<Disk>)> {
         let ledger = self.ledger.borrow();

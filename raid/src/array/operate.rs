@@ -299,6 +299,7 @@ impl Array {
             self.dirty.set(true);
             // A disk that fails its last flush is ejected, and the others are asked again.
             for _ in 0..=self.geometry.redundancy() {
+                self.settle().await;
                 self.mark_clean().await?;
                 if !self.dirty.get() {
                     break;

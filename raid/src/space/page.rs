@@ -18,7 +18,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::PAGE_BYTES;
-use crate::label::valid_name;
+use crate::label::stored_name;
 
 const MAGIC: [u8; 8] = *b"CAIRNMAP";
 const VERSION: u32 = 1;
@@ -213,17 +213,7 @@ pub(super) fn read_volume(body: &[u8], at: usize) -> Result<Option<VolumeRecord>
     if raw.in_use.get() == 0 {
         return Ok(None);
     }
-    let name_len = raw
-        .name
-        .iter()
-        .position(|&b| b == 0)
-        .unwrap_or(raw.name.len());
-    let name = raw
-        .name
-        .get(..name_len)
-        .and_then(|bytes| std::str::from_utf8(bytes).ok())
-        .filter(|name| valid_name(name))
-        .ok_or(PageError::Nonsense("volume name"))?;
+    let name = stored_name(&raw.name).ok_or(PageError::Nonsense("volume name"))?;
     Ok(Some(VolumeRecord {
         uuid: Uuid::from_bytes(raw.uuid),
         name: name.to_owned(),
