@@ -206,6 +206,11 @@ impl SimDisk {
         state.faults.retain(|fault| *fault != Fault::Gone);
     }
 
+    /// Whether it is pulled.
+    pub fn is_gone(&self) -> bool {
+        self.0.state.borrow().faults.contains(&Fault::Gone)
+    }
+
     /// Flips one bit of what is stored at `offset`: rot.
     pub fn rot(&self, offset: u64, bit: u8) {
         let mut byte = [0];
@@ -262,6 +267,11 @@ impl SimDisk {
         self.0.state.borrow_mut().medium.poke(offset, bytes);
     }
 
+    /// Where something is stored in a range: the offsets of pages of 4 KiB.
+    pub fn stored(&self, offset: u64, len: u64) -> Vec<u64> {
+        self.0.state.borrow().medium.present(offset, len)
+    }
+
     /// The contents as they are, cache included.
     pub fn image(&self) -> Image {
         Image(self.0.state.borrow().medium.clone())
@@ -305,12 +315,12 @@ impl SimDisk {
         match effect {
             Some(Effect::Hang(time)) => {
                 self.0.state.borrow_mut().struck.hung += 1;
-                return self.hang(time);
+                self.hang(time)
             }
             Some(Effect::Slow(factor)) => {
                 self.0.state.borrow_mut().struck.slow += 1;
                 let us = us.max(1).saturating_mul(u64::from(factor));
-                return self.0.env.clock.sleep(Duration::from_micros(us));
+                self.0.env.clock.sleep(Duration::from_micros(us))
             }
             _ if max == 0 => Box::pin(std::future::ready(())),
             _ => self.0.env.clock.sleep(Duration::from_micros(us)),

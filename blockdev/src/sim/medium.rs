@@ -72,6 +72,12 @@ impl Medium {
         self.current.load(offset, bytes);
     }
 
+    /// Offsets of pages that hold something.
+    pub(super) fn present(&self, offset: u64, len: u64) -> Vec<u64> {
+        let pages = self.current.present(offset, len);
+        pages.into_iter().map(|page| page * BLOCK).collect()
+    }
+
     /// The number that the next write gets: a flush asked for now covers all below it.
     pub(super) fn next_write(&self) -> u64 {
         self.first + u64_of(self.unflushed.len())
@@ -218,8 +224,11 @@ impl Medium {
     }
 }
 
-/// Hands a write on page by page: the bytes of a piece, or `None` for a whole page of zeros.
-fn apply(write: &Write, to: &mut dyn FnMut(u64, usize, Option<&[u8]>)) {
+/// Takes a piece of a write: page, first byte in it, and the bytes; `None` is a whole page of zeros.
+type Taker<'a> = &'a mut dyn FnMut(u64, usize, Option<&[u8]>);
+
+/// Hands a write on page by page.
+fn apply(write: &Write, to: Taker<'_>) {
     const ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
     match &write.payload {
         Payload::Data(data) => {

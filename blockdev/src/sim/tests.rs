@@ -158,7 +158,11 @@ fn a_killed_users_writes_land_whole_in_part_or_not_and_completed_ones_stay() {
         drop(in_flight);
         disk.kill();
         assert!(all(&disk.peek(0, 4096), 1));
-        let landed = disk.peek(4096, 4096).iter().filter(|&&b| b == 2).count();
+        let landed = disk
+            .peek(4096, 4096)
+            .iter()
+            .map(|b| usize::from(*b == 2))
+            .sum::<usize>();
         *(match landed {
             0 => &mut none,
             4096 => &mut whole,

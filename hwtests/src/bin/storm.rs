@@ -1,0 +1,166 @@
+//! `storm`: the simulator's command line. See `hwtests/README.md`.
+
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cairn_hwtests::storm::exhaustive::{Subject, cut_everywhere};
+use cairn_hwtests::storm::history::{history, shape_of};
+use cairn_hwtests::storm::model::Crash;
+use cairn_hwtests::storm::{hunt, matrix};
+use cairn_raid::Level;
+use clap::Parser;
+
+/// The array engine on simulated disks: random histories, faults and power cuts from one seed.
+#[derive(Parser)]
+#[command(name = "storm", version)]
+struct Args {
+    /// Tell the history of this seed.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Client operations of that history.
+    #[arg(long, value_name = "COUNT", default_value_t = hunt::OPS)]
+    ops: u64,
+    /// Hunt with random seeds for so long.
+    #[arg(long, value_name = "S", conflicts_with = "seed")]
+    seconds: Option<u64>,
+    /// Threads.
+    #[arg(long, value_name = "J", default_value_t = 1)]
+    jobs: usize,
+    /// Seed that a hunt or the matrix begins with, instead of a random one (a hunt) or 1.
+    #[arg(long, value_name = "N")]
+    first_seed: Option<u64>,
+    /// Every fault in every state of the array.
+    #[arg(long)]
+    matrix: bool,
+    /// Seeds for each cell of the matrix.
+    #[arg(long, value_name = "COUNT", default_value_t = 4)]
+    seeds: u64,
+    /// Only faults with this in their name.
+    #[arg(long, value_name = "TEXT")]
+    fault: Option<String>,
+    /// Only states with this in their name.
+    #[arg(long, value_name = "TEXT")]
+    state: Option<String>,
+    /// Short histories, cut off at every I/O.
+    #[arg(long)]
+    exhaustive: bool,
+    /// Whether planted bugs are found (built with `--features mutations`).
+    #[arg(long)]
+    mutations: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let fine = if args.matrix {
+        run_matrix(&args)
+    } else if args.mutations {
+        run_mutations(&args)
+    } else if args.exhaustive {
+        run_exhaustive(&args)
+    } else if let Some(seed) = args.seed {
+        run_seed(seed, args.ops)
+    } else {
+        run_hunt(&args)
+    };
+    if fine {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn run_seed(seed: u64, ops: u64) -> bool {
+    println!("seed {seed}: {:?}", shape_of(seed));
+    let told = history(seed, ops);
+    println!("{}", told.totals);
+    println!("hash {:016x}", told.hash);
+    match told.finding {
+        None => true,
+        Some(finding) => {
+            println!("FOUND {}", finding.what);
+            println!("again: storm --seed {seed} --ops {ops}");
+            false
+        }
+    }
+}
+
+/// A seed that nobody has thought of.
+fn random_seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let nanos = now.map_or(1, |now| now.as_nanos());
+    u64::try_from(nanos % 1_000_000_007).unwrap_or(1) * 1000
+}
+
+fn run_hunt(args: &Args) -> bool {
+    let first = args.first_seed.unwrap_or_else(random_seed);
+    let seconds = args.seconds.unwrap_or(10);
+    println!("hunting for {seconds} s from seed {first} on");
+    let caught = hunt::hunt(first, Duration::from_secs(seconds), args.jobs);
+    println!("{}", caught.totals);
+    match caught.finding {
+        None => true,
+        Some((seed, finding)) => {
+            println!("FOUND {}", finding.what);
+            println!("again: storm --seed {seed} --ops {}", hunt::OPS);
+            false
+        }
+    }
+}
+
+fn run_matrix(args: &Args) -> bool {
+    let first_seed = args.first_seed.unwrap_or(1);
+    let outcome = matrix::run(&matrix::Choice {
+        seeds: args.seeds,
+        jobs: args.jobs,
+        fault: args.fault.clone(),
+        state: args.state.clone(),
+        first_seed,
+    });
+    println!("{}\n\n{}", outcome.table, outcome.totals);
+    let census = matrix::census();
+    let census: Vec<String> = census.iter().map(|(w, n)| format!("{w} {n}")).collect();
+    println!("cells: {}", census.join(", "));
+    for failure in &outcome.failures {
+        println!("FAILED {failure}");
+    }
+    outcome.failures.is_empty()
+}
+
+fn run_exhaustive(args: &Args) -> bool {
+    let mut fine = true;
+    for level in [Level::Raid1, Level::Raid5, Level::Raid6] {
+        for crash in [Crash::Kill, Crash::Power] {
+            for in_start in [false, true] {
+                let seed = args.seed.unwrap_or(1);
+                let subject = Subject {
+                    seed,
+                    level,
+                    crash,
+                    in_start,
+                };
+                let outcome = cut_everywhere(subject, 1, args.jobs);
+                let place = if in_start { "start" } else { "load" };
+                println!("{level}, {crash:?} in {place}: {} cuts", outcome.cuts);
+                if let Some((ios, finding)) = outcome.finding {
+                    println!("FOUND at I/O {ios} of seed {seed}: {}", finding.what);
+                    fine = false;
+                }
+            }
+        }
+    }
+    fine
+}
+
+#[cfg(feature = "mutations")]
+fn run_mutations(args: &Args) -> bool {
+    cairn_hwtests::storm::mutations::run(args.jobs)
+}
+
+#[cfg(not(feature = "mutations"))]
+fn run_mutations(_: &Args) -> bool {
+    println!(
+        "no bugs are planted in this build: cargo run --release -p cairn-hwtests --features \
+         mutations --bin storm -- --mutations"
+    );
+    false
+}

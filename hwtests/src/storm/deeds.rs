@@ -1,0 +1,203 @@
+//! What an operator, or fate, does to the world between and beside the clients: spares, replacements,
+//! volumes that come and go, a clone of a disk.
+
+use std::rc::Rc;
+
+use cairn_blockdev::sim::{Effect, On, SimDisk, SimDiskConfig, Strike};
+use cairn_blockdev::units::{SECTOR, usize_of};
+use cairn_blockdev::{BlockDevice, Buf, WriteFlags};
+use cairn_raid::{MemberDisk, MemberState, RaidError};
+
+use super::model::Crash;
+use super::world::{Life, World};
+
+/// A disk that is filled while something else is to happen takes so many times as long.
+const SLOW: u32 = 30;
+/// Loads in which an array has to notice that a disk is gone.
+const LOADS_TO_NOTICE: usize = 20;
+
+impl World {
+    /// Whether a disk holds no slot in sync any more.
+    pub fn is_out(&self, disk: usize) -> bool {
+        !self.in_state(MemberState::InSync).contains(&disk)
+    }
+
+    /// Clients run until the array has noticed that a disk is gone. A handle to a disk that vanished
+    /// stays dead, so the disk can't come back before.
+    pub fn until_noticed(&mut self, disk: usize) {
+        for _ in 0..LOADS_TO_NOTICE {
+            if !self.is_running() || self.is_out(disk) || self.array().status().failure.is_some() {
+                return;
+            }
+            self.load(30);
+        }
+        panic!(
+            "a vanished disk stays a member; the array told: {:#?}",
+            self.told()
+        );
+    }
+
+    /// Bytes of a disk.
+    pub fn size(&self, disk: usize) -> u64 {
+        self.disk(disk).geometry().size
+    }
+
+    /// Adds a disk, blank or thrown out, as a spare.
+    pub fn add_spare(&mut self, disk: usize) {
+        if let Err(error) = self.try_add_spare(disk) {
+            assert!(self.rules.errors_allowed.get(), "a spare: {error}");
+        }
+    }
+
+    /// As [`World::add_spare`], and it may be refused.
+    pub fn try_add_spare(&mut self, disk: usize) -> Result<(), RaidError> {
+        let array = self.array();
+        let member = self.member(disk);
+        self.run(array.add_spare(member))
+    }
+
+    /// A disk that the array doesn't know.
+    fn blank(&self) -> Option<usize> {
+        let known: Vec<String> = self
+            .array()
+            .status()
+            .members
+            .into_iter()
+            .map(|member| member.path)
+            .collect();
+        (0..self.disks.len()).find(|disk| !known.contains(&self.path(*disk).to_string()))
+    }
+
+    /// Adds a blank disk as a spare, so many times slower than others. `None`: there is none left.
+    pub fn add_blank_spare(&mut self, slow: u32) -> Option<usize> {
+        let disk = self.blank()?;
+        self.slow_down(disk, slow);
+        self.add_spare(disk);
+        Some(disk)
+    }
+
+    /// Adds a spare whose filling takes a while.
+    pub fn add_slow_spare(&mut self) -> usize {
+        match self.add_blank_spare(SLOW) {
+            Some(disk) => disk,
+            None => panic!("no blank disk is left"),
+        }
+    }
+
+    fn slow_down(&self, disk: usize, factor: u32) {
+        if factor > 1 {
+            let rows = self.rows_on_disk(disk);
+            let slow = Strike::new(On::Write, Effect::Slow(factor)).within(rows);
+            self.disk(disk).strike(slow.always());
+        }
+    }
+
+    /// A blank disk begins to replace a member, slowly.
+    pub fn begin_replacing(&mut self) {
+        let old = self.any_member();
+        let Some(new) = self.blank() else {
+            panic!("no blank disk is left");
+        };
+        self.slow_down(new, SLOW);
+        let (array, path) = (self.array(), self.path(old));
+        let begun = self.run(array.replace_member(&path, self.member(new)));
+        if let Err(error) = begun {
+            panic!("a replacement: {error}");
+        }
+    }
+
+    /// A scrub begins. The engine has none yet; cells that need one aren't run
+    /// ([`Ability::Scrub`](super::abilities::Ability)).
+    pub fn begin_scrub(&mut self) {
+        unreachable!("a scrub before there is one");
+    }
+
+    /// Deletes a volume.
+    pub fn delete_volume(&mut self, at: usize) {
+        let Some(volume) = self.volumes.get(at).map(Rc::clone) else {
+            return;
+        };
+        volume.life.set(Life::Going);
+        let array = self.array();
+        match self.run(array.delete_volume(&volume.name)) {
+            Ok(()) => self.volumes.retain(|other| !Rc::ptr_eq(other, &volume)),
+            Err(error) => assert!(self.rules.errors_allowed.get(), "a deletion: {error}"),
+        }
+    }
+
+    /// Deletes the first volume and makes and writes another, and is stopped in that at an I/O.
+    /// A crash has to follow.
+    pub fn change_volumes_cut(&mut self, ios: u64) {
+        if !self.is_running() {
+            return;
+        }
+        let Some(old) = self.volumes.first().map(Rc::clone) else {
+            return;
+        };
+        let new = self.plan_volume();
+        let array = self.array();
+        let row = self.shape.row_bytes();
+        old.life.set(Life::Going);
+        self.log.pull_after(ios, self.sim.halt());
+        let change = async {
+            array.delete_volume(&old.name).await?;
+            let size = new.model.borrow().sectors() * SECTOR;
+            array.create_volume(&new.name, size).await?;
+            new.life.set(Life::There);
+            let device = array.open_volume(&new.name)?;
+            for i in 0..4 {
+                let sectors = i * row / SECTOR..i * row / SECTOR + 9;
+                let id = new.model.borrow_mut().begin_write(sectors.clone(), false);
+                let mut buf = Buf::zeroed(usize_of((sectors.end - sectors.start) * SECTOR));
+                new.model.borrow().fill(id, sectors.start, &mut buf);
+                let at = sectors.start * SECTOR;
+                device
+                    .write(at, buf.freeze(), WriteFlags::default())
+                    .await?;
+                new.model.borrow_mut().acked(id);
+            }
+            Ok::<(), RaidError>(())
+        };
+        let changed = self.sim.run_until(change, u64::MAX);
+        self.log.pull_no_more();
+        if let Some(Err(error)) = changed {
+            assert!(self.rules.errors_allowed.get(), "volumes change: {error}");
+        }
+    }
+
+    /// More volumes than there is space for, all written to.
+    pub fn fill_up(&mut self) {
+        for _ in 0..4 {
+            self.add_volume();
+        }
+        self.load(200);
+    }
+
+    /// A copy of a disk, at a path of its own.
+    pub fn clone_of(&self, disk: usize) -> MemberDisk {
+        let original = self.disk(disk);
+        let config = SimDiskConfig {
+            size: self.size(disk),
+            logical_block: original.geometry().logical_block,
+            latency_us_max: 0,
+        };
+        let clone = SimDisk::new("/dev/clone", config, &self.env(), self.seed);
+        clone.set_image(&original.image());
+        MemberDisk {
+            path: clone.name(),
+            device: Rc::new(clone),
+        }
+    }
+
+    /// The wall clock jumps.
+    pub fn jump_wall_clock(&mut self, ms: i64) {
+        self.sim.jump_wall_clock(ms);
+    }
+
+    /// Checks everything after a restart, unless that was refused.
+    pub fn check_if_running(&self, after: Crash) {
+        if self.is_running() {
+            self.check(Some(after));
+        }
+    }
+}

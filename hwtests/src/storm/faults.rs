@@ -1,0 +1,626 @@
+//! Every row of the fault table as a function, named after its row.
+//!
+//! A fault *strikes* while clients run: disks are told what to do to coming operations. What follows
+//! later (a disk returns, the daemon is killed, an old image is put back) happens when it *passes*.
+//!
+//! Does not know: in which state the array is, or what is promised then ([`super::matrix`]).
+
+use std::time::Duration;
+
+use cairn_blockdev::IoErrorKind;
+use cairn_blockdev::sim::{Effect, Fault as DiskFault, Image, On, Strike};
+use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
+use cairn_raid::RaidError;
+use cairn_raid::layout::{LABEL_A, LABEL_B, ZONES_START, label_copy};
+
+use super::abilities::Ability;
+use super::load::{Cut, Mix};
+use super::model::Crash;
+use super::world::World;
+
+/// A row of the fault table, or one of its ways to happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "each is described by its plan")]
+pub enum Fault {
+    D1ReadFails,
+    D1BadSectors,
+    D2WriteFails,
+    D2WriteFailsAndCrash,
+    D3FlushFailsOnce,
+    D3FlushFailsAlways,
+    D4Hangs,
+    D4Slow,
+    D5TornWrite,
+    D6LostWrite,
+    D6LostMetaWrite,
+    D7MisdirectedWrite,
+    D8RotInData,
+    D8RotInLabel,
+    D8RotInZones,
+    D9VanishesAndReturns,
+    D10OrderAndClone,
+    D11Full,
+    D12CacheLost,
+    D13LateWrite,
+    A1CrashMidStripe,
+    A2TwoAtOnce,
+    A2ThreeAtOnce,
+    A3CrashInRebuild,
+    A4SpareFailsToo,
+    A5LatentInRebuild,
+    A7LabelsCorrupt,
+    A8CrashAndMemberGone,
+    A9TrimReuseCrash,
+    A10OlderImage,
+    H1Kill,
+    H2PowerLoss,
+    H3ClockJump,
+}
+
+/// What a fault is, before it strikes.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Its row and a few words.
+    pub name: &'static str,
+    /// Members of one row that it takes away, for a moment or for good.
+    pub disks: usize,
+    /// What it takes to survive it.
+    pub needs: &'static [Ability],
+    /// Whether the daemon is cut off in it.
+    pub crashes: bool,
+    /// Whether random histories have it: those that aren't built of its parts anyway.
+    pub story: bool,
+}
+
+const fn plan(name: &'static str, disks: usize, needs: &'static [Ability]) -> Plan {
+    Plan {
+        name,
+        disks,
+        needs,
+        crashes: false,
+        story: true,
+    }
+}
+
+impl Plan {
+    const fn crashing(mut self) -> Self {
+        self.crashes = true;
+        self.story = false;
+        self
+    }
+
+    const fn apart(mut self) -> Self {
+        self.story = false;
+        self
+    }
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 33] = [
+        Self::D1ReadFails,
+        Self::D1BadSectors,
+        Self::D2WriteFails,
+        Self::D2WriteFailsAndCrash,
+        Self::D3FlushFailsOnce,
+        Self::D3FlushFailsAlways,
+        Self::D4Hangs,
+        Self::D4Slow,
+        Self::D5TornWrite,
+        Self::D6LostWrite,
+        Self::D6LostMetaWrite,
+        Self::D7MisdirectedWrite,
+        Self::D8RotInData,
+        Self::D8RotInLabel,
+        Self::D8RotInZones,
+        Self::D9VanishesAndReturns,
+        Self::D10OrderAndClone,
+        Self::D11Full,
+        Self::D12CacheLost,
+        Self::D13LateWrite,
+        Self::A1CrashMidStripe,
+        Self::A2TwoAtOnce,
+        Self::A2ThreeAtOnce,
+        Self::A3CrashInRebuild,
+        Self::A4SpareFailsToo,
+        Self::A5LatentInRebuild,
+        Self::A7LabelsCorrupt,
+        Self::A8CrashAndMemberGone,
+        Self::A9TrimReuseCrash,
+        Self::A10OlderImage,
+        Self::H1Kill,
+        Self::H2PowerLoss,
+        Self::H3ClockJump,
+    ];
+
+    /// What it is.
+    pub const fn plan(self) -> Plan {
+        use Ability::{Checksums, Deadlines, Journal};
+        match self {
+            Self::D1ReadFails => plan("D1 a read fails", 1, &[]),
+            Self::D1BadSectors => plan("D1 bad sectors", 1, &[]),
+            Self::D2WriteFails => plan("D2 a write fails", 1, &[]),
+            Self::D2WriteFailsAndCrash => plan("D2 a write fails, crash", 1, &[Journal]).crashing(),
+            Self::D3FlushFailsOnce => plan("D3 a flush fails once", 1, &[]),
+            Self::D3FlushFailsAlways => plan("D3 flushes fail", 1, &[]),
+            Self::D4Hangs => plan("D4 a disk hangs", 1, &[Deadlines]),
+            Self::D4Slow => plan("D4 a disk is slow", 0, &[]),
+            Self::D5TornWrite => plan("D5 torn writes", 0, &[]).crashing(),
+            Self::D6LostWrite => plan("D6 lost writes", 1, &[Checksums]),
+            Self::D6LostMetaWrite => plan("D6 lost label, map or record", 1, &[Checksums]),
+            Self::D7MisdirectedWrite => plan("D7 misdirected writes", 1, &[Checksums]),
+            Self::D8RotInData => plan("D8 rot in data, P, Q", 1, &[Checksums]),
+            Self::D8RotInLabel => plan("D8 rot in a label", 0, &[]),
+            Self::D8RotInZones => plan("D8 rot in journal, maps, sums", 1, &[Checksums]),
+            Self::D9VanishesAndReturns => plan("D9 vanishes and returns", 1, &[]),
+            Self::D10OrderAndClone => plan("D10 other order, a clone", 0, &[]).apart(),
+            Self::D11Full => plan("D11 full, and a disk fails", 1, &[]).apart(),
+            Self::D12CacheLost => plan("D12 vanishes without its cache", 1, &[]),
+            Self::D13LateWrite => plan("D13 a write lands late", 1, &[Deadlines]),
+            Self::A1CrashMidStripe => plan("A1 crash at an I/O", 0, &[]).crashing(),
+            Self::A2TwoAtOnce => plan("A2 two disks at once", 2, &[]),
+            Self::A2ThreeAtOnce => plan("A2 three disks at once", 3, &[]).apart(),
+            Self::A3CrashInRebuild => plan("A3 crash in a rebuild", 1, &[Journal]).crashing(),
+            Self::A4SpareFailsToo => plan("A4 the spare fails, too", 1, &[]),
+            Self::A5LatentInRebuild => plan("A5 bad sectors in a rebuild", 2, &[]),
+            Self::A7LabelsCorrupt => plan("A7 two of three labels", 0, &[]).apart(),
+            Self::A8CrashAndMemberGone => {
+                plan("A8 crash and a member gone", 1, &[Journal]).crashing()
+            }
+            Self::A9TrimReuseCrash => plan("A9 trim, reuse, crash", 0, &[]).crashing(),
+            Self::A10OlderImage => plan("A10 older image of a disk", 1, &[Checksums]).apart(),
+            Self::H1Kill => plan("H1 kill -9", 0, &[]).crashing(),
+            Self::H2PowerLoss => plan("H2 power loss", 0, &[]).crashing(),
+            Self::H3ClockJump => plan("H3 the clock jumps", 0, &[]),
+        }
+    }
+}
+
+/// A fault that has struck, or is about to.
+pub struct Harm {
+    fault: Fault,
+    /// Disks that it concerns.
+    pub victims: Vec<usize>,
+    image: Option<Image>,
+    /// What isn't counted by a disk and came about.
+    pub came: u64,
+}
+
+/// How soon: the strike hits one of the next so many operations.
+const SOON: u64 = 30;
+
+impl Harm {
+    /// The fault strikes: from now on, while clients run.
+    pub fn strike(world: &mut World, fault: Fault) -> Self {
+        let mut harm = Self {
+            fault,
+            victims: Vec::new(),
+            image: None,
+            came: 0,
+        };
+        match fault {
+            Fault::D1ReadFails => harm.d1_a_read_fails(world),
+            Fault::D1BadSectors => harm.d1_bad_sectors(world),
+            Fault::D2WriteFails | Fault::D2WriteFailsAndCrash => harm.d2_a_write_fails(world),
+            // What a failed flush lost may be read before the disk is out: a checksum has to tell.
+            Fault::D3FlushFailsOnce if Ability::Checksums.is_there() => {
+                harm.d3_a_flush_fails(world, Effect::FailAndLoseCache, 1);
+            }
+            Fault::D3FlushFailsOnce => {
+                harm.d3_a_flush_fails(world, Effect::Fail(IoErrorKind::Medium), 1);
+            }
+            Fault::D3FlushFailsAlways => {
+                harm.d3_a_flush_fails(world, Effect::Fail(IoErrorKind::Medium), u64::MAX);
+            }
+            Fault::D4Hangs => harm.d4_a_disk_hangs(world, On::Any),
+            Fault::D4Slow => harm.d4_a_disk_is_slow(world),
+            Fault::D6LostWrite => harm.d6_lost_writes(world),
+            Fault::D6LostMetaWrite => harm.d6_a_lost_meta_write(world),
+            Fault::D7MisdirectedWrite => harm.d7_misdirected_writes(world),
+            Fault::D8RotInData => harm.d8_rot_in_data(world),
+            Fault::D8RotInLabel => harm.d8_rot_in_a_label(world),
+            Fault::D8RotInZones => harm.d8_rot_in_zones(world),
+            Fault::D9VanishesAndReturns => harm.vanish(world, 1, false),
+            Fault::D11Full => harm.d11_full(world),
+            Fault::D12CacheLost => harm.vanish(world, 1, true),
+            Fault::D13LateWrite => harm.d4_a_disk_hangs(world, On::Write),
+            Fault::A2TwoAtOnce => harm.vanish(world, 2, false),
+            Fault::A2ThreeAtOnce => harm.vanish(world, 3, false),
+            Fault::A3CrashInRebuild => harm.a3_a_rebuild_begins(world),
+            Fault::A4SpareFailsToo => harm.a4_the_spare_fails_too(world),
+            Fault::A5LatentInRebuild => harm.a5_bad_sectors_in_a_rebuild(world),
+            Fault::A10OlderImage => harm.a10_an_image_is_kept(world),
+            Fault::H3ClockJump => harm.h3_the_clock_jumps(world),
+            // These come about when they pass.
+            Fault::D5TornWrite
+            | Fault::D10OrderAndClone
+            | Fault::A1CrashMidStripe
+            | Fault::A7LabelsCorrupt
+            | Fault::A8CrashAndMemberGone
+            | Fault::A9TrimReuseCrash
+            | Fault::H1Kill
+            | Fault::H2PowerLoss => {}
+        }
+        harm
+    }
+
+    /// What follows, after clients have run with it for a while. The array runs or was refused.
+    pub fn pass(&mut self, world: &mut World) {
+        match self.fault {
+            Fault::D2WriteFailsAndCrash => self.crash(world, Crash::Kill, &[]),
+            Fault::D5TornWrite | Fault::H2PowerLoss => self.cut_off(world, Crash::Power),
+            Fault::H1Kill | Fault::A1CrashMidStripe | Fault::A3CrashInRebuild => {
+                self.cut_off(world, Crash::Kill);
+            }
+            Fault::A8CrashAndMemberGone => self.a8_crash_and_a_member_gone(world),
+            Fault::A9TrimReuseCrash => self.a9_trim_reuse_crash(world),
+            Fault::A10OlderImage => self.a10_the_image_is_put_back(world),
+            Fault::A7LabelsCorrupt => self.a7_labels_are_corrupt(world),
+            Fault::D8RotInLabel => restart(world),
+            Fault::D10OrderAndClone => self.d10_other_order_and_a_clone(world),
+            Fault::D9VanishesAndReturns | Fault::D12CacheLost => self.d9_it_returns(world),
+            Fault::D4Hangs | Fault::D13LateWrite => self.d13_it_answers_at_last(world),
+            _ => {}
+        }
+    }
+
+    fn victim(&mut self, world: &mut World) -> usize {
+        let victim = world.any_member();
+        self.victims.push(victim);
+        victim
+    }
+
+    fn d1_a_read_fails(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        let k = world.rng.below(SOON);
+        let fail = Strike::new(On::Read, Effect::Fail(IoErrorKind::Medium));
+        let rows = world.rows_on_disk(victim);
+        world.disk(victim).strike(fail.after(k).within(rows));
+    }
+
+    fn d1_bad_sectors(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        for _ in 0..3 {
+            let offset = self.somewhere(world, victim);
+            let bad = DiskFault::BadRange { offset, len: 512 };
+            world.disk(victim).inject(bad);
+        }
+    }
+
+    /// A sector among the rows of a disk.
+    fn somewhere(&self, world: &mut World, disk: usize) -> u64 {
+        let rows = world.rows_on_disk(disk);
+        rows.start + world.rng.below((rows.end - rows.start) / 512) * 512
+    }
+
+    fn d2_a_write_fails(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        let k = world.rng.below(SOON);
+        let fail = Strike::new(On::Write, Effect::Fail(IoErrorKind::Medium));
+        world.disk(victim).strike(fail.after(k));
+    }
+
+    fn d3_a_flush_fails(&mut self, world: &mut World, effect: Effect, times: u64) {
+        let victim = self.victim(world);
+        let k = world.rng.below(3);
+        let fail = Strike::new(On::Flush, effect);
+        world.disk(victim).strike(fail.after(k).times(times));
+    }
+
+    fn d4_a_disk_hangs(&mut self, world: &mut World, on: On) {
+        let victim = self.victim(world);
+        let k = world.rng.below(SOON);
+        let hang = Strike::new(on, Effect::Hang(None));
+        world.disk(victim).strike(hang.after(k).always());
+    }
+
+    fn d4_a_disk_is_slow(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        let slow = Strike::new(On::Any, Effect::Slow(400));
+        world.disk(victim).strike(slow.times(100));
+    }
+
+    fn d6_lost_writes(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        let k = world.rng.below(SOON);
+        let rows = world.rows_on_disk(victim);
+        let lose = Strike::new(On::Write, Effect::Lose).after(k).times(3);
+        world.disk(victim).strike(lose.within(rows));
+    }
+
+    fn d6_a_lost_meta_write(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        let zones = LABEL_A..world.data_offset(victim);
+        let k = world.rng.below(SOON);
+        let lose = Strike::new(On::Write, Effect::Lose).after(k);
+        world.disk(victim).strike(lose.within(zones));
+    }
+
+    fn d7_misdirected_writes(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        let rows = world.rows_on_disk(victim);
+        for _ in 0..2 {
+            let k = world.rng.below(SOON);
+            let to = self.somewhere(world, victim) / BLOCK * BLOCK;
+            let astray = Strike::new(On::Write, Effect::Misdirect(to)).after(k);
+            world.disk(victim).strike(astray.within(rows.clone()));
+        }
+    }
+
+    fn d8_rot_in_data(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        for _ in 0..4 {
+            let at = self.somewhere(world, victim) + world.rng.below(512);
+            rot(world, victim, at);
+        }
+    }
+
+    fn d8_rot_in_a_label(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        let size = world.size(victim);
+        let places = [LABEL_A, LABEL_B, label_copy(size)];
+        let at = usize_of(world.rng.below(u64_of(places.len())));
+        let place = places.get(at).copied().unwrap_or(LABEL_A);
+        let at = place + world.rng.below(BLOCK);
+        rot(world, victim, at);
+    }
+
+    fn d8_rot_in_zones(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        let data = world.data_offset(victim);
+        let used = world.disk(victim).stored(ZONES_START, data - ZONES_START);
+        for _ in 0..4 {
+            let at = usize_of(world.rng.below(u64_of(used.len())));
+            if let Some(page) = used.get(at) {
+                let at = page + world.rng.below(BLOCK);
+                rot(world, victim, at);
+            }
+        }
+    }
+
+    fn vanish(&mut self, world: &mut World, count: usize, lose_cache: bool) {
+        for _ in 0..count {
+            let free: Vec<usize> = world
+                .members()
+                .into_iter()
+                .filter(|member| !self.victims.contains(member))
+                .collect();
+            let at = usize_of(world.rng.below(u64_of(free.len())));
+            if let Some(victim) = free.get(at) {
+                self.victims.push(*victim);
+                world.disk(*victim).vanish(lose_cache);
+            }
+        }
+    }
+
+    /// What is left of it is taken back. What vanished is noticed first: a handle to it stays dead.
+    pub fn is_over(&self, world: &mut World) {
+        for victim in &self.victims {
+            if world.disk(*victim).is_gone() {
+                world.until_noticed(*victim);
+            }
+            world.disk(*victim).heal();
+        }
+    }
+
+    /// It is back: as a spare of the running array, or at the next start.
+    fn d9_it_returns(&mut self, world: &mut World) {
+        for victim in self.victims.clone() {
+            world.until_noticed(victim);
+            world.disk(victim).come_back();
+            if world.is_running() && world.is_out(victim) && world.rng.one_in(2) {
+                world.add_spare(victim);
+                world.wait_for_sync();
+            }
+        }
+    }
+
+    fn d10_other_order_and_a_clone(&mut self, world: &mut World) {
+        if !world.stop() {
+            return;
+        }
+        let count = world.disks.len();
+        let mut order: Vec<usize> = (0..count).collect();
+        for i in (1..count).rev() {
+            order.swap(i, usize_of(world.rng.below(u64_of(i + 1))));
+        }
+        let original = world.any_member();
+        let clone = world.clone_of(original);
+        let disks = order.iter().map(|&i| world.member(i));
+        let refused = world.start_from(disks.chain([clone]).collect());
+        assert!(
+            matches!(refused, Err(RaidError::Cloned { .. })),
+            "a clone of a member wasn't refused: {refused:?}"
+        );
+        self.came += 1;
+        allow_refusal(world, |world| world.start_with(&order));
+        world.check_if_running(Crash::Power);
+    }
+
+    /// All space is used; then a disk goes, and its rebuild needs none.
+    fn d11_full(&mut self, world: &mut World) {
+        world.rules.full_allowed.set(true);
+        if world.is_running() {
+            world.fill_up();
+            self.came += 1;
+        }
+        self.vanish(world, 1, false);
+    }
+
+    /// Ejected or not by now: its operations complete, and whatever they carried is of no consequence.
+    fn d13_it_answers_at_last(&mut self, world: &mut World) {
+        for victim in self.victims.clone() {
+            if world.is_running() && world.is_out(victim) && world.disk(victim).hung() > 0 {
+                // While an old operation is on its way it must not come back.
+                world.try_add_spare(victim);
+            }
+            world.disk(victim).heal();
+        }
+        world.sleep(Duration::from_secs(1));
+    }
+
+    fn a3_a_rebuild_begins(&mut self, world: &mut World) {
+        self.vanish(world, 1, false);
+        if world.is_running() {
+            world.add_blank_spare(1);
+        }
+    }
+
+    fn a4_the_spare_fails_too(&mut self, world: &mut World) {
+        if !world.is_running() {
+            return self.vanish(world, 1, false);
+        }
+        for _ in 0..2 {
+            let Some(spare) = world.add_blank_spare(3) else {
+                continue;
+            };
+            if self.victims.is_empty() {
+                let k = world.rng.below(SOON);
+                let rows = world.rows_on_disk(spare);
+                let fail = Strike::new(On::Write, Effect::Fail(IoErrorKind::Medium));
+                world.disk(spare).strike(fail.after(k).within(rows));
+                self.victims.push(spare);
+            }
+        }
+        self.vanish(world, 1, false);
+    }
+
+    /// One bad sector on each survivor, each in a row of its own, and a disk to be rebuilt.
+    fn a5_bad_sectors_in_a_rebuild(&mut self, world: &mut World) {
+        self.vanish(world, 1, false);
+        let chunk = u64::from(world.shape.chunk_bytes);
+        let survivors: Vec<usize> = world
+            .members()
+            .into_iter()
+            .filter(|member| !self.victims.contains(member))
+            .collect();
+        for (survivor, row) in survivors.into_iter().zip(1u64..) {
+            let offset = world.rows_on_disk(survivor).start + row * chunk;
+            let bad = DiskFault::BadRange { offset, len: 512 };
+            world.disk(survivor).inject(bad);
+        }
+        if world.is_running() {
+            world.add_blank_spare(1);
+        }
+    }
+
+    /// Any two of the three places of a label, on every disk.
+    fn a7_labels_are_corrupt(&mut self, world: &mut World) {
+        if !world.stop() {
+            return;
+        }
+        for disk in 0..world.disks.len() {
+            let mut places = vec![LABEL_A, LABEL_B, label_copy(world.size(disk))];
+            places.swap_remove(usize_of(world.rng.below(3)));
+            for place in places {
+                let at = place + world.rng.below(64);
+                world.disk(disk).rot(at, 3);
+            }
+        }
+        allow_refusal(world, World::start);
+        world.check_if_running(Crash::Power);
+    }
+
+    fn a8_crash_and_a_member_gone(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        self.came += 1;
+        let ios = 1 + world.rng.below(600);
+        world.load_cut(100, Mix::Any, Cut::Ios(ios));
+        let crash = if world.rng.one_in(2) {
+            Crash::Kill
+        } else {
+            Crash::Power
+        };
+        self.crash(world, crash, &[victim]);
+    }
+
+    /// Volumes go and others take their extents, and that is cut off anywhere.
+    fn a9_trim_reuse_crash(&mut self, world: &mut World) {
+        let ios = 1 + world.rng.below(80);
+        world.change_volumes_cut(ios);
+        let crash = if world.rng.one_in(2) {
+            Crash::Kill
+        } else {
+            Crash::Power
+        };
+        self.crash(world, crash, &[]);
+        if world.is_running() {
+            world.add_volume();
+        }
+    }
+
+    fn a10_an_image_is_kept(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        self.image = Some(world.disk(victim).image());
+    }
+
+    /// The older image is put back, but for its labels, which are today's.
+    fn a10_the_image_is_put_back(&mut self, world: &mut World) {
+        let (Some(image), Some(&victim)) = (self.image.take(), self.victims.first()) else {
+            return;
+        };
+        if !world.stop() {
+            return;
+        }
+        let disk = world.disk(victim);
+        let places = [LABEL_A, LABEL_B, label_copy(world.size(victim))];
+        let labels = places.map(|place| disk.peek(place, usize_of(BLOCK)));
+        disk.set_image(&image);
+        for (place, label) in places.into_iter().zip(labels) {
+            disk.poke(place, &label);
+        }
+        self.came += 1;
+        allow_refusal(world, World::start);
+        world.check_if_running(Crash::Power);
+    }
+
+    fn h3_the_clock_jumps(&mut self, world: &mut World) {
+        const YEAR_MS: i64 = 365 * 24 * 3600 * 1000;
+        let forth = world.rng.one_in(2);
+        world.jump_wall_clock(if forth { YEAR_MS } else { -YEAR_MS });
+        self.came += 1;
+    }
+
+    /// Clients are cut off at some I/O.
+    fn cut_off(&mut self, world: &mut World, crash: Crash) {
+        if world.is_running() {
+            let ios = 1 + world.rng.below(800);
+            world.load_cut(120, Mix::Any, Cut::Ios(ios));
+        }
+        self.crash(world, crash, &[]);
+    }
+
+    fn crash(&mut self, world: &mut World, crash: Crash, gone: &[usize]) {
+        world.crash(crash);
+        self.came += 1;
+        let present: Vec<usize> = (0..world.disks.len())
+            .filter(|disk| !gone.contains(disk))
+            .collect();
+        allow_refusal(world, |world| world.start_with(&present));
+        world.check_if_running(crash);
+    }
+}
+
+/// Clean stop, start, check.
+pub fn restart(world: &mut World) {
+    if world.is_running() && world.stop() {
+        allow_refusal(world, World::start);
+        world.check_if_running(Crash::Power);
+    }
+}
+
+/// A start that may be refused if errors may be had at all.
+pub fn allow_refusal(world: &mut World, start: impl FnOnce(&mut World) -> Result<(), RaidError>) {
+    if let Err(error) = start(world) {
+        assert!(
+            world.rules.errors_allowed.get(),
+            "it isn't started: {error}; the array told: {:#?}",
+            world.told()
+        );
+    }
+}
+
+fn rot(world: &mut World, disk: usize, at: u64) {
+    let bit = u8::try_from(world.rng.below(8)).unwrap_or(0);
+    world.disk(disk).rot(at, bit);
+}
