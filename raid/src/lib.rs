@@ -13,6 +13,7 @@ pub mod label;
 pub mod layout;
 mod level;
 mod member;
+pub mod mutation;
 pub mod parity;
 pub mod space;
 mod stripe;

@@ -152,7 +152,7 @@ impl SimDisk {
         self.0.state.borrow_mut().faults.push(fault);
     }
 
-    /// Orders a strike. Where several would hit the same operation, the first ordered does.
+    /// Orders a strike. Where several would hit the same operation, the last ordered does.
     pub fn strike(&self, strike: Strike) {
         self.0.state.borrow_mut().strikes.push(strike);
     }
@@ -299,6 +299,7 @@ impl SimDisk {
         let hit = state
             .strikes
             .iter_mut()
+            .rev()
             .find_map(|strike| strike.hits(op, offset, len).then_some(strike.effect));
         state.strikes.retain(|strike| strike.times > 0);
         hit

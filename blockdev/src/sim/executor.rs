@@ -177,6 +177,7 @@ impl Sim {
     /// Like [`Sim::block_on`], but stops after `polls` task polls, or when told to by [`Halt`], and
     /// gives `None`: the place to cut the power.
     pub fn run_until<T>(&self, main: impl Future<Output = T>, polls: u64) -> Option<T> {
+        self.world.halted.set(false);
         let mut main = pin!(main);
         let state = TaskWaker::new(MAIN, &self.ready);
         let waker = Waker::from(Arc::clone(&state));

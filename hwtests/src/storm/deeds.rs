@@ -2,13 +2,13 @@
 //! volumes that come and go, a clone of a disk.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use cairn_blockdev::sim::{Effect, On, SimDisk, SimDiskConfig, Strike};
 use cairn_blockdev::units::{SECTOR, usize_of};
 use cairn_blockdev::{BlockDevice, Buf, WriteFlags};
 use cairn_raid::{MemberDisk, MemberState, RaidError};
 
-use super::model::Crash;
 use super::world::{Life, World};
 
 /// A disk that is filled while something else is to happen takes so many times as long.
@@ -165,6 +165,27 @@ impl World {
         }
     }
 
+    /// The operator fails a member, a spare takes its slot, and a plug is pulled at an I/O; a crash has
+    /// to follow.
+    pub fn fail_member_cut(&mut self, member: usize, ios: u64) {
+        let (array, path) = (self.array(), self.path(member));
+        let clock = self.env().clock;
+        self.log.pull_after(ios, self.sim.halt());
+        let rebuild = async {
+            let failed = array.fail_member(&path).await;
+            while array.status().sync.is_some() {
+                clock.sleep(Duration::from_millis(1)).await;
+            }
+            clock.sleep(Duration::from_millis(20)).await;
+            failed
+        };
+        let failed = self.sim.run_until(rebuild, u64::MAX);
+        self.log.pull_no_more();
+        if let Some(Err(error)) = failed {
+            panic!("failing a member: {error}");
+        }
+    }
+
     /// More volumes than there is space for, all written to.
     pub fn fill_up(&mut self) {
         for _ in 0..4 {
@@ -192,12 +213,5 @@ impl World {
     /// The wall clock jumps.
     pub fn jump_wall_clock(&mut self, ms: i64) {
         self.sim.jump_wall_clock(ms);
-    }
-
-    /// Checks everything after a restart, unless that was refused.
-    pub fn check_if_running(&self, after: Crash) {
-        if self.is_running() {
-            self.check(Some(after));
-        }
     }
 }

@@ -101,9 +101,9 @@ pub fn cut_at(subject: Subject, ios: u64) -> (super::tell::Told, bool) {
         {
             panic!("start after a cut: {error}");
         }
-        world.check(Some(subject.crash));
+        world.check();
         world.load(20);
-        world.check(None);
+        world.check();
         world.stop_and_audit();
     });
     (told, was_cut)

@@ -186,6 +186,10 @@ pub struct Harm {
     pub came: u64,
 }
 
+/// A disk that hangs is out after this long.
+const EJECTED_AFTER: Duration = Duration::from_mins(1);
+/// A read takes no longer, whatever hangs (fault D4).
+const READ_MAX: Duration = Duration::from_secs(3);
 /// How soon: the strike hits one of the next so many operations.
 const SOON: u64 = 30;
 
@@ -280,7 +284,7 @@ impl Harm {
 
     fn d1_bad_sectors(&mut self, world: &mut World) {
         let victim = self.victim(world);
-        for _ in 0..3 {
+        for _ in 0..8 {
             let offset = self.somewhere(world, victim);
             let bad = DiskFault::BadRange { offset, len: 512 };
             world.disk(victim).inject(bad);
@@ -311,6 +315,7 @@ impl Harm {
         let victim = self.victim(world);
         let k = world.rng.below(SOON);
         let hang = Strike::new(on, Effect::Hang(None));
+        world.rules.longest_read.set(Duration::ZERO);
         world.disk(victim).strike(hang.after(k).always());
     }
 
@@ -331,7 +336,7 @@ impl Harm {
     fn d6_a_lost_meta_write(&mut self, world: &mut World) {
         let victim = self.victim(world);
         let zones = LABEL_A..world.data_offset(victim);
-        let k = world.rng.below(SOON);
+        let k = world.rng.below(4);
         let lose = Strike::new(On::Write, Effect::Lose).after(k);
         world.disk(victim).strike(lose.within(zones));
     }
@@ -434,7 +439,7 @@ impl Harm {
         );
         self.came += 1;
         allow_refusal(world, |world| world.start_with(&order));
-        world.check_if_running(Crash::Power);
+        world.check();
     }
 
     /// All space is used; then a disk goes, and its rebuild needs none.
@@ -449,10 +454,28 @@ impl Harm {
 
     /// Ejected or not by now: its operations complete, and whatever they carried is of no consequence.
     fn d13_it_answers_at_last(&mut self, world: &mut World) {
+        world.load(60);
+        world.sleep(EJECTED_AFTER);
+        world.load(60);
+        if !world.rules.errors_allowed.get() {
+            let longest = world.rules.longest_read.get();
+            assert!(longest <= READ_MAX, "a read took {longest:?}");
+            for victim in &self.victims {
+                let hung = world.disk(*victim).hung() > 0;
+                assert!(
+                    !hung || world.is_out(*victim),
+                    "a disk that hangs stays a member"
+                );
+            }
+        }
         for victim in self.victims.clone() {
             if world.is_running() && world.is_out(victim) && world.disk(victim).hung() > 0 {
                 // While an old operation is on its way it must not come back.
-                world.try_add_spare(victim);
+                let early = world.try_add_spare(victim);
+                assert!(
+                    early.is_err(),
+                    "re-added while its old operations are on their way"
+                );
             }
             world.disk(victim).heal();
         }
@@ -518,7 +541,7 @@ impl Harm {
             }
         }
         allow_refusal(world, World::start);
-        world.check_if_running(Crash::Power);
+        world.check();
     }
 
     fn a8_crash_and_a_member_gone(&mut self, world: &mut World) {
@@ -571,7 +594,7 @@ impl Harm {
         }
         self.came += 1;
         allow_refusal(world, World::start);
-        world.check_if_running(Crash::Power);
+        world.check();
     }
 
     fn h3_the_clock_jumps(&mut self, world: &mut World) {
@@ -597,7 +620,7 @@ impl Harm {
             .filter(|disk| !gone.contains(disk))
             .collect();
         allow_refusal(world, |world| world.start_with(&present));
-        world.check_if_running(crash);
+        world.check();
     }
 }
 
@@ -605,7 +628,7 @@ impl Harm {
 pub fn restart(world: &mut World) {
     if world.is_running() && world.stop() {
         allow_refusal(world, World::start);
-        world.check_if_running(Crash::Power);
+        world.check();
     }
 }
 

@@ -52,7 +52,7 @@ fn chapter(world: &mut World) {
     match world.rng.below(8) {
         0 => {
             world.load(len);
-            world.check(None);
+            world.check();
         }
         1 | 2 => cut_off(world, len),
         3 => {
@@ -100,21 +100,19 @@ pub(super) fn any_crash(world: &mut World) -> Crash {
 /// Crashes, starts again (perhaps cut off in that as well) and checks everything.
 pub fn come_back_after(world: &mut World, crash: Crash) {
     world.crash(crash);
-    let mut worst = crash;
     while world.rng.one_in(3) {
         let ios = 1 + world.rng.below(400);
         if !world.start_cut_after(ios) {
-            world.check(Some(worst));
+            world.check();
             return;
         }
         let crash = any_crash(world);
-        worst = if worst == Crash::Power { worst } else { crash };
         world.crash(crash);
     }
     if let Err(error) = world.start() {
         panic!("start after {crash:?}: {error}");
     }
-    world.check(Some(worst));
+    world.check();
 }
 
 /// Stops, starts and checks.
@@ -124,7 +122,7 @@ fn restart_cleanly(world: &mut World) {
         panic!("start after a clean stop: {error}");
     }
     // All that was acked is durable after a stop.
-    world.check(Some(Crash::Power));
+    world.check();
 }
 
 /// A volume goes, another comes: its extents are used again.
@@ -177,10 +175,10 @@ fn fault(world: &mut World, len: u64) {
 /// The last page: everything is read, the disks are audited, and read again.
 fn end(world: &mut World) {
     world.sleep(Duration::from_millis(200));
-    world.check(None);
+    world.check();
     world.stop_and_audit();
     if let Err(error) = world.start() {
         panic!("the last start: {error}");
     }
-    world.check(Some(Crash::Power));
+    world.check();
 }

@@ -2,10 +2,11 @@
 //! against the model as it ends.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::ops::Range;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cairn_blockdev::sim::Rng;
 use cairn_blockdev::units::{SECTOR, u64_of, usize_of};
@@ -42,10 +43,12 @@ pub enum Cut {
     Polls(u64),
     /// At the so-manieth I/O of a disk.
     Ios(u64),
+    /// So many I/Os after the first that fails.
+    AfterError(u64),
 }
 
 /// What the clients of one load share.
-struct Crowd {
+pub(super) struct Crowd {
     /// Operations still to be begun.
     left: Cell<u64>,
     running: Cell<usize>,
@@ -85,27 +88,56 @@ impl World {
                 self.log.pull_after(ios, self.sim.halt());
                 u64::MAX
             }
+            Cut::AfterError(ios) => {
+                self.log.pull_after_error(ios, self.sim.halt());
+                u64::MAX
+            }
             Cut::Never => u64::MAX,
         };
-        let before = Instant::now();
-        let mut patience = env.clock.sleep(PATIENCE);
-        let all_done = std::future::poll_fn(|context| {
-            if crowd.running.get() == 0 {
-                return Poll::Ready(true);
-            }
-            *crowd.waiter.borrow_mut() = Some(context.waker().clone());
-            patience.as_mut().poll(context).map(|()| false)
-        });
-        let ended = self.sim.run_until(all_done, polls);
-        self.done.load_time += before.elapsed();
+        let before = time_on_core();
+        let ended = self.sim.run_until(all_gone(&crowd, &env), polls);
+        self.done.load_time += time_on_core().saturating_sub(before);
         self.log.pull_no_more();
         assert!(
             ended != Some(false),
             "clients hang; the array told: {:#?}",
             self.told()
         );
+        self.crowd = ended.is_none().then_some(crowd);
         ended.is_some()
     }
+
+    /// Clients that were left running come to their end.
+    pub fn hush(&mut self) {
+        if let Some(crowd) = self.crowd.take() {
+            crowd.left.set(0);
+            let gone = self.run(all_gone(&crowd, &self.env()));
+            assert!(gone, "clients hang; the array told: {:#?}", self.told());
+        }
+    }
+}
+
+/// All clients have come to their end; false: they don't.
+fn all_gone(crowd: &Rc<Crowd>, env: &Env) -> impl Future<Output = bool> + use<> {
+    let crowd = Rc::clone(crowd);
+    let mut patience = env.clock.sleep(PATIENCE);
+    poll_fn(move |context| {
+        if crowd.running.get() == 0 {
+            return Poll::Ready(true);
+        }
+        *crowd.waiter.borrow_mut() = Some(context.waker().clone());
+        patience.as_mut().poll(context).map(|()| false)
+    })
+}
+
+/// Time that this thread has had a core, so that a busy machine doesn't make the engine look slow.
+fn time_on_core() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let ns = text
+        .split_whitespace()
+        .next()
+        .and_then(|ns| ns.parse().ok());
+    Duration::from_nanos(ns.unwrap_or(0))
 }
 
 struct Client {
@@ -152,7 +184,13 @@ impl Client {
         };
         let sectors = volume.model.borrow().sectors();
         let (what, range) = self.choose(sectors);
+        let before = self.env.clock.now();
         let result = self.request(&volume, &device, what, range.clone()).await;
+        if what == What::Read {
+            let took = self.env.clock.now().since(before);
+            let longest = &self.rules.longest_read;
+            longest.set(longest.get().max(took));
+        }
         let code = match what {
             What::Read => 1,
             What::Write { .. } => 2,

@@ -8,13 +8,21 @@ use std::rc::Rc;
 use cairn_blockdev::sim::{Completion, Halt, Watch};
 use cairn_blockdev::{Env, IoOp};
 
+/// When the world stops.
+enum Plug {
+    /// At this completion.
+    At(u64, Halt),
+    /// So many completions after the first that fails.
+    AfterError(u64, Halt),
+}
+
 /// Where everything is noted.
 #[derive(Default)]
 pub struct Log {
     hash: Cell<u64>,
     /// Completions on disks.
     completions: Cell<u64>,
-    plug: RefCell<Option<(u64, Halt)>>,
+    plug: RefCell<Option<Plug>>,
 }
 
 impl Log {
@@ -38,7 +46,12 @@ impl Log {
 
     /// Stops the world at the `count`-th completion from now on.
     pub fn pull_after(&self, count: u64, halt: Halt) {
-        *self.plug.borrow_mut() = Some((self.completions.get() + count, halt));
+        *self.plug.borrow_mut() = Some(Plug::At(self.completions.get() + count, halt));
+    }
+
+    /// Stops the world so many completions after the first operation that fails.
+    pub fn pull_after_error(&self, count: u64, halt: Halt) {
+        *self.plug.borrow_mut() = Some(Plug::AfterError(count, halt));
     }
 
     /// Leaves the plug in.
@@ -59,14 +72,18 @@ impl Log {
         self.note(done.offset ^ done.len.rotate_left(40));
         self.note(now);
         self.completions.set(self.completions.get() + 1);
-        let due = self
-            .plug
-            .borrow()
-            .as_ref()
-            .is_some_and(|(at, _)| self.completions.get() >= *at);
-        if due && let Some((_, halt)) = self.plug.borrow_mut().take() {
-            halt.halt();
-        }
+        let now = self.completions.get();
+        let mut plug = self.plug.borrow_mut();
+        *plug = match plug.take() {
+            Some(Plug::AfterError(count, halt)) if done.error.is_some() => {
+                Some(Plug::At(now + count, halt))
+            }
+            Some(Plug::At(at, halt)) if now >= at => {
+                halt.halt();
+                None
+            }
+            other => other,
+        };
     }
 }
 

@@ -15,7 +15,7 @@ use cairn_raid::Level;
 use super::abilities::Ability;
 use super::faults::{Fault, Harm, allow_refusal};
 use super::history::any_crash;
-use super::model::Crash;
+use super::load::{Cut, Mix};
 use super::states::State;
 use super::tell::{Told, tell};
 use super::totals::Totals;
@@ -41,6 +41,32 @@ const EXCEPTIONS: &[(Fault, State, Expect)] = &[
 
 /// What is promised of `fault` in `state` of an array of this shape.
 pub fn expect(fault: Fault, state: State, shape: &Shape) -> Expect {
+    let promised = promise(fault, state, shape);
+    if promised == Expect::Nothing {
+        return promised;
+    }
+    let waits = waits(fault, state);
+    if waits.is_empty() {
+        promised
+    } else {
+        Expect::Waits(waits)
+    }
+}
+
+/// What it takes and isn't there yet.
+fn waits(fault: Fault, state: State) -> BTreeSet<Ability> {
+    let plan = fault.plan();
+    let needs = plan.needs.iter().chain(state.needs()).copied();
+    let mut waits: BTreeSet<Ability> = needs.filter(|need| !need.is_there()).collect();
+    // Cut off with a member missing.
+    if plan.crashes && state.missing() > 0 && !Ability::Journal.is_there() {
+        waits.insert(Ability::Journal);
+    }
+    waits
+}
+
+/// What is promised once everything is there.
+fn promise(fault: Fault, state: State, shape: &Shape) -> Expect {
     if !state.fits(shape) {
         return Expect::Nothing;
     }
@@ -50,21 +76,7 @@ pub fn expect(fault: Fault, state: State, shape: &Shape) -> Expect {
     if let Some((_, _, expect)) = exception {
         return expect.clone();
     }
-    let plan = fault.plan();
-    let mut waits: BTreeSet<Ability> = plan
-        .needs
-        .iter()
-        .chain(state.needs())
-        .copied()
-        .filter(|need| !need.is_there())
-        .collect();
-    // Cut off with a member missing.
-    if plan.crashes && state.missing() > 0 && !Ability::Journal.is_there() {
-        waits.insert(Ability::Journal);
-    }
-    if !waits.is_empty() {
-        Expect::Waits(waits)
-    } else if state.missing() + plan.disks <= shape.redundancy() {
+    if state.missing() + fault.plan().disks <= shape.redundancy() {
         Expect::Safe
     } else {
         Expect::Loud
@@ -85,20 +97,22 @@ fn run_cell(fault: Fault, state: State, shape: Shape, expect: &Expect, seed: u64
         world.load(150);
         state.enter(world);
         world.rules.errors_allowed.set(*expect == Expect::Loud);
-        let before = world.struck().total();
+        let before = struck_by(fault, world);
         let mut harm = Harm::strike(world, fault);
         if !world.is_running() {
             allow_refusal(world, World::start);
-            world.check_if_running(Crash::Power);
+            world.check();
         }
         if world.is_running() {
             world.load(250);
             harm.pass(world);
         }
-        struck = world.struck().total() - before + harm.came;
         if world.is_running() {
             world.load(60);
-            world.check(None);
+            world.check();
+        }
+        struck = struck_by(fault, world) - before + harm.came;
+        if world.is_running() {
             harm.is_over(world);
             come_to_an_end(world);
         }
@@ -106,36 +120,51 @@ fn run_cell(fault: Fault, state: State, shape: Shape, expect: &Expect, seed: u64
     Cell { told, struck }
 }
 
+/// Faults that have struck; slowness only where it is the fault, for some states need slow disks.
+fn struck_by(fault: Fault, world: &World) -> u64 {
+    let struck = world.struck();
+    if fault == Fault::D4Slow {
+        struck.slow
+    } else {
+        struck.total() - struck.slow
+    }
+}
+
 /// What is being filled gets filled; a last crash or stop; everything is read and audited.
 fn come_to_an_end(world: &mut World) {
     let broken = |world: &World| world.array().status().failure.is_some();
     if !broken(world) {
         world.wait_for_sync();
-        world.check(None);
+        world.check();
     }
     let may_crash = Ability::Journal.is_there() || world.is_full() || broken(world);
-    let crash = if may_crash && world.rng.one_in(2) {
-        world.load_cut(40, super::load::Mix::Any, super::load::Cut::Ios(90));
+    if may_crash && world.rng.one_in(2) {
+        world.load_cut(40, Mix::Any, Cut::Ios(90));
         let crash = any_crash(world);
         world.crash(crash);
-        crash
-    } else {
-        if !world.stop() {
-            return;
-        }
-        Crash::Power
-    };
+    } else if !world.stop() {
+        return;
+    }
     allow_refusal(world, World::start);
     if !world.is_running() {
         return;
     }
-    world.check(Some(crash));
+    world.check();
     if !world.rules.errors_allowed.get() {
         world.stop_and_audit();
         if let Err(error) = world.start() {
             panic!("the last start: {error}");
         }
-        world.check(Some(Crash::Power));
+        world.check();
+    }
+}
+
+/// One cell once, as the matrix runs it; `None` if it waits for something or can't be.
+pub fn once(fault: Fault, state: State, level: Level, seed: u64) -> Option<Told> {
+    let shape = Shape::of(level);
+    match expect(fault, state, &shape) {
+        Expect::Waits(_) | Expect::Nothing => None,
+        expected => Some(run_cell(fault, state, shape, &expected, seed).told),
     }
 }
 
@@ -152,6 +181,8 @@ pub struct Choice {
     pub state: Option<String>,
     /// The seed to begin with.
     pub first_seed: u64,
+    /// Cells that wait for something are run as well, to see what comes of it.
+    pub waiting: bool,
 }
 
 /// The outcome of a matrix.
@@ -225,7 +256,12 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// A cell's text, its failure and its totals.
 fn run_job(job: &Job, choice: &Choice) -> (String, Option<String>, Totals) {
     let shape = Shape::of(job.level);
-    let expected = expect(job.fault, job.state, &shape);
+    let expected = match expect(job.fault, job.state, &shape) {
+        Expect::Waits(_) if choice.waiting && job.state != State::Scrubbing => {
+            promise(job.fault, job.state, &shape)
+        }
+        other => other,
+    };
     let mut totals = Totals::default();
     match &expected {
         Expect::Nothing => return ("·".into(), None, totals),

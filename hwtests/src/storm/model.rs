@@ -15,8 +15,8 @@ use std::ops::Range;
 
 use cairn_blockdev::units::{SECTOR, u64_of, usize_of, usize_of_u32};
 
-/// How a history was cut off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a history was cut off; the worse is the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Crash {
     /// `kill -9`: acked is kept.
     Kill,

@@ -52,7 +52,7 @@ pub struct Totals {
     pub faults: FaultCounts,
     /// What the array told of: repairs, ejections, rebuilds.
     pub events: BTreeMap<String, u64>,
-    /// Real time spent under load, without restarts and audits.
+    /// Time on a core spent under load, without restarts and audits.
     pub load_time: Duration,
 }
 

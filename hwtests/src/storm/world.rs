@@ -22,6 +22,7 @@ use cairn_raid::{
 };
 use uuid::Uuid;
 
+use super::load::Crowd;
 use super::log::{Log, Wire};
 use super::model::{Crash, Model};
 use super::totals::{OpCounts, Totals};
@@ -162,6 +163,8 @@ pub struct Rules {
     pub full_allowed: Cell<bool>,
     /// What clients did.
     pub ops: Cell<OpCounts>,
+    /// The longest time that a read took.
+    pub longest_read: Cell<Duration>,
 }
 
 /// The world.
@@ -191,6 +194,10 @@ pub struct World {
     data_offsets: Vec<u64>,
     /// Members in sync when the array was last asked.
     last_members: Vec<usize>,
+    /// The worst that came since everything was checked.
+    worst: Option<Crash>,
+    /// Clients that were left running.
+    pub(super) crowd: Option<Rc<Crowd>>,
     /// Struck on disks of earlier boots.
     struck: FaultCounts,
 }
@@ -233,6 +240,8 @@ impl World {
             boots: 0,
             tags: 0,
             last_members: Vec::new(),
+            worst: None,
+            crowd: None,
             struck: FaultCounts::default(),
         }
     }
@@ -449,6 +458,8 @@ impl World {
             Crash::Kill => self.done.kills += 1,
             Crash::Power => self.done.power_cuts += 1,
         }
+        self.worst = self.worst.max(Some(crash));
+        self.crowd = None;
         self.last_members = self.members();
         self.array = None;
         self.sim.drop_tasks();
@@ -468,6 +479,7 @@ impl World {
 
     /// The array is stopped cleanly; everything acked is durable then. True if it went well.
     pub fn stop(&mut self) -> bool {
+        self.hush();
         let array = self.array();
         self.last_members = self.members();
         let flushes: Vec<_> = self
@@ -484,6 +496,8 @@ impl World {
             }
         }
         drop(array);
+        // What was acked is durable now, and a power cut is the strictest way to ask for it.
+        self.worst = Some(Crash::Power);
         self.array = None;
         self.sim.drop_tasks();
         for volume in &self.volumes {
@@ -611,9 +625,13 @@ impl World {
 
     // --- checks
 
-    /// Reads every volume whole: nothing is lost, nothing wrong. After a crash, what is there is
-    /// settled by it.
-    pub fn check(&self, after: Option<Crash>) {
+    /// Reads every volume whole, if the array runs: nothing is lost, nothing wrong. After a crash or a
+    /// stop, what is found is settled by it.
+    pub fn check(&mut self) {
+        if !self.is_running() {
+            return;
+        }
+        let after = self.worst.take();
         for volume in &self.volumes {
             let Some(device) = volume.device() else {
                 continue;

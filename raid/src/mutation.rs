@@ -1,0 +1,117 @@
+//! Deliberate bugs, for the simulator to find: one that can't find planted bugs proves nothing.
+//!
+//! Without the feature `mutations` every site is `false` at compile time and gone. With it, a bug is
+//! planted for the thread that asks for it.
+
+/// A bug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mutation {
+    /// A write is acked before its record is in the journal.
+    AckBeforeJournal,
+    /// A record is acked before all lower ones are.
+    AckOutOfSequence,
+    /// A group goes to one member less than it must.
+    OneCopyTooFew,
+    /// Replay ends where the first copy has a gap, though others have the record.
+    ReplayStopsAtFirstGap,
+    /// Data is written in place before parity is.
+    DataBeforeParity,
+    /// No flush between parity and data.
+    NoFlushBetween,
+    /// An older record is replayed over a completed bypass.
+    OldRecordOverBypass,
+    /// An older record is trimmed before the bypassed data is flushed.
+    TrimBeforeBypassFlushed,
+    /// Records are trimmed before the checksum pages are flushed.
+    TrimBeforePages,
+    /// A bit of the missed map is cleared before the target is flushed.
+    MissedMapClearedEarly,
+    /// A stale member is believed.
+    StaleMemberRead,
+    /// Parity is computed from a block that wasn't verified.
+    ParityFromUnverified,
+    /// The checksum doesn't cover where the block belongs.
+    SumWithoutAddress,
+    /// The generation of a checksum page isn't compared.
+    PageWithoutGeneration,
+    /// An extent is used again before its unmapping is durable.
+    ReuseBeforeUnmapDurable,
+    /// A second replay does something else than the first.
+    ReplayNotIdempotent,
+    /// Parity is applied on a note that isn't known to be durable.
+    NoteWithoutThrough,
+    /// A write is acked before the ejection that it caused is durable.
+    AckBeforeEjection,
+    /// The labels say that more is filled than was flushed.
+    CursorAheadOfFlush,
+    /// A discard leaves older records of its range to be replayed.
+    DiscardDoesNotRevoke,
+}
+
+impl Mutation {
+    /// All of them.
+    pub const ALL: [Self; 20] = [
+        Self::AckBeforeJournal,
+        Self::AckOutOfSequence,
+        Self::OneCopyTooFew,
+        Self::ReplayStopsAtFirstGap,
+        Self::DataBeforeParity,
+        Self::NoFlushBetween,
+        Self::OldRecordOverBypass,
+        Self::TrimBeforeBypassFlushed,
+        Self::TrimBeforePages,
+        Self::MissedMapClearedEarly,
+        Self::StaleMemberRead,
+        Self::ParityFromUnverified,
+        Self::SumWithoutAddress,
+        Self::PageWithoutGeneration,
+        Self::ReuseBeforeUnmapDurable,
+        Self::ReplayNotIdempotent,
+        Self::NoteWithoutThrough,
+        Self::AckBeforeEjection,
+        Self::CursorAheadOfFlush,
+        Self::DiscardDoesNotRevoke,
+    ];
+}
+
+#[cfg(feature = "mutations")]
+mod planted {
+    use std::cell::Cell;
+
+    use super::Mutation;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Mutation>> = const { Cell::new(None) };
+        static REACHED: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Plants a bug for this thread, or none.
+    pub fn plant(mutation: Option<Mutation>) {
+        PLANTED.set(mutation);
+        REACHED.set(false);
+    }
+
+    /// Whether the code that bears the planted bug has run since.
+    pub fn reached() -> bool {
+        REACHED.get()
+    }
+
+    pub(crate) fn on(mutation: Mutation) -> bool {
+        let on = PLANTED.get() == Some(mutation);
+        if on {
+            REACHED.set(true);
+        }
+        on
+    }
+}
+
+#[cfg(feature = "mutations")]
+pub(crate) use planted::on;
+#[cfg(feature = "mutations")]
+pub use planted::{plant, reached};
+
+/// Whether a bug is planted: never, in a build that serves data.
+#[cfg(not(feature = "mutations"))]
+pub(crate) const fn on(_: Mutation) -> bool {
+    false
+}
