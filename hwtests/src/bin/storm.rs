@@ -4,11 +4,12 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cairn_hwtests::storm::exhaustive::{Subject, cut_everywhere};
-use cairn_hwtests::storm::history::{history, shape_of};
-use cairn_hwtests::storm::model::Crash;
-use cairn_hwtests::storm::{hunt, matrix};
-use cairn_raid::Level;
+use cairn_hwtests::storm::history::{history, shape_of, undisturbed};
+use cairn_hwtests::storm::{Told, hunt, matrix};
 use clap::Parser;
+
+/// Operations that tell how fast it goes.
+const SPEED_OPS: u64 = 100_000;
 
 /// The array engine on simulated disks: random histories, faults and power cuts from one seed.
 #[derive(Parser)]
@@ -20,6 +21,9 @@ struct Args {
     /// Client operations of that history.
     #[arg(long, value_name = "COUNT", default_value_t = hunt::OPS)]
     ops: u64,
+    /// Clients on six members and nothing else: how fast it goes.
+    #[arg(long)]
+    speed: bool,
     /// Hunt with random seeds for so long.
     #[arg(long, value_name = "S", conflicts_with = "seed")]
     seconds: Option<u64>,
@@ -58,6 +62,8 @@ fn main() -> ExitCode {
         run_matrix(&args)
     } else if args.mutations {
         run_mutations(&args)
+    } else if args.speed {
+        tell_of(&undisturbed(1, SPEED_OPS), "storm --speed")
     } else if args.exhaustive {
         run_exhaustive(&args)
     } else if let Some(seed) = args.seed {
@@ -74,17 +80,18 @@ fn main() -> ExitCode {
 
 fn run_seed(seed: u64, ops: u64) -> bool {
     println!("seed {seed}: {:?}", shape_of(seed));
-    let told = history(seed, ops);
+    let again = format!("storm --seed {seed} --ops {ops}");
+    tell_of(&history(seed, ops), &again)
+}
+
+fn tell_of(told: &Told, again: &str) -> bool {
     println!("{}", told.totals);
     println!("hash {:016x}", told.hash);
-    match told.finding {
-        None => true,
-        Some(finding) => {
-            println!("FOUND {}", finding.what);
-            println!("again: storm --seed {seed} --ops {ops}");
-            false
-        }
+    if let Some(finding) = &told.finding {
+        println!("FOUND {}", finding.what);
+        println!("again: {again}");
     }
+    told.finding.is_none()
 }
 
 /// A seed that nobody has thought of.
@@ -132,24 +139,12 @@ fn run_matrix(args: &Args) -> bool {
 
 fn run_exhaustive(args: &Args) -> bool {
     let mut fine = true;
-    for level in [Level::Raid1, Level::Raid5, Level::Raid6] {
-        for crash in [Crash::Kill, Crash::Power] {
-            for in_start in [false, true] {
-                let seed = args.seed.unwrap_or(1);
-                let subject = Subject {
-                    seed,
-                    level,
-                    crash,
-                    in_start,
-                };
-                let outcome = cut_everywhere(subject, 1, args.jobs);
-                let place = if in_start { "start" } else { "load" };
-                println!("{level}, {crash:?} in {place}: {} cuts", outcome.cuts);
-                if let Some((ios, finding)) = outcome.finding {
-                    println!("FOUND at I/O {ios} of seed {seed}: {}", finding.what);
-                    fine = false;
-                }
-            }
+    for subject in Subject::all(args.seed.unwrap_or(1)) {
+        let outcome = cut_everywhere(subject, args.jobs);
+        println!("{subject:?}: {} cuts", outcome.cuts);
+        if let Some((at, finding)) = outcome.finding {
+            println!("FOUND at cut {at}: {}", finding.what);
+            fine = false;
         }
     }
     fine

@@ -194,6 +194,34 @@ impl World {
         self.load(200);
     }
 
+    /// Writes every volume whole, row by row, so that nothing latent is left in their rows.
+    pub fn write_all(&mut self) {
+        let row = self.shape.row_bytes() / SECTOR;
+        for volume in self.volumes.clone() {
+            let Some(device) = volume.device() else {
+                continue;
+            };
+            let sectors = volume.model.borrow().sectors();
+            let mut first = 0;
+            while first < sectors {
+                let range = first..(first + row).min(sectors);
+                let id = volume.model.borrow_mut().begin_write(range.clone(), false);
+                let mut buf = Buf::zeroed(usize_of((range.end - range.start) * SECTOR));
+                volume.model.borrow().fill(id, first, &mut buf);
+                let write = device.write(first * SECTOR, buf.freeze(), WriteFlags::default());
+                match self.run(write) {
+                    Ok(()) => volume.model.borrow_mut().acked(id),
+                    Err(error) => {
+                        volume.model.borrow_mut().failed(id);
+                        let allowed = self.rules.errors_allowed.get();
+                        assert!(allowed, "writing everything: {error}");
+                    }
+                }
+                first = range.end;
+            }
+        }
+    }
+
     /// A copy of a disk, at a path of its own.
     pub fn clone_of(&self, disk: usize) -> MemberDisk {
         let original = self.disk(disk);

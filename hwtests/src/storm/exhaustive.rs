@@ -1,21 +1,36 @@
-//! A short history, cut off at every I/O: after each cut the array comes back and everything is as it
-//! was promised. Once more for every I/O of the start that follows.
+//! A short history, cut off at every I/O or every poll of a task: after each cut the array comes back,
+//! with all members or without some, and everything is as it was promised. Once more for every I/O of
+//! the start that follows.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use cairn_raid::Level;
 
+use super::abilities::Ability;
 use super::load::{Cut, Mix};
 use super::model::Crash;
-use super::tell::{Finding, tell};
+use super::tell::{Finding, Told, tell};
 use super::totals::Totals;
 use super::world::{Shape, World};
 
 /// Operations of the short history, by all clients together.
 const OPS: u64 = 24;
-/// No history of so few operations takes so many I/Os.
-const IOS_MAX: u64 = 20_000;
+/// No history of so few operations takes so many polls.
+const CUTS_MAX: u64 = 50_000;
+/// Where the load is cut if the start is what is looked at.
+const LOAD_IOS: u64 = 60;
+
+/// Where the cut is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// At an I/O of the load.
+    Io,
+    /// At a poll of the load.
+    Poll,
+    /// At an I/O of the start after a cut of the load.
+    Start,
+}
 
 /// What to cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +41,38 @@ pub struct Subject {
     pub level: Level,
     /// How it is cut off.
     pub crash: Crash,
-    /// In the history itself, or in the start after it.
-    pub in_start: bool,
+    /// Where.
+    pub place: Place,
+    /// Members that don't come back from it (fault A8).
+    pub lost: usize,
+}
+
+impl Subject {
+    /// Everything that there is to cut in a seed, with what the engine can do.
+    pub fn all(seed: u64) -> Vec<Self> {
+        let mut all = Vec::new();
+        for level in [Level::Raid1, Level::Raid5, Level::Raid6] {
+            let lost_max = if Ability::Journal.is_there() {
+                Shape::of(level).redundancy()
+            } else {
+                0
+            };
+            for lost in 0..=lost_max {
+                for crash in [Crash::Kill, Crash::Power] {
+                    for place in [Place::Io, Place::Poll, Place::Start] {
+                        all.push(Self {
+                            seed,
+                            level,
+                            crash,
+                            place,
+                            lost,
+                        });
+                    }
+                }
+            }
+        }
+        all
+    }
 }
 
 /// What came of it.
@@ -36,14 +81,14 @@ pub struct Outcome {
     pub totals: Totals,
     /// Places where it was cut.
     pub cuts: u64,
-    /// The first finding and the I/O where it was cut.
+    /// The first finding and where it was cut.
     pub finding: Option<(u64, Finding)>,
 }
 
-/// Cuts at every `step`-th I/O.
-pub fn cut_everywhere(subject: Subject, step: u64, jobs: usize) -> Outcome {
+/// Cuts everywhere.
+pub fn cut_everywhere(subject: Subject, jobs: usize) -> Outcome {
     let next = AtomicU64::new(1);
-    let end = AtomicU64::new(IOS_MAX);
+    let end = AtomicU64::new(CUTS_MAX);
     let outcome = Mutex::new(Outcome {
         totals: Totals::default(),
         cuts: 0,
@@ -53,20 +98,20 @@ pub fn cut_everywhere(subject: Subject, step: u64, jobs: usize) -> Outcome {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
                 loop {
-                    let ios = next.fetch_add(step.max(1), Ordering::Relaxed);
-                    if ios >= end.load(Ordering::Relaxed) {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    if at >= end.load(Ordering::Relaxed) {
                         return;
                     }
-                    let (told, was_cut) = cut_at(subject, ios);
+                    let (told, was_cut) = cut_at(subject, at);
                     let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
                     outcome.totals += told.totals;
                     if let Some(finding) = told.finding {
                         end.store(0, Ordering::Relaxed);
-                        outcome.finding.get_or_insert((ios, finding));
+                        outcome.finding.get_or_insert((at, finding));
                     } else if was_cut {
                         outcome.cuts += 1;
                     } else {
-                        end.fetch_min(ios, Ordering::Relaxed);
+                        end.fetch_min(at, Ordering::Relaxed);
                     }
                 }
             });
@@ -75,31 +120,29 @@ pub fn cut_everywhere(subject: Subject, step: u64, jobs: usize) -> Outcome {
     outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The history, cut at one I/O; false if it has fewer.
-pub fn cut_at(subject: Subject, ios: u64) -> (super::tell::Told, bool) {
+/// The history, cut at one place; false if it doesn't come so far.
+pub fn cut_at(subject: Subject, at: u64) -> (Told, bool) {
     let mut was_cut = false;
     let mut shape = Shape::of(subject.level);
     shape.rows = 4;
     let told = tell(World::new(subject.seed, shape), |world| {
         world.create(0);
         world.load(20);
-        let cut = if subject.in_start {
-            Cut::Ios(IOS_MAX.min(60))
-        } else {
-            Cut::Ios(ios)
+        let cut = match subject.place {
+            Place::Io => Cut::Ios(at),
+            Place::Poll => Cut::Polls(at),
+            Place::Start => Cut::Ios(LOAD_IOS),
         };
         was_cut = !world.load_cut(OPS, Mix::Any, cut);
         world.crash(subject.crash);
-        if subject.in_start {
-            was_cut = world.start_cut_after(ios);
+        if subject.place == Place::Start {
+            was_cut = world.start_cut_after(at);
             if was_cut {
                 world.crash(subject.crash);
             }
         }
-        if !world.is_running()
-            && let Err(error) = world.start()
-        {
-            panic!("start after a cut: {error}");
+        if !world.is_running() {
+            come_back(world, subject.lost, at);
         }
         world.check();
         world.load(20);
@@ -107,4 +150,17 @@ pub fn cut_at(subject: Subject, ios: u64) -> (super::tell::Told, bool) {
         world.stop_and_audit();
     });
     (told, was_cut)
+}
+
+/// Starts without so many members: others at each cut.
+fn come_back(world: &mut World, lost: usize, at: u64) {
+    let members = world.shape.members;
+    let first = usize::try_from(at).unwrap_or(0);
+    let gone: Vec<usize> = (0..lost).map(|i| (first + i) % members).collect();
+    let present: Vec<usize> = (0..world.disks.len())
+        .filter(|disk| !gone.contains(disk))
+        .collect();
+    if let Err(error) = world.start_with(&present) {
+        panic!("start after a cut, without {gone:?}: {error}");
+    }
 }

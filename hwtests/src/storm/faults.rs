@@ -68,6 +68,8 @@ pub struct Plan {
     pub needs: &'static [Ability],
     /// Whether the daemon is cut off in it.
     pub crashes: bool,
+    /// Whether what it did may still lie there unnoticed when it is over.
+    pub latent: bool,
     /// Whether random histories have it: those that aren't built of its parts anyway.
     pub story: bool,
 }
@@ -78,6 +80,7 @@ const fn plan(name: &'static str, disks: usize, needs: &'static [Ability]) -> Pl
         disks,
         needs,
         crashes: false,
+        latent: false,
         story: true,
     }
 }
@@ -86,6 +89,11 @@ impl Plan {
     const fn crashing(mut self) -> Self {
         self.crashes = true;
         self.story = false;
+        self
+    }
+
+    const fn latent(mut self) -> Self {
+        self.latent = true;
         self
     }
 
@@ -146,12 +154,12 @@ impl Fault {
             Self::D4Hangs => plan("D4 a disk hangs", 1, &[Deadlines]),
             Self::D4Slow => plan("D4 a disk is slow", 0, &[]),
             Self::D5TornWrite => plan("D5 torn writes", 0, &[]).crashing(),
-            Self::D6LostWrite => plan("D6 lost writes", 1, &[Checksums]),
-            Self::D6LostMetaWrite => plan("D6 lost label, map or record", 1, &[Checksums]),
-            Self::D7MisdirectedWrite => plan("D7 misdirected writes", 1, &[Checksums]),
-            Self::D8RotInData => plan("D8 rot in data, P, Q", 1, &[Checksums]),
-            Self::D8RotInLabel => plan("D8 rot in a label", 0, &[]),
-            Self::D8RotInZones => plan("D8 rot in journal, maps, sums", 1, &[Checksums]),
+            Self::D6LostWrite => plan("D6 lost writes", 1, &[Checksums]).latent(),
+            Self::D6LostMetaWrite => plan("D6 lost label, map or record", 1, &[Checksums]).latent(),
+            Self::D7MisdirectedWrite => plan("D7 misdirected writes", 1, &[Checksums]).latent(),
+            Self::D8RotInData => plan("D8 rot in data, P, Q", 1, &[Checksums]).latent(),
+            Self::D8RotInLabel => plan("D8 rot in a label", 0, &[]).latent(),
+            Self::D8RotInZones => plan("D8 rot in journal, maps, sums", 1, &[Checksums]).latent(),
             Self::D9VanishesAndReturns => plan("D9 vanishes and returns", 1, &[]),
             Self::D10OrderAndClone => plan("D10 other order, a clone", 0, &[]).apart(),
             Self::D11Full => plan("D11 full, and a disk fails", 1, &[]).apart(),
@@ -284,17 +292,12 @@ impl Harm {
 
     fn d1_bad_sectors(&mut self, world: &mut World) {
         let victim = self.victim(world);
-        for _ in 0..8 {
-            let offset = self.somewhere(world, victim);
+        // Many, for what is written before it is read heals.
+        for _ in 0..world.shape.rows {
+            let offset = somewhere(world, victim);
             let bad = DiskFault::BadRange { offset, len: 512 };
             world.disk(victim).inject(bad);
         }
-    }
-
-    /// A sector among the rows of a disk.
-    fn somewhere(&self, world: &mut World, disk: usize) -> u64 {
-        let rows = world.rows_on_disk(disk);
-        rows.start + world.rng.below((rows.end - rows.start) / 512) * 512
     }
 
     fn d2_a_write_fails(&mut self, world: &mut World) {
@@ -346,7 +349,7 @@ impl Harm {
         let rows = world.rows_on_disk(victim);
         for _ in 0..2 {
             let k = world.rng.below(SOON);
-            let to = self.somewhere(world, victim) / BLOCK * BLOCK;
+            let to = somewhere(world, victim) / BLOCK * BLOCK;
             let astray = Strike::new(On::Write, Effect::Misdirect(to)).after(k);
             world.disk(victim).strike(astray.within(rows.clone()));
         }
@@ -355,7 +358,7 @@ impl Harm {
     fn d8_rot_in_data(&mut self, world: &mut World) {
         let victim = self.victim(world);
         for _ in 0..4 {
-            let at = self.somewhere(world, victim) + world.rng.below(512);
+            let at = somewhere(world, victim) + world.rng.below(512);
             rot(world, victim, at);
         }
     }
@@ -540,6 +543,7 @@ impl Harm {
                 world.disk(disk).rot(at, 3);
             }
         }
+        self.came += 1;
         allow_refusal(world, World::start);
         world.check();
     }
@@ -641,6 +645,12 @@ pub fn allow_refusal(world: &mut World, start: impl FnOnce(&mut World) -> Result
             world.told()
         );
     }
+}
+
+/// A sector among the rows of a disk.
+fn somewhere(world: &mut World, disk: usize) -> u64 {
+    let rows = world.rows_on_disk(disk);
+    rows.start + world.rng.below((rows.end - rows.start) / 512) * 512
 }
 
 fn rot(world: &mut World, disk: usize, at: u64) {

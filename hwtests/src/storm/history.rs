@@ -8,7 +8,7 @@ use cairn_blockdev::units::{u64_of, usize_of};
 use cairn_raid::{Level, MemberState};
 
 use super::abilities::Ability;
-use super::faults::{Fault, Harm};
+use super::faults::{Fault, Harm, restart};
 use super::load::{Cut, Mix};
 use super::model::Crash;
 use super::tell::{Told, tell};
@@ -46,6 +46,15 @@ pub fn history(seed: u64, ops: u64) -> Told {
     })
 }
 
+/// Clients alone on six members of RAID 6, nothing else happening: for how fast it goes.
+pub fn undisturbed(seed: u64, ops: u64) -> Told {
+    tell(World::new(seed, Shape::of(Level::Raid6)), |world| {
+        world.create(0);
+        world.load(ops);
+        end(world);
+    })
+}
+
 /// A chapter: clients, with something happening in the middle of them.
 fn chapter(world: &mut World) {
     let len = CHAPTER / 2 + world.rng.below(CHAPTER);
@@ -57,7 +66,7 @@ fn chapter(world: &mut World) {
         1 | 2 => cut_off(world, len),
         3 => {
             world.load(len);
-            restart_cleanly(world);
+            restart(world);
         }
         4 => {
             world.load(len / 2);
@@ -81,7 +90,7 @@ fn may_crash(world: &World) -> bool {
 /// The clients are cut off by a kill or a power cut, and the array comes back.
 fn cut_off(world: &mut World, len: u64) {
     if !may_crash(world) {
-        return restart_cleanly(world);
+        return restart(world);
     }
     let polls = 50 + world.rng.below(len * 40);
     world.load_cut(len, Mix::Any, Cut::Polls(polls));
@@ -112,16 +121,6 @@ pub fn come_back_after(world: &mut World, crash: Crash) {
     if let Err(error) = world.start() {
         panic!("start after {crash:?}: {error}");
     }
-    world.check();
-}
-
-/// Stops, starts and checks.
-fn restart_cleanly(world: &mut World) {
-    world.stop();
-    if let Err(error) = world.start() {
-        panic!("start after a clean stop: {error}");
-    }
-    // All that was acked is durable after a stop.
     world.check();
 }
 
@@ -167,6 +166,10 @@ fn fault(world: &mut World, len: u64) {
     harm.pass(world);
     // One fault at a time: the next finds an array that has dealt with this one.
     harm.is_over(world);
+    if plan.latent {
+        world.write_all();
+        restart(world);
+    }
     if plan.disks == 0 || world.rng.one_in(3) {
         world.wait_for_sync();
     }

@@ -103,13 +103,13 @@ impl World {
             "clients hang; the array told: {:#?}",
             self.told()
         );
-        self.crowd = ended.is_none().then_some(crowd);
+        self.crowds.extend(ended.is_none().then_some(crowd));
         ended.is_some()
     }
 
     /// Clients that were left running come to their end.
     pub fn hush(&mut self) {
-        if let Some(crowd) = self.crowd.take() {
+        for crowd in std::mem::take(&mut self.crowds) {
             crowd.left.set(0);
             let gone = self.run(all_gone(&crowd, &self.env()));
             assert!(gone, "clients hang; the array told: {:#?}", self.told());

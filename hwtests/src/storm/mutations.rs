@@ -7,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use cairn_raid::Level;
 use cairn_raid::mutation::{Mutation, plant, reached};
 
-use super::exhaustive::{Subject, cut_at};
+use super::abilities::Ability;
+use super::exhaustive::{Place, Subject, cut_at};
 use super::faults::{Fault, Harm};
 use super::history::{any_crash, history};
 use super::load::{Cut, Mix};
@@ -165,11 +166,21 @@ fn tell_on(ground: Ground, seed: u64) -> Option<Told> {
     match ground {
         Ground::Story => Some(history(seed, STORY_OPS)),
         Ground::Cut(crash) => {
+            let lost_max = if Ability::Journal.is_there() {
+                Shape::of(level).redundancy()
+            } else {
+                0
+            };
             let subject = Subject {
                 seed,
                 level,
                 crash,
-                in_start: seed.is_multiple_of(2),
+                place: if seed.is_multiple_of(2) {
+                    Place::Io
+                } else {
+                    Place::Start
+                },
+                lost: usize::try_from(seed / 3).unwrap_or(0) % (lost_max + 1),
             };
             Some(cut_at(subject, 1 + seed * 7 % 160).0)
         }

@@ -197,7 +197,7 @@ pub struct World {
     /// The worst that came since everything was checked.
     worst: Option<Crash>,
     /// Clients that were left running.
-    pub(super) crowd: Option<Rc<Crowd>>,
+    pub(super) crowds: Vec<Rc<Crowd>>,
     /// Struck on disks of earlier boots.
     struck: FaultCounts,
 }
@@ -241,7 +241,7 @@ impl World {
             tags: 0,
             last_members: Vec::new(),
             worst: None,
-            crowd: None,
+            crowds: Vec::new(),
             struck: FaultCounts::default(),
         }
     }
@@ -459,7 +459,7 @@ impl World {
             Crash::Power => self.done.power_cuts += 1,
         }
         self.worst = self.worst.max(Some(crash));
-        self.crowd = None;
+        self.crowds.clear();
         self.last_members = self.members();
         self.array = None;
         self.sim.drop_tasks();
