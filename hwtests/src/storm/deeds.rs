@@ -9,6 +9,7 @@ use cairn_blockdev::units::{SECTOR, usize_of};
 use cairn_blockdev::{BlockDevice, Buf, WriteFlags};
 use cairn_raid::{MemberDisk, MemberState, RaidError};
 
+use super::abilities::Ability;
 use super::world::{Life, World};
 
 /// A disk that is filled while something else is to happen takes so many times as long.
@@ -192,6 +193,17 @@ impl World {
             self.add_volume();
         }
         self.load(200);
+    }
+
+    /// What lies latent on the disks is gone: by a scrub, or, until there is one, because everything is
+    /// written anew.
+    pub fn make_whole(&mut self) {
+        if Ability::Scrub.is_there() {
+            self.begin_scrub();
+            self.wait_for_sync();
+        } else {
+            self.write_all();
+        }
     }
 
     /// Writes every volume whole, row by row, so that nothing latent is left in their rows.

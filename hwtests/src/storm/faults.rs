@@ -176,7 +176,9 @@ impl Fault {
                 plan("A8 crash and a member gone", 1, &[Journal]).crashing()
             }
             Self::A9TrimReuseCrash => plan("A9 trim, reuse, crash", 0, &[]).crashing(),
-            Self::A10OlderImage => plan("A10 older image of a disk", 1, &[Checksums]).apart(),
+            Self::A10OlderImage => plan("A10 older image of a disk", 1, &[Checksums])
+                .apart()
+                .latent(),
             Self::H1Kill => plan("H1 kill -9", 0, &[]).crashing(),
             Self::H2PowerLoss => plan("H2 power loss", 0, &[]).crashing(),
             Self::H3ClockJump => plan("H3 the clock jumps", 0, &[]),

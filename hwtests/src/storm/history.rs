@@ -167,7 +167,7 @@ fn fault(world: &mut World, len: u64) {
     // One fault at a time: the next finds an array that has dealt with this one.
     harm.is_over(world);
     if plan.latent {
-        world.write_all();
+        world.make_whole();
         restart(world);
     }
     if plan.disks == 0 || world.rng.one_in(3) {

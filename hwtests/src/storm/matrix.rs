@@ -114,7 +114,7 @@ fn run_cell(fault: Fault, state: State, shape: Shape, expect: &Expect, seed: u64
         struck = struck_by(fault, world) - before + harm.came;
         if world.is_running() {
             harm.is_over(world);
-            come_to_an_end(world);
+            come_to_an_end(world, fault.plan().latent);
         }
     });
     Cell { told, struck }
@@ -131,11 +131,14 @@ fn struck_by(fault: Fault, world: &World) -> u64 {
 }
 
 /// What is being filled gets filled; a last crash or stop; everything is read and audited.
-fn come_to_an_end(world: &mut World) {
+fn come_to_an_end(world: &mut World, latent: bool) {
     let broken = |world: &World| world.array().status().failure.is_some();
     if !broken(world) {
         world.wait_for_sync();
         world.check();
+        if latent && !world.rules.errors_allowed.get() {
+            world.make_whole();
+        }
     }
     let may_crash = Ability::Journal.is_there() || world.is_full() || broken(world);
     if may_crash && world.rng.one_in(2) {
