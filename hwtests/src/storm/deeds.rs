@@ -23,6 +23,12 @@ impl World {
         !self.in_state(MemberState::InSync).contains(&disk)
     }
 
+    /// All disks but these.
+    pub fn without(&self, gone: &[usize]) -> Vec<usize> {
+        let all = 0..self.disks.len();
+        all.filter(|disk| !gone.contains(disk)).collect()
+    }
+
     /// Clients run until the array has noticed that a disk is gone. A handle to a disk that vanished
     /// stays dead, so the disk can't come back before.
     pub fn until_noticed(&mut self, disk: usize) {
@@ -36,6 +42,16 @@ impl World {
             "a vanished disk stays a member; the array told: {:#?}",
             self.told()
         );
+    }
+
+    /// A flush finds out that a disk is gone, and changes nothing else.
+    pub fn notice_by_flush(&mut self, disk: usize) {
+        if let Some(device) = self.volumes.first().and_then(|volume| volume.device()) {
+            let flushed = self.run(device.flush());
+            let fine = flushed.is_ok() || self.rules.errors_allowed.get();
+            assert!(fine, "a flush: {flushed:?}");
+        }
+        self.until_noticed(disk);
     }
 
     /// Bytes of a disk.

@@ -10,9 +10,10 @@ use cairn_raid::Level;
 use super::abilities::Ability;
 use super::load::{Cut, Mix};
 use super::model::Crash;
+use super::shape::Shape;
 use super::tell::{Finding, Told, tell};
 use super::totals::Totals;
-use super::world::{Shape, World};
+use super::world::World;
 
 /// Operations of the short history, by all clients together.
 const OPS: u64 = 24;
@@ -136,7 +137,7 @@ pub fn cut_at(subject: Subject, at: u64) -> (Told, bool) {
         was_cut = !world.load_cut(OPS, Mix::Any, cut);
         world.crash(subject.crash);
         if subject.place == Place::Start {
-            was_cut = world.start_cut_after(at);
+            was_cut = world.start_cut_after(at, &world.without(&[]));
             if was_cut {
                 world.crash(subject.crash);
             }
@@ -157,9 +158,7 @@ fn come_back(world: &mut World, lost: usize, at: u64) {
     let members = world.shape.members;
     let first = usize::try_from(at).unwrap_or(0);
     let gone: Vec<usize> = (0..lost).map(|i| (first + i) % members).collect();
-    let present: Vec<usize> = (0..world.disks.len())
-        .filter(|disk| !gone.contains(disk))
-        .collect();
+    let present = world.without(&gone);
     if let Err(error) = world.start_with(&present) {
         panic!("start after a cut, without {gone:?}: {error}");
     }

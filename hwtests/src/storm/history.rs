@@ -8,11 +8,13 @@ use cairn_blockdev::units::{u64_of, usize_of};
 use cairn_raid::{Level, MemberState};
 
 use super::abilities::Ability;
-use super::faults::{Fault, Harm, restart};
+use super::faults::Fault;
+use super::harm::{Harm, restart};
 use super::load::{Cut, Mix};
 use super::model::Crash;
+use super::shape::Shape;
 use super::tell::{Told, tell};
-use super::world::{Shape, World};
+use super::world::World;
 
 /// Operations of a chapter, between two turns of the story.
 const CHAPTER: u64 = 250;
@@ -92,10 +94,18 @@ fn cut_off(world: &mut World, len: u64) {
     if !may_crash(world) {
         return restart(world);
     }
-    let polls = 50 + world.rng.below(len * 40);
-    world.load_cut(len, Mix::Any, Cut::Polls(polls));
+    let left = world.array().status().redundancy_left;
+    let cut = if world.rng.one_in(2) {
+        Cut::Polls(50 + world.rng.below(len * 40))
+    } else {
+        Cut::Ios(1 + world.rng.below(len * 8))
+    };
+    world.load_cut(len, Mix::Any, cut);
+    // A member may not come back from it (fault A8).
+    let lost = Ability::Journal.is_there() && left > 0 && world.rng.one_in(4);
+    let gone: Vec<usize> = lost.then(|| world.any_member()).into_iter().collect();
     let crash = any_crash(world);
-    come_back_after(world, crash);
+    come_back_after(world, crash, &gone);
 }
 
 pub(super) fn any_crash(world: &mut World) -> Crash {
@@ -106,20 +116,21 @@ pub(super) fn any_crash(world: &mut World) -> Crash {
     }
 }
 
-/// Crashes, starts again (perhaps cut off in that as well) and checks everything.
-pub fn come_back_after(world: &mut World, crash: Crash) {
+/// Crashes, starts again without those (perhaps cut off in that as well) and checks everything.
+fn come_back_after(world: &mut World, crash: Crash, gone: &[usize]) {
     world.crash(crash);
+    let present = world.without(gone);
     while world.rng.one_in(3) {
         let ios = 1 + world.rng.below(400);
-        if !world.start_cut_after(ios) {
+        if !world.start_cut_after(ios, &present) {
             world.check();
             return;
         }
         let crash = any_crash(world);
         world.crash(crash);
     }
-    if let Err(error) = world.start() {
-        panic!("start after {crash:?}: {error}");
+    if let Err(error) = world.start_with(&present) {
+        panic!("start after {crash:?}, without {gone:?}: {error}");
     }
     world.check();
 }

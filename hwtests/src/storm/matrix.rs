@@ -13,13 +13,15 @@ use cairn_blockdev::units::{u64_of, usize_of};
 use cairn_raid::Level;
 
 use super::abilities::Ability;
-use super::faults::{Fault, Harm, allow_refusal};
+use super::faults::Fault;
+use super::harm::{Harm, allow_refusal};
 use super::history::any_crash;
 use super::load::{Cut, Mix};
+use super::shape::Shape;
 use super::states::State;
 use super::tell::{Told, tell};
 use super::totals::Totals;
-use super::world::{Shape, World};
+use super::world::World;
 
 /// What is promised in a cell.
 #[derive(Debug, Clone, PartialEq, Eq)]

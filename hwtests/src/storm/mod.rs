@@ -8,9 +8,10 @@
 //!      model                                          states (degraded, rebuilding, …)
 //! ```
 //!
-//! - [`world`]: disks, array, host; crash, start, check; `audit`, `deeds` (the operator's). `load`: the clients. [`model`]: the
+//! - [`world`]: disks, array, host; `boots` (crash, stop, start), `check`, `audit`,
+//!   `deeds` (the operator's). `load`: the clients. [`model`]: the
 //!   promise, per sector.
-//! - [`faults`]: every row of the fault table as a function. [`states`]: every state that an array can
+//! - [`faults`]: the rows of the fault table; `harm`: each as a function. [`states`]: every state that an array can
 //!   be in when it strikes. [`matrix`]: each × each, and what is promised in each cell.
 //! - [`history`]: a long random story. [`exhaustive`]: a short one, cut off at every I/O.
 //!   [`mutations`]: does it find planted bugs?
@@ -21,9 +22,12 @@
 
 pub mod abilities;
 mod audit;
+mod boots;
+mod check;
 mod deeds;
 pub mod exhaustive;
 pub mod faults;
+pub mod harm;
 pub mod history;
 pub mod hunt;
 mod load;
@@ -32,6 +36,7 @@ pub mod matrix;
 pub mod model;
 #[cfg(feature = "mutations")]
 pub mod mutations;
+pub mod shape;
 pub mod states;
 mod tell;
 pub mod totals;

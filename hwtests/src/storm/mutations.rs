@@ -9,14 +9,16 @@ use cairn_raid::mutation::{Mutation, plant, reached};
 
 use super::abilities::Ability;
 use super::exhaustive::{Place, Subject, cut_at};
-use super::faults::{Fault, Harm};
+use super::faults::Fault;
+use super::harm::Harm;
 use super::history::{any_crash, history};
 use super::load::{Cut, Mix};
 use super::matrix;
 use super::model::Crash;
+use super::shape::Shape;
 use super::states::State;
 use super::tell::{Told, tell};
-use super::world::{Shape, World};
+use super::world::World;
 
 /// Seeds that are tried on each ground.
 const SEEDS_MAX: u64 = 250;
@@ -215,7 +217,7 @@ fn rebuild_then_cut(level: Level, seed: u64) -> Told {
         world.create(1);
         world.load(80);
         // Clean and durable, so that a start with a member missing needs no journal.
-        super::faults::restart(world);
+        super::harm::restart(world);
         let victim = world.any_member();
         let ios = 1 + world.rng.below(300);
         world.fail_member_cut(victim, ios);

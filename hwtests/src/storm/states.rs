@@ -8,7 +8,8 @@ use cairn_raid::MemberState;
 use super::abilities::Ability;
 use super::load::{Cut, Mix};
 use super::model::Crash;
-use super::world::{Shape, World};
+use super::shape::Shape;
+use super::world::World;
 
 /// A state of the array.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

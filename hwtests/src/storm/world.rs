@@ -13,88 +13,26 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cairn_blockdev::sim::{FaultCounts, Rng, Sim, SimDisk, SimDiskConfig};
-use cairn_blockdev::units::{MIB, SECTOR, u64_of, usize_of};
-use cairn_blockdev::{BlockDevice, Buf, BufPool, Env, LocalFuture};
-use cairn_raid::layout::rows_per_extent;
+use cairn_blockdev::units::{SECTOR, u64_of, usize_of};
+use cairn_blockdev::{BlockDevice, BufPool, Env, LocalFuture};
 use cairn_raid::{
-    Array, ArrayEvent, AssembleOptions, CreateSpec, EventSink, Geometry, Hooks, Level, MemberDisk,
-    MemberState, RaidError, Witness, WitnessStore, assemble, create,
+    Array, ArrayEvent, CreateSpec, EventSink, Hooks, MemberDisk, MemberState, Witness,
+    WitnessStore, create,
 };
 use uuid::Uuid;
 
 use super::load::Crowd;
 use super::log::{Log, Wire};
 use super::model::{Crash, Model};
+use super::shape::Shape;
 use super::totals::{OpCounts, Totals};
 
 /// The host that owns the array.
-const HOST: Uuid = Uuid::from_bytes([0xAB; 16]);
+pub(super) const HOST: Uuid = Uuid::from_bytes([0xAB; 16]);
 /// A step that takes more task polls than this hangs.
-const POLLS_MAX: u64 = 100_000_000;
+pub(super) const POLLS_MAX: u64 = 100_000_000;
 /// Buffers that a world keeps for reuse.
-const POOL_BYTES: usize = 32 << 20;
-/// Room for labels and zones on a disk, beside its extents.
-const ZONES_BYTES: u64 = 48 * MIB;
-/// Extents of an array.
-const EXTENTS: u64 = 4;
-/// Checks read so much at once.
-const CHECK_BYTES: u64 = 256 << 10;
-
-/// How a world is shaped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
-    /// Level of the array.
-    pub level: Level,
-    /// Its members.
-    pub members: usize,
-    /// Disks beside them.
-    pub spares: usize,
-    /// Its chunk.
-    pub chunk_bytes: u32,
-    /// What the disks tear: 512 or 4096.
-    pub tear_bytes: u64,
-    /// Rows that a volume covers.
-    pub rows: u64,
-}
-
-impl Shape {
-    /// An array of this level, of a size that restarts quickly.
-    pub fn of(level: Level) -> Self {
-        let members = match level {
-            Level::Raid1 => 3,
-            Level::Raid5 => 4,
-            Level::Raid6 => 6,
-        };
-        Self {
-            level,
-            members,
-            spares: 2,
-            chunk_bytes: 8192,
-            tear_bytes: SECTOR,
-            rows: 24,
-        }
-    }
-
-    /// Member failures that it survives.
-    pub fn redundancy(&self) -> usize {
-        self.level.redundancy(self.members)
-    }
-
-    fn geometry(&self) -> Geometry {
-        Geometry::new(self.level, self.members, self.chunk_bytes)
-            .unwrap_or_else(|error| panic!("{self:?}: {error}"))
-    }
-
-    fn disk_bytes(&self) -> u64 {
-        let geometry = self.geometry();
-        ZONES_BYTES + EXTENTS * rows_per_extent(&geometry) * geometry.chunk_bytes()
-    }
-
-    /// Data bytes of a row.
-    pub fn row_bytes(&self) -> u64 {
-        self.geometry().row_bytes()
-    }
-}
+pub(super) const POOL_BYTES: usize = 32 << 20;
 
 /// What is known of a volume's existence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +53,7 @@ pub struct Volume {
     pub life: Cell<Life>,
     /// What it may hold.
     pub model: RefCell<Model>,
-    device: RefCell<Option<Rc<dyn BlockDevice>>>,
+    pub(super) device: RefCell<Option<Rc<dyn BlockDevice>>>,
 }
 
 impl Volume {
@@ -128,8 +66,8 @@ impl Volume {
 
 /// What the host keeps over restarts, and hears.
 #[derive(Default)]
-struct Host {
-    witness: RefCell<Option<Witness>>,
+pub(super) struct Host {
+    pub(super) witness: RefCell<Option<Witness>>,
     events: RefCell<BTreeMap<String, u64>>,
     told: RefCell<Vec<String>>,
 }
@@ -186,20 +124,20 @@ pub struct World {
     /// What has been done so far, but for what [`World::totals`] adds.
     pub(super) done: Totals,
     pub(super) sim: Sim,
-    array: Option<Rc<Array>>,
-    host: Rc<Host>,
-    boots: u64,
+    pub(super) array: Option<Rc<Array>>,
+    pub(super) host: Rc<Host>,
+    pub(super) boots: u64,
     tags: u64,
     /// First bytes of the data zones.
     data_offsets: Vec<u64>,
     /// Members in sync when the array was last asked.
-    last_members: Vec<usize>,
+    pub(super) last_members: Vec<usize>,
     /// The worst that came since everything was checked.
-    worst: Option<Crash>,
+    pub(super) worst: Option<Crash>,
     /// Clients that were left running.
     pub(super) crowds: Vec<Rc<Crowd>>,
     /// Struck on disks of earlier boots.
-    struck: FaultCounts,
+    pub(super) struck: FaultCounts,
 }
 
 impl World {
@@ -353,7 +291,7 @@ impl World {
         self.host.events.borrow().contains_key(kind)
     }
 
-    fn hooks(&self) -> Hooks {
+    pub(super) fn hooks(&self) -> Hooks {
         Hooks {
             events: Rc::<Host>::clone(&self.host),
             witness: Rc::<Host>::clone(&self.host),
@@ -427,7 +365,7 @@ impl World {
         start..start + self.shape.rows * u64::from(self.shape.chunk_bytes)
     }
 
-    fn note_offsets(&mut self) {
+    pub(super) fn note_offsets(&mut self) {
         let array = self.array();
         for (offset, disk) in self.data_offsets.iter_mut().zip(&self.disks) {
             if let Some(found) = array.data_offset(&disk.name()) {
@@ -450,243 +388,6 @@ impl World {
         });
     }
 
-    // --- the end of a boot, and the beginning of the next
-
-    /// The daemon is killed, or power goes: nothing of this boot runs on.
-    pub fn crash(&mut self, crash: Crash) {
-        match crash {
-            Crash::Kill => self.done.kills += 1,
-            Crash::Power => self.done.power_cuts += 1,
-        }
-        self.worst = self.worst.max(Some(crash));
-        self.crowds.clear();
-        self.last_members = self.members();
-        self.array = None;
-        self.sim.drop_tasks();
-        self.log.pull_no_more();
-        for volume in &self.volumes {
-            *volume.device.borrow_mut() = None;
-            volume.model.borrow_mut().crashed();
-        }
-        for disk in &self.disks {
-            match crash {
-                Crash::Kill => disk.kill(),
-                Crash::Power => disk.power_cut(),
-            }
-        }
-        self.boot();
-    }
-
-    /// The array is stopped cleanly; everything acked is durable then. True if it went well.
-    pub fn stop(&mut self) -> bool {
-        self.hush();
-        let array = self.array();
-        self.last_members = self.members();
-        let flushes: Vec<_> = self
-            .volumes
-            .iter()
-            .map(|volume| volume.model.borrow_mut().flush_begins())
-            .collect();
-        let stopped = self.run(array.stop());
-        if let Err(error) = &stopped {
-            assert!(self.rules.errors_allowed.get(), "stop: {error}");
-        } else {
-            for (volume, began) in self.volumes.iter().zip(flushes) {
-                volume.model.borrow_mut().flushed(began);
-            }
-        }
-        drop(array);
-        // What was acked is durable now, and a power cut is the strictest way to ask for it.
-        self.worst = Some(Crash::Power);
-        self.array = None;
-        self.sim.drop_tasks();
-        for volume in &self.volumes {
-            *volume.device.borrow_mut() = None;
-            volume.model.borrow_mut().crashed();
-        }
-        self.boot();
-        stopped.is_ok()
-    }
-
-    fn boot(&mut self) {
-        self.boots += 1;
-        let seed = self.seed.wrapping_mul(31).wrapping_add(self.boots);
-        self.sim = Sim::new(seed);
-        let env = self.sim.env();
-        for (disk, i) in self.disks.iter_mut().zip(0u64..) {
-            self.struck += disk.struck();
-            *disk = disk.reborn(&env, seed ^ (i << 32));
-            wire(disk, i, &self.log, &env);
-        }
-    }
-
-    /// Starts the array with the disks that are here.
-    pub fn start(&mut self) -> Result<(), RaidError> {
-        let all: Vec<usize> = (0..self.disks.len()).collect();
-        self.start_with(&all)
-    }
-
-    /// Starts it with some of the disks.
-    pub fn start_with(&mut self, present: &[usize]) -> Result<(), RaidError> {
-        let disks = present.iter().map(|&i| self.member(i)).collect();
-        self.start_from(disks)
-    }
-
-    /// Starts it with whatever these are.
-    pub fn start_from(&mut self, disks: Vec<MemberDisk>) -> Result<(), RaidError> {
-        let started = self.run(self.assembly(disks));
-        self.adopt(started)
-    }
-
-    /// Starts it, and pulls the plug or the process after so many I/Os: true if it came that far.
-    pub fn start_cut_after(&mut self, ios: u64) -> bool {
-        let all = (0..self.disks.len()).map(|i| self.member(i)).collect();
-        self.log.pull_after(ios, self.sim.halt());
-        let started = self.sim.run_until(self.assembly(all), POLLS_MAX);
-        self.log.pull_no_more();
-        match started {
-            None => true,
-            Some(started) => {
-                if let Err(error) = self.adopt(started) {
-                    panic!("start: {error}");
-                }
-                false
-            }
-        }
-    }
-
-    fn assembly(
-        &self,
-        disks: Vec<MemberDisk>,
-    ) -> impl Future<Output = Result<Rc<Array>, RaidError>> + use<> {
-        let options = AssembleOptions {
-            force: false,
-            waited: true,
-            home_host: HOST,
-            witness: self.host.witness.borrow().clone(),
-        };
-        let pool = BufPool::new(POOL_BYTES);
-        assemble(self.sim.env(), pool, disks, options, self.hooks())
-    }
-
-    fn adopt(&mut self, started: Result<Rc<Array>, RaidError>) -> Result<(), RaidError> {
-        match started {
-            Ok(array) => {
-                self.done.starts += 1;
-                self.array = Some(array);
-                self.note_offsets();
-                self.settle_volumes();
-                Ok(())
-            }
-            Err(error) => {
-                self.done.refusals += 1;
-                Err(error)
-            }
-        }
-    }
-
-    /// Which volumes there are: those that must be, and perhaps those that came or went.
-    fn settle_volumes(&mut self) {
-        let mut there: Vec<String> = Vec::new();
-        for volume in self.array().volumes() {
-            there.push(volume.name);
-        }
-        self.volumes.retain(|volume| {
-            let found = there.contains(&volume.name);
-            let must = volume.life.get() == Life::There;
-            assert!(found || !must, "volume {} is lost", volume.name);
-            volume.life.set(Life::There);
-            found
-        });
-        for name in there {
-            let known = self.volumes.iter().any(|volume| volume.name == name);
-            assert!(known, "volume {name} is there again, or nobody's");
-        }
-        self.open_volumes();
-    }
-
-    /// Opens the volumes that are there.
-    pub fn open_volumes(&self) {
-        let array = self.array();
-        for volume in &self.volumes {
-            if volume.life.get() != Life::There || volume.device.borrow().is_some() {
-                continue;
-            }
-            match array.open_volume(&volume.name) {
-                Ok(device) => *volume.device.borrow_mut() = Some(device),
-                Err(error) => assert!(
-                    self.rules.errors_allowed.get(),
-                    "volume {} doesn't open: {error}",
-                    volume.name
-                ),
-            }
-        }
-    }
-
-    // --- checks
-
-    /// Reads every volume whole, if the array runs: nothing is lost, nothing wrong. After a crash or a
-    /// stop, what is found is settled by it.
-    pub fn check(&mut self) {
-        if !self.is_running() {
-            return;
-        }
-        let after = self.worst.take();
-        for volume in &self.volumes {
-            let Some(device) = volume.device() else {
-                continue;
-            };
-            let size = volume.model.borrow().sectors() * SECTOR;
-            let mut at = 0;
-            while at < size {
-                let len = CHECK_BYTES.min(size - at);
-                self.check_range(volume, &device, at, len, after);
-                at += len;
-            }
-        }
-    }
-
-    fn check_range(
-        &self,
-        volume: &Volume,
-        device: &Rc<dyn BlockDevice>,
-        at: u64,
-        len: u64,
-        after: Option<Crash>,
-    ) {
-        let began = volume.model.borrow_mut().read_begins();
-        let (buf, result) = self.run(device.read(at, Buf::zeroed(usize_of(len))));
-        volume.model.borrow_mut().read_ends(began);
-        let first = at / SECTOR;
-        if let Err(error) = result {
-            assert!(
-                self.rules.errors_allowed.get(),
-                "{}: {error}; the array told: {:#?}",
-                volume.name,
-                self.told()
-            );
-            // What can be read of it, sector by sector's block.
-            if len > 4096 {
-                let half = (len / 2).next_multiple_of(4096);
-                self.check_range(volume, device, at, half, after);
-                self.check_range(volume, device, at + half, len - half, after);
-            }
-            return;
-        }
-        let checked = match after {
-            Some(crash) => volume.model.borrow_mut().check_after(crash, first, &buf),
-            None => volume.model.borrow().check(first, &buf, began),
-        };
-        if let Err(complaint) = checked {
-            let row = self.shape.row_bytes();
-            panic!(
-                "{complaint}; row {} of its extent; the array told: {:#?}",
-                at / row,
-                self.told()
-            );
-        }
-    }
-
     /// What was done, all in all.
     pub fn totals(&self) -> Totals {
         let mut totals = self.done.clone();
@@ -707,7 +408,7 @@ impl World {
     }
 }
 
-fn wire(disk: &SimDisk, index: u64, log: &Rc<Log>, env: &Env) {
+pub(super) fn wire(disk: &SimDisk, index: u64, log: &Rc<Log>, env: &Env) {
     disk.watch(Rc::new(Wire {
         log: Rc::clone(log),
         env: env.clone(),
