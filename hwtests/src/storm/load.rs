@@ -20,6 +20,8 @@ use super::world::{Life, Rules, Volume, World};
 const CLIENTS: usize = 8;
 /// Sectors of the longest ordinary request: 32 KiB.
 const SECTORS_MAX: u64 = 64;
+/// Bytes of a write of [`Mix::Burst`].
+pub(super) const BURST_BYTES: u64 = SECTORS_MAX * SECTOR;
 /// Clients that get nothing done for this long hang.
 const PATIENCE: Duration = Duration::from_mins(30);
 /// A client whose request failed waits a little.

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use cairn_blockdev::sim::{Effect, On, Strike};
+use cairn_blockdev::units::u64_of;
 use cairn_raid::MemberState;
+use cairn_raid::layout::JOURNAL_MIN;
 
 use super::abilities::Ability;
-use super::load::{Cut, Mix};
+use super::load::{BURST_BYTES, Cut, Mix};
 use super::model::Crash;
 use super::shape::Shape;
 use super::world::World;
@@ -118,14 +120,18 @@ fn lose(world: &mut World, count: usize) {
     world.sleep(Duration::from_millis(50));
 }
 
-/// What is in place takes its time, so that what is to come there piles up in the journal.
+/// What is in place takes its time, so that what is to come there piles up in the journal: a ringful
+/// is written, and more keeps coming.
 fn fill_the_journal(world: &mut World) {
-    /// Bytes that surely fill a ring of the smallest size on every member.
-    const BURST_OPS: u64 = 3000;
     for disk in world.members() {
         let rows = world.rows_on_disk(disk);
         let slow = Strike::new(On::Write, Effect::Slow(300)).within(rows);
         world.disk(disk).strike(slow.always());
     }
-    world.load_cut(BURST_OPS, Mix::Burst, Cut::Polls(60_000));
+    let shape = world.shape;
+    let copies = u64_of(shape.redundancy()) + 1;
+    let ring = u64_of(shape.members) * JOURNAL_MIN / copies;
+    let ops = ring / BURST_BYTES * 5 / 4;
+    world.load_cut(ops, Mix::Burst, Cut::Never);
+    world.load_cut(ops, Mix::Burst, Cut::Polls(2000));
 }
