@@ -36,10 +36,8 @@ pub enum Expect {
     Nothing,
 }
 
-/// Cells that aren't what the counting says, each with its reason.
-const EXCEPTIONS: &[(Fault, State, Expect)] = &[
-    // A replacement and its predecessor are two disks in one slot, so nothing is used up by it.
-];
+/// Cells that aren't what the counting says, each with its reason. There are none.
+pub const EXCEPTIONS: &[(Fault, State, Expect)] = &[];
 
 /// What is promised of `fault` in `state` of an array of this shape.
 pub fn expect(fault: Fault, state: State, shape: &Shape) -> Expect {

@@ -14,7 +14,7 @@
 //! - [`faults`]: the rows of the fault table; `harm`: each as a function. [`states`]: every state that an array can
 //!   be in when it strikes. [`matrix`]: each × each, and what is promised in each cell.
 //! - [`history`]: a long random story. [`exhaustive`]: a short one, cut off at every I/O.
-//!   [`mutations`]: does it find planted bugs?
+//!   `mutations`: does it find planted bugs?
 //! - [`abilities`]: what the engine can do so far.
 //!
 //! A history is a function of its seed: what is found once is found again by the command that is
