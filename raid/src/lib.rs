@@ -9,6 +9,7 @@ mod array;
 mod error;
 mod events;
 mod geometry;
+pub mod journal;
 pub mod label;
 pub mod layout;
 mod level;
