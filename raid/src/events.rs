@@ -49,6 +49,10 @@ pub enum EventKind {
     DiskError,
     /// The event witness couldn't be written.
     WitnessFailed,
+    /// Logged data can't be put in place yet.
+    ApplyStuck,
+    /// The journal was replayed after an unclean stop.
+    JournalReplayed,
 }
 
 impl fmt::Display for EventKind {

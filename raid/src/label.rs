@@ -42,10 +42,12 @@ pub const TABLE_MAX: usize = 48;
 /// Longest name in bytes.
 pub const NAME_MAX: usize = 48;
 
-/// Incompat: no journal yet and no checksums; the zones are reserved and empty.
+/// Incompat: no checksums; their zone is reserved and empty.
 pub const INCOMPAT_NO_INTEGRITY: u64 = 1;
+/// Incompat: acked writes may be in the journal alone.
+pub const INCOMPAT_JOURNAL: u64 = 2;
 /// What this version understands.
-const INCOMPAT_KNOWN: u64 = INCOMPAT_NO_INTEGRITY;
+const INCOMPAT_KNOWN: u64 = INCOMPAT_NO_INTEGRITY | INCOMPAT_JOURNAL;
 const RO_COMPAT_KNOWN: u64 = 0;
 
 /// Every write was applied and flushed when this label was written.
@@ -173,6 +175,18 @@ pub struct ArrayLabel {
     pub journal_bytes: u64,
     /// Members, spares and failed disks.
     pub table: Vec<Entry>,
+}
+
+impl ArrayLabel {
+    /// Whether acked writes may be in the journal alone.
+    pub fn has_journal(&self) -> bool {
+        self.incompat & INCOMPAT_JOURNAL != 0
+    }
+
+    /// Whether blocks have checksums.
+    pub fn has_sums(&self) -> bool {
+        self.incompat & INCOMPAT_NO_INTEGRITY == 0
+    }
 }
 
 /// Why 4 KiB aren't a label that can be used.

@@ -369,6 +369,16 @@ impl Array {
 
     /// The targets are members now.
     async fn complete(self: &Rc<Self>, targets: &[Target]) -> Result<(), RaidError> {
+        // What was logged while members were missing has fewer copies than will be counted on.
+        self.drain_journal().await.map_err(|_| self.lost_error())?;
+        if let Some(journal) = self.journal() {
+            let disks: Vec<_> = targets
+                .iter()
+                .map(|target| Rc::clone(&target.disk))
+                .collect();
+            self.write_journal_headers(&journal, &disks).await;
+            disks.iter().for_each(|disk| journal.add_ring(disk));
+        }
         self.flush_all().await.map_err(|_| self.lost_error())?;
         let held = self.lock_labels().await;
         let mut done = Vec::new();
@@ -379,6 +389,8 @@ impl Array {
         }
         self.commit_event(&held).await?;
         drop(held);
+        // And what was logged while that was committed.
+        self.drain_journal().await.map_err(|_| self.lost_error())?;
         for old in replaced {
             self.dismiss(&old).await;
         }

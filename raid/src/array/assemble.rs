@@ -25,6 +25,8 @@ use super::{Array, MemberDisk, Parts};
 use crate::error::RaidError;
 use crate::events::{EventKind, Hooks, Witness};
 use crate::geometry::Row;
+use crate::journal::log::Journal;
+use crate::journal::open::{OpenError, Opened};
 use crate::label::{ArrayLabel, Label, LabelError};
 use crate::layout::{LABEL_A, LABEL_B, label_copy};
 use crate::member::MemberState;
@@ -163,7 +165,10 @@ struct Verdict {
     /// Members that are in sync by the label and not here, or stale.
     absent: Vec<Uuid>,
     /// Whether parity has to be recomputed first.
+    /// Parity has to be recomputed.
     resync: bool,
+    /// Writes were on their way.
+    unclean: bool,
 }
 
 /// A refusal, before it gets the array's name.
@@ -216,11 +221,13 @@ fn judge(labels: &[Label], options: &AssembleOptions) -> Result<Verdict, Refusal
         in_sync.iter().partition(|uuid| trusted.contains(uuid));
     let geometry = reference.geometry;
     let enough = geometry.members() - geometry.redundancy();
+    let unclean = !best.array.clean;
     let verdict = Verdict {
+        unclean,
+        resync: unclean && !reference.has_journal(),
         reference,
         trusted,
         absent,
-        resync: !best.array.clean,
     };
     let (reference, absent) = (&verdict.reference, &verdict.absent);
     if present.len() < enough {
@@ -384,7 +391,10 @@ async fn start(
         .map(Rc::clone)
         .collect();
     let space = load_space(&label, &in_sync).await?;
-    let resync = verdict.resync;
+    let ended = Ended {
+        unclean: verdict.unclean,
+        resync: verdict.resync,
+    };
     let degraded_by = verdict.absent;
     let array = Array::from_parts(Parts {
         env,
@@ -397,14 +407,20 @@ async fn start(
     for (uuid, path) in paths {
         array.ledger.borrow_mut().remember_path(uuid, path);
     }
-    if let Err(error) = array
-        .open_for_business(&degraded_by, resync, &options)
-        .await
-    {
+    if let Err(error) = array.open_for_business(&degraded_by, ended, &options).await {
         array.abandon();
         return Err(error);
     }
     Ok(array)
+}
+
+/// How the last run of the array ended.
+#[derive(Clone, Copy)]
+struct Ended {
+    /// Writes were on their way.
+    unclean: bool,
+    /// And there is no journal that knows of them.
+    resync: bool,
 }
 
 /// A map page and its generation.
@@ -490,7 +506,7 @@ impl Array {
     async fn open_for_business(
         self: &Rc<Self>,
         absent: &[Uuid],
-        resync: bool,
+        ended: Ended,
         options: &AssembleOptions,
     ) -> Result<(), RaidError> {
         let AssembleOptions {
@@ -498,8 +514,9 @@ impl Array {
             home_host,
             ..
         } = *options;
-        self.dirty.set(resync);
-        self.ledger.borrow_mut().set_clean(!resync);
+        let resync = ended.resync;
+        self.dirty.set(ended.unclean);
+        self.ledger.borrow_mut().set_clean(!ended.unclean);
         let held = self.labels.lock().await;
         self.ledger.borrow_mut().set_home_host(home_host);
         if self.note_absent(absent) {
@@ -515,6 +532,9 @@ impl Array {
         if self.space.borrow().is_dirty() {
             self.checkpoint().await.map_err(|_| self.lost_error())?;
             self.flush_all().await.map_err(|_| self.lost_error())?;
+        }
+        if self.ledger.borrow().label().has_journal() {
+            self.open_journal(ended.unclean).await?;
         }
         if resync {
             // A write may have reached a member and not its replacement: copy it again.
@@ -538,8 +558,39 @@ impl Array {
             format!("{} of {}", self.geometry.level(), self.geometry.members()),
         );
         self.start_idle_work();
+        self.start_applying();
         self.kick_sync();
         Ok(())
+    }
+
+    /// Opens the journal and, after an unclean stop, replays it.
+    async fn open_journal(self: &Rc<Self>, unclean: bool) -> Result<(), RaidError> {
+        let opened = Opened::read(self.uuid, self.in_sync(), !unclean)
+            .await
+            .map_err(|error| self.journal_error(&error))?;
+        let copies = self.geometry.redundancy() + 1;
+        let journal = Journal::resume(opened.resume(), copies);
+        *self.journal.borrow_mut() = Some(Rc::clone(&journal));
+        if unclean {
+            self.replay(&journal, &opened).await?;
+        }
+        // What is still in the rings is behind us: the new epoch doesn't look at it.
+        journal.begin_epoch();
+        self.write_journal_headers(&journal, &self.in_sync()).await;
+        self.flush_all().await.map_err(|_| self.lost_error())?;
+        if unclean {
+            self.mark_clean().await?;
+        }
+        Ok(())
+    }
+
+    fn journal_error(&self, error: &OpenError) -> RaidError {
+        RaidError::NotStarted {
+            array: self.name.to_string(),
+            reason: error.to_string(),
+            wait_may_help: true,
+            force_may_help: false,
+        }
     }
 
     fn lost_in_resync(&self) -> RaidError {

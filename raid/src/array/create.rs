@@ -17,7 +17,10 @@ use super::{Array, MemberDisk, Parts};
 use crate::error::RaidError;
 use crate::events::{EventKind, Hooks};
 use crate::geometry::Geometry;
-use crate::label::{ArrayLabel, Entry, INCOMPAT_NO_INTEGRITY, TABLE_MAX, valid_name};
+use crate::journal::log::Journal;
+use crate::label::{
+    ArrayLabel, Entry, INCOMPAT_JOURNAL, INCOMPAT_NO_INTEGRITY, TABLE_MAX, valid_name,
+};
 use crate::layout::rows_per_extent;
 use crate::layout::{
     LABEL_A, LABEL_B, Layout, Shape, ZONES_START, ZoneHeader, ZoneKind, label_copy,
@@ -42,6 +45,23 @@ pub struct CreateSpec {
     pub home_host: Uuid,
     /// Journal of a member; `None`: 1 % of the disk within bounds.
     pub journal_bytes: Option<u64>,
+    /// Whether blocks get checksums.
+    pub integrity: bool,
+    /// Whether writes go through a journal. Without one an ack waits for the write in place, and a
+    /// crash together with a failing disk can lose more than the disk.
+    pub journal: bool,
+}
+
+impl CreateSpec {
+    fn incompat(&self) -> u64 {
+        let integrity = if self.integrity {
+            0
+        } else {
+            INCOMPAT_NO_INTEGRITY
+        };
+        let journal = if self.journal { INCOMPAT_JOURNAL } else { 0 };
+        integrity | journal
+    }
 }
 
 impl CreateSpec {
@@ -93,6 +113,7 @@ pub async fn create(
             max: TABLE_MAX,
         });
     }
+    let incompat = spec.incompat();
     let mut table = Vec::new();
     let mut disks = Vec::new();
     for (slot, member) in members.into_iter().enumerate() {
@@ -114,7 +135,7 @@ pub async fn create(
         geometry: shape.geometry,
         compat: 0,
         ro_compat: 0,
-        incompat: INCOMPAT_NO_INTEGRITY,
+        incompat,
         generation: 0,
         event_count: 0,
         clean: true,
@@ -149,6 +170,12 @@ pub async fn create(
         disks,
         space,
     });
+    if array.ledger.borrow().label().has_journal() {
+        let members = array.in_sync();
+        let journal = Journal::create(&members, array.geometry.redundancy() + 1);
+        array.write_journal_headers(&journal, &members).await;
+        *array.journal.borrow_mut() = Some(journal);
+    }
     array
         .checkpoint()
         .await
@@ -174,6 +201,7 @@ pub async fn create(
     );
     array.open.set(true);
     array.start_idle_work();
+    array.start_applying();
     array.kick_sync();
     Ok(array)
 }

@@ -176,6 +176,21 @@ impl Disk {
         self.device.read(self.offset(geometry, row, col), buf)
     }
 
+    /// Reads anywhere on the disk.
+    pub(crate) fn read_at(&self, offset: u64, buf: Buf) -> LocalFuture<ReadResult> {
+        self.device.read(offset, buf)
+    }
+
+    /// Writes anywhere on the disk.
+    pub(crate) fn write_at(&self, offset: u64, data: SharedBuf, flags: WriteFlags) -> IoFuture<()> {
+        self.device.write(offset, data, flags)
+    }
+
+    /// Flushes the disk's cache.
+    pub(crate) fn flush(&self) -> IoFuture<()> {
+        self.device.flush()
+    }
+
     /// Writes whole blocks of this disk's chunk of `row` from column `col`.
     pub(crate) fn write(
         &self,

@@ -144,6 +144,8 @@ impl Array {
 
     async fn flush_disks(self: Rc<Self>) {
         let disks = self.ledger.borrow().with_data();
+        let journal = self.journal();
+        let logged = journal.as_ref().map(|journal| journal.logged());
         let cached = disks
             .iter()
             .filter(|disk| disk.device.geometry().write_cache);
@@ -156,6 +158,9 @@ impl Array {
                 disk.count(|errors| errors.flush += 1);
                 self.eject(disk, &error.to_string()).await;
             }
+        }
+        if let (Some(journal), Some(logged)) = (journal, logged) {
+            journal.note_flushed(logged);
         }
     }
 
@@ -177,10 +182,15 @@ impl Array {
             let mut space = self.space.borrow_mut();
             (space.pages(), space.take_dirty())
         };
-        if dirty.is_empty() {
+        if dirty.is_empty() && !self.has_dirty_sums() {
             return;
         }
         self.clone().flush_disks().await;
+        if self.has_dirty_sums() {
+            // Before the bits: whoever finds a row written must find its sums.
+            self.write_sums().await;
+            self.clone().flush_disks().await;
+        }
         let dirty: Vec<(usize, u64, SharedBuf)> = dirty
             .into_iter()
             .map(|(page, generation, bytes)| (page, generation, Buf::copy_of(&bytes).freeze()))
@@ -222,7 +232,10 @@ impl Array {
         let doubtful = self.doubtful.get() || self.broken.borrow().is_some();
         // A disk that is out and still a member in the ledger isn't flushed below: first it has to go.
         let unsettled = self.has_thrown_out();
-        if !self.dirty.get() || self.active_writes.get() > 0 || doubtful || unsettled {
+        let logged = self
+            .journal()
+            .is_some_and(|journal| journal.floor() < journal.next());
+        if !self.dirty.get() || self.active_writes.get() > 0 || doubtful || unsettled || logged {
             return Ok(());
         }
         // Writers that come from here on wait for `held` in `begin_write`.
@@ -265,6 +278,7 @@ impl Array {
                 }
                 let idle = clock.now().since(array.last_client_io.get());
                 if array.dirty.get() && array.active_writes.get() == 0 && idle >= CLEAN_AFTER {
+                    let _ = array.drain_journal().await;
                     // A failure has ejected its disk and been reported by then.
                     let _ = array.mark_clean().await;
                 }

@@ -112,6 +112,9 @@ impl Array {
             if first {
                 self.report(EventKind::ArrayFailed, Some(&disk.path), reason);
             }
+            if let Some(journal) = self.journal() {
+                journal.fail(IoErrorKind::Lost);
+            }
             return false;
         }
         let member = entry.state == MemberState::InSync;

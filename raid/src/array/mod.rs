@@ -20,13 +20,14 @@ mod filling;
 mod ledger;
 mod operate;
 mod status;
+mod sums;
 mod volumes;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use cairn_blockdev::{BlockDevice, BufPool, Env, IoError, IoErrorKind, Ticks};
-use tokio::sync::{Mutex, Semaphore, oneshot};
+use tokio::sync::{Mutex, Notify, Semaphore, oneshot};
 use uuid::Uuid;
 
 pub use disk::ErrorCounts;
@@ -36,10 +37,12 @@ pub use volumes::VolumeInfo;
 use crate::error::RaidError;
 use crate::events::{ArrayEvent, EventKind, Hooks};
 use crate::geometry::{Geometry, Row};
+use crate::journal::log::{Hold, Journal};
 use crate::label::ArrayLabel;
 use crate::level::Level;
 use crate::space::SpaceMap;
 use crate::stripe::cache::RowCache;
+use crate::stripe::dirty::Dirty;
 use crate::stripe::view::{RowView, SlotView};
 use crate::sync::SyncState;
 use crate::turnstile::Turnstile;
@@ -74,7 +77,16 @@ pub struct Array {
     pub(crate) cache: Rc<RowCache>,
     /// Permits of [`ROW_CACHE_UNIT`] bytes.
     pub(crate) memory: Semaphore,
+    /// All of them.
+    pub(crate) memory_units: u32,
     pub(crate) row_cost: u32,
+    journal: RefCell<Option<Rc<Journal>>>,
+    /// What is logged and not in place yet.
+    pub(crate) dirty_rows: Rc<Dirty>,
+    /// Complete rows that are in place and not flushed yet.
+    pub(crate) bypassed: RefCell<Vec<Hold>>,
+    pub(crate) cycles: Rc<Turnstile>,
+    pub(crate) apply_kicked: Rc<Notify>,
     /// Held over every change of the label, from the decision to the last disk's flush.
     labels: Mutex<()>,
     /// Disks that are out and not yet out of the ledger, with the reason.
@@ -122,7 +134,13 @@ impl Array {
             space: RefCell::new(parts.space),
             cache: Rc::default(),
             memory: Semaphore::new(cairn_blockdev::units::usize_of(permits)),
+            memory_units: u32::try_from(permits).unwrap_or(u32::MAX),
             row_cost: u32::try_from(row_units.clamp(1, permits)).unwrap_or(1),
+            journal: RefCell::new(None),
+            dirty_rows: Rc::new(Dirty::new(geometry.data_chunks())),
+            bypassed: RefCell::default(),
+            cycles: Rc::default(),
+            apply_kicked: Rc::default(),
             labels: Mutex::new(()),
             thrown_out: RefCell::default(),
             settles: Rc::default(),
@@ -163,6 +181,24 @@ impl Array {
             disk: disk.map(str::to_owned),
             detail,
         });
+    }
+
+    /// The journal, if the array has one and is open.
+    pub(crate) fn journal(&self) -> Option<Rc<Journal>> {
+        self.journal.borrow().clone()
+    }
+
+    /// Members that are in sync and in.
+    pub(crate) fn in_sync(&self) -> Vec<Rc<Disk>> {
+        let ledger = self.ledger.borrow();
+        let members = ledger
+            .slots()
+            .iter()
+            .filter_map(|slot| slot.member.as_ref());
+        members
+            .filter(|disk| !disk.out.get())
+            .map(Rc::clone)
+            .collect()
     }
 
     /// Who can be read and written in `row`, now.

@@ -105,6 +105,17 @@ impl RowCache {
         rows.get(&row).map_or(0, queued)
     }
 
+    /// Takes everything that is queued for a row. What comes later needs another task.
+    pub(crate) fn take_all(&self, row: Row) -> Vec<Pending> {
+        let Some(entry) = self.rows.borrow().get(&row).map(Rc::clone) else {
+            return Vec::new();
+        };
+        entry.scheduled.set(false);
+        let all = std::mem::take(&mut *entry.pending.borrow_mut()).into();
+        self.forget_if_idle(row);
+        all
+    }
+
     /// Whether nobody uses the row now: no lock is held or waited for, and nothing is queued.
     pub(crate) fn is_idle(&self, row: Row) -> bool {
         !self.rows.borrow().contains_key(&row)

@@ -7,11 +7,22 @@
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK, align_down, u64_of, usize_of};
-use cairn_blockdev::{Buf, IoErrorKind};
+use cairn_blockdev::{Buf, IoErrorKind, SharedBuf};
 use futures_util::future::join_all;
 
+use super::word::bytes_of;
 use crate::array::Array;
 use crate::geometry::{Columns, Row, Set};
+
+/// Where a part of a read comes from.
+enum Source {
+    /// Never written.
+    Zeros,
+    /// Logged, and newer than the members.
+    Memory(SharedBuf),
+    /// Some columns of a chunk.
+    Members(Row, usize, Columns),
+}
 
 impl Array {
     /// Fills `buf` from the array's address space.
@@ -47,25 +58,37 @@ impl Array {
             let mut of_row = rest;
             rest = of_row.split_off(usize_of(row_len));
             at += row_len;
-            if !self.space.borrow().is_written(row) {
-                parts.push((row, None, of_row));
+            let written = self.space.borrow().is_written(row);
+            if !written && !self.dirty_rows.has(row) {
+                parts.push((of_row, Source::Zeros));
                 continue;
             }
             for piece in self.geometry.pieces(within, row_len) {
-                let tail = of_row.split_off(usize_of(piece.len));
                 let first = piece.in_chunk / BLOCK;
                 let cols = first..first + piece.len / BLOCK;
-                parts.push((row, Some((piece.index, cols)), of_row));
-                of_row = tail;
+                for cover in self.dirty_rows.cover(row, piece.index, &cols) {
+                    let tail = of_row.split_off(bytes_of(&cover.cols));
+                    let source = match cover.data {
+                        Some(data) => Source::Memory(data),
+                        None if written => Source::Members(row, piece.index, cover.cols),
+                        None => Source::Zeros,
+                    };
+                    parts.push((of_row, source));
+                    of_row = tail;
+                }
             }
         }
-        let reads = parts.into_iter().map(|(row, place, mut buf)| async move {
-            match place {
-                None => {
+        let reads = parts.into_iter().map(|(mut buf, source)| async move {
+            match source {
+                Source::Zeros => {
                     buf.fill(0);
                     (buf, Ok(()))
                 }
-                Some((index, cols)) => self.read_chunk(row, index, cols, buf).await,
+                Source::Memory(data) => {
+                    buf.copy_from_slice(&data);
+                    (buf, Ok(()))
+                }
+                Source::Members(row, index, cols) => self.read_chunk(row, index, cols, buf).await,
             }
         });
         let mut outcome = Ok(());

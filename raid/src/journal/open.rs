@@ -1,0 +1,183 @@
+//! Opening the journal of an array that is being assembled: headers, scans, and their union.
+//!
+//! Invariants
+//! - Only members that are in sync are asked: a stale one's journal says nothing.
+//! - The highest epoch among the headers is the journal's; within it the highest floor.
+//! - Until the caller says otherwise nothing on the disks is changed.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use cairn_blockdev::units::{BLOCK_BYTES, u64_of};
+use cairn_blockdev::{Buf, SharedBuf, WriteFlags};
+use futures_util::future::join_all;
+use uuid::Uuid;
+
+use super::entry::Seq;
+use super::header::{JournalHeader, RING_OFFSET, SLOTS, newest};
+use super::log::{Resume, ring_bytes};
+use super::ring::Ring;
+use super::scan::{Found, PayloadError, read_payload, scan};
+use super::union::{Record, Replay, union};
+use crate::array::disk::Disk;
+use crate::layout::ZoneKind;
+
+/// Why a journal can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// No member has a header that can be used.
+    #[error("no member's journal header can be read ({0}); bring more members back")]
+    NoHeader(String),
+    /// Acked records are missing, or contradict each other.
+    #[error(transparent)]
+    Replay(#[from] super::union::ReplayError),
+    /// The torn tail can't be removed.
+    #[error("the torn end of the journal can't be removed: {0}")]
+    Tail(#[from] cairn_blockdev::IoError),
+}
+
+/// A journal that was read and not yet replayed.
+pub(crate) struct Opened {
+    array: Uuid,
+    epoch: u64,
+    header_generation: u64,
+    disks: Vec<Rc<Disk>>,
+    found: Vec<(usize, Vec<Found>)>,
+    replay: Replay,
+}
+
+fn zone(disk: &Disk) -> u64 {
+    let layout = disk.layout.get().unwrap_or_default();
+    layout.zone(ZoneKind::Journal).offset
+}
+
+async fn read_header(disk: &Disk) -> Result<JournalHeader, String> {
+    let mut blocks = Vec::new();
+    for slot in SLOTS {
+        let (buf, result) = disk
+            .read_at(zone(disk) + slot, Buf::zeroed(BLOCK_BYTES))
+            .await;
+        // A slot that can't be read is as good as torn.
+        blocks.push(if result.is_ok() {
+            buf
+        } else {
+            Buf::zeroed(BLOCK_BYTES)
+        });
+    }
+    let [a, b] = blocks.as_slice() else {
+        return Err(String::new());
+    };
+    newest(a, b).map_err(|error| format!("{}: {error}", disk.path))
+}
+
+impl Opened {
+    /// Reads the journals of the members in sync. After a clean stop there is nothing to look for.
+    pub(crate) async fn read(
+        array: Uuid,
+        disks: Vec<Rc<Disk>>,
+        clean: bool,
+    ) -> Result<Self, OpenError> {
+        let mut headers = Vec::new();
+        let mut faults = Vec::new();
+        for read in join_all(disks.iter().map(|disk| read_header(disk))).await {
+            match read {
+                Ok(header) if header.array == array => headers.push(header),
+                Ok(_) => {}
+                Err(fault) => faults.push(fault),
+            }
+        }
+        let Some(newest) = headers.iter().max_by_key(|h| (h.epoch, h.floor)) else {
+            return Err(OpenError::NoHeader(faults.join("; ")));
+        };
+        let (epoch, floor) = (newest.epoch, newest.floor);
+        let header_generation = headers.iter().map(|h| h.generation).max().unwrap_or(0);
+        let mut found = Vec::new();
+        if !clean {
+            let scans = disks.iter().map(|disk| {
+                let (zone, len) = (zone(disk), ring_bytes(disk));
+                scan(&*disk.device, zone, len, array, epoch, 0, floor)
+            });
+            for (member, scanned) in join_all(scans).await.into_iter().enumerate() {
+                // A member whose ring can't be read at all counts as one that lost its copies.
+                found.push((member, scanned.unwrap_or_default()));
+            }
+        }
+        let replay = union(&found, floor)?;
+        Ok(Self {
+            array,
+            epoch,
+            header_generation,
+            disks,
+            found,
+            replay,
+        })
+    }
+
+    /// The records to replay, in order.
+    pub(crate) fn records(&self) -> &[Record] {
+        &self.replay.records
+    }
+
+    /// Everything below is in place.
+    pub(crate) fn floor(&self) -> Seq {
+        self.replay.floor
+    }
+
+    /// A record's payload, from the first copy that still is what it was.
+    pub(crate) async fn payload(&self, record: &Record) -> Result<SharedBuf, PayloadError> {
+        let mut fault = None;
+        for (member, group, entry) in &record.copies {
+            let Some(disk) = self.disks.get(*member) else {
+                continue;
+            };
+            let list = self.found.iter().find(|(other, _)| other == member);
+            let Some(found) = list.and_then(|(_, found)| found.get(*group)) else {
+                continue;
+            };
+            match read_payload(&*disk.device, zone(disk), found, *entry).await {
+                Ok(buf) => return Ok(buf.freeze()),
+                Err(error) => fault = Some(error),
+            }
+        }
+        match fault {
+            Some(error) => Err(error),
+            None => unreachable!("record {} has no copy", record.seq),
+        }
+    }
+
+    /// Zeroes the descriptors of what lies behind the records, durably: its sequences are given again.
+    /// The caller has made the floor durable in the headers, which only the tail may have told.
+    pub(crate) async fn cut_tail(&self) -> Result<(), OpenError> {
+        for (member, position, _) in &self.replay.tail {
+            let groups = self.found.iter().find(|(other, _)| other == member);
+            let group = groups.and_then(|(_, all)| all.iter().find(|f| f.position == *position));
+            if let (Some(disk), Some(found)) = (self.disks.get(*member), group) {
+                let at = zone(disk) + RING_OFFSET + position;
+                let zeros = Buf::zeroed(found.group.descriptor_len).freeze();
+                disk.write_at(at, zeros, WriteFlags::default()).await?;
+            }
+        }
+        for result in join_all(self.disks.iter().map(|disk| disk.flush())).await {
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Where the journal goes on, its records still in it.
+    pub(crate) fn resume(&self) -> Resume {
+        let mut rings: BTreeMap<Uuid, Ring> = BTreeMap::new();
+        for (member, disk) in self.disks.iter().enumerate() {
+            let live = self.replay.live.iter().find(|(other, _)| *other == member);
+            let live = live.map(|(_, live)| live.clone()).unwrap_or_default();
+            rings.insert(disk.uuid, Ring::restore(ring_bytes(disk), live));
+        }
+        debug_assert!(u64_of(rings.len()) > 0 && !self.array.is_nil());
+        Resume {
+            epoch: self.epoch,
+            next: self.replay.next,
+            floor: self.replay.floor,
+            header_generation: self.header_generation,
+            rings,
+        }
+    }
+}

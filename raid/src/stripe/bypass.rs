@@ -1,0 +1,147 @@
+//! Complete rows go straight to the members: the journal gets an intent instead of the payload.
+//!
+//! The intent has the sum of every block. A restart compares: a block that matches is new, one that
+//! doesn't is an older record's, or old, or was never acked (raid/README.md, Journal).
+//!
+//! Invariants
+//! - The intent is durable before a row that was written is overwritten. Without that, a row torn by
+//!   a power cut would match neither its old nor its new sums.
+//! - Older records of the row stay in the journal until what was written here is flushed.
+//! - A chunk without a member to go to is in the journal.
+
+use std::rc::Rc;
+
+use cairn_blockdev::units::{BLOCK_BYTES, u64_of};
+use cairn_blockdev::{IoErrorKind, SharedBuf};
+
+use super::cache::Pending;
+use super::overlay::Overlay;
+use super::view::RowView;
+use crate::array::Array;
+use crate::geometry::Row;
+use crate::journal::entry::{Entry, Kind, Seq};
+use crate::journal::log::{Hold, Journal};
+use crate::mutation::{Mutation, on};
+
+impl Array {
+    /// Writes a complete row.
+    pub(super) async fn bypass(
+        self: &Rc<Self>,
+        row: Row,
+        journal: &Rc<Journal>,
+        batch: &[Pending],
+    ) -> Result<(), IoErrorKind> {
+        let row_bytes = self.geometry.row_bytes();
+        let degraded = !self.whole_view(&self.view(row));
+        let payload = if degraded {
+            row_bytes
+        } else {
+            row_bytes / u64_of(BLOCK_BYTES) * 4
+        };
+        let admission = journal
+            .admit(cairn_blockdev::units::usize_of(payload))
+            .await?;
+        let _memory = self.memory.acquire_many(self.row_cost).await;
+        let _lock = self.cache.lock(row, 0..self.geometry.chunk_blocks()).await;
+        self.check_alive()?;
+        let mut view = self.view(row);
+        // Every byte is covered, so that nothing is read for a partly written block.
+        let mut overlay = self.gather(&mut view, true, batch).await?;
+        overlay.coalesce(&self.pool);
+        let parity = self.parity_of_overlay(&mut view, &overlay).await?;
+        let fresh = !self.space.borrow().is_written(row);
+        let _sums = self
+            .sums_ready(row, &(0..self.geometry.chunk_blocks()))
+            .await?;
+        let overlay = Rc::new(overlay);
+        // From here to the hold nothing awaits: sequence, newest contents and hold belong together.
+        let sums = self.row_sums(&overlay);
+        let entry = Entry::without_payload(Kind::Intent, row.0 * row_bytes, row_bytes, sums);
+        let first = self.log(journal, entry, Vec::new(), Some(admission));
+        self.log_homeless(journal, &view, &overlay);
+        let end = journal.next();
+        let superseded = self.dirty_rows.supersede(row, Rc::clone(&overlay));
+        let keep = superseded.unwrap_or(first).min(first);
+        let hold = journal.hold(if on(Mutation::TrimBeforeBypassFlushed) {
+            end
+        } else {
+            keep
+        });
+        let done = self
+            .bypass_in_place(row, journal, end, (&view, &overlay, &parity), fresh)
+            .await;
+        self.dirty_rows.applied(row);
+        // If it isn't, the array has failed, and the next start finds everything in the journal.
+        done?;
+        self.in_place(hold);
+        self.kick_apply_if_crowded(journal);
+        self.before_ack().await
+    }
+
+    async fn bypass_in_place(
+        self: &Rc<Self>,
+        row: Row,
+        journal: &Rc<Journal>,
+        end: Seq,
+        (view, overlay, parity): (&RowView, &Overlay, &[super::transaction::NewParity]),
+        fresh: bool,
+    ) -> Result<(), IoErrorKind> {
+        journal.logged_below(end).await?;
+        if !fresh {
+            self.flush_all().await?;
+        }
+        let writes = Self::data_writes(view, overlay).into_iter();
+        let writes = writes.chain(Self::parity_writes(view, parity));
+        self.write_all(writes.map(|write| (row, write))).await?;
+        self.note_sums(view, overlay, parity);
+        if fresh {
+            self.space.borrow_mut().mark(row, true);
+        }
+        Ok(())
+    }
+
+    /// Whether every slot of the row has a member.
+    fn whole_view(&self, view: &RowView) -> bool {
+        (0..self.geometry.members()).all(|slot| {
+            let slot = crate::geometry::Slot(slot);
+            view.writers(slot).iter().any(|disk| !disk.out.get())
+        })
+    }
+
+    /// The sum of every data block of a complete row, in the order of its addresses.
+    fn row_sums(&self, overlay: &Overlay) -> Vec<u32> {
+        let blocks = overlay
+            .runs()
+            .flat_map(|(_, run)| run.data.chunks(BLOCK_BYTES));
+        blocks.map(crc32c::crc32c).collect()
+    }
+
+    /// Logs the chunks of a complete row that have no member to go to.
+    fn log_homeless(self: &Rc<Self>, journal: &Rc<Journal>, view: &RowView, overlay: &Overlay) {
+        for (index, run) in overlay.runs() {
+            let homeless = view
+                .slots_of(index)
+                .all(|slot| view.writers(slot).iter().all(|disk| disk.out.get()));
+            if !homeless {
+                continue;
+            }
+            let chunk = self.geometry.chunk_bytes();
+            let base = view.row.0 * self.geometry.row_bytes() + u64_of(index) * chunk;
+            let mut at = base + run.col * cairn_blockdev::units::BLOCK;
+            let mut rest: SharedBuf = run.data.clone();
+            while !rest.is_empty() {
+                let len = rest.len().min(crate::journal::log::RECORD_PAYLOAD_MAX);
+                let part = rest.slice(0..len);
+                let entry = Entry::with_payload(Kind::Data, at, &part);
+                self.log(journal, entry, vec![part], None);
+                rest = rest.slice(len..rest.len());
+                at += u64_of(len);
+            }
+        }
+    }
+
+    /// What `hold` keeps in the journal is in place: the next flush of all members lets it go.
+    fn in_place(&self, hold: Hold) {
+        self.bypassed.borrow_mut().push(hold);
+    }
+}
