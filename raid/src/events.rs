@@ -47,6 +47,10 @@ pub enum EventKind {
     Repaired,
     /// A disk gave errors.
     DiskError,
+    /// A disk is slow to answer; reads go around it.
+    DiskSlow,
+    /// A disk that was slow, or thrown out for not answering, has answered.
+    DiskAnswers,
     /// The event witness couldn't be written.
     WitnessFailed,
 }

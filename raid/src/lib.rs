@@ -23,8 +23,8 @@ mod volume;
 pub use array::assemble::{AssembleOptions, Identity, Probe, assemble, probe};
 pub use array::create::{CreateSpec, create, wipe_label};
 pub use array::{
-    Array, ArrayState, ArrayStatus, ErrorCounts, MemberDisk, MemberStatus, SpaceStatus, SyncAction,
-    SyncStatus, VolumeInfo,
+    Array, ArrayState, ArrayStatus, Deadlines, ErrorCounts, MemberDisk, MemberStatus, SpaceStatus, SyncAction,
+    SyncStatus, Unanswered, VolumeInfo,
 };
 pub use error::RaidError;
 pub use events::{ArrayEvent, EventKind, EventSink, Hooks, Witness, WitnessStore};

@@ -303,7 +303,7 @@ impl Array {
             if let Some(member) = view.reader(target.slot).map(Rc::clone) {
                 match self.read_slot(&view, target.slot, member, &cols).await {
                     Ok(buf) => return Ok(vec![buf.freeze()]),
-                    Err(slot) => view.distrust(slot),
+                    Err(unread) => view.leave_out(unread),
                 }
             }
             let buf = self.contents_of(&mut view, target.slot, &cols).await?;
@@ -460,6 +460,7 @@ impl Array {
         let cols = 0..self.geometry.chunk_blocks();
         let _lock = self.cache.lock(row, cols.clone()).await;
         let mut view = self.view(row);
+        view.wait_for_all();
         let whole = view.readable_data().len() == self.geometry.data_chunks();
         let all = Set::first(self.geometry.data_chunks());
         let data = self.load_data(&mut view, &cols, all).await?;

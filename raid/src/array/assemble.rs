@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::create::read_map_slots;
 use super::disk::Disk;
+use super::watch::{Watch, Watched};
 use super::{Array, MemberDisk, Parts};
 use crate::error::RaidError;
 use crate::events::{EventKind, Hooks, Witness};
@@ -305,8 +306,16 @@ pub async fn assemble(
     options: AssembleOptions,
     hooks: Hooks,
 ) -> Result<Rc<Array>, RaidError> {
-    let mut found: BTreeMap<Uuid, (MemberDisk, Label)> = BTreeMap::new();
-    let labels = join_all(disks.iter().map(|disk| best_label(&*disk.device))).await;
+    let watch = Watch::new(&env);
+    let disks: Vec<Candidate> = disks
+        .into_iter()
+        .map(|disk| Candidate {
+            device: watch.over(&disk.path, &disk.device),
+            path: disk.path,
+        })
+        .collect();
+    let mut found: BTreeMap<Uuid, (Candidate, Label)> = BTreeMap::new();
+    let labels = join_all(disks.iter().map(|disk| best_label(&disk.device))).await;
     let mut unreadable = Vec::new();
     for (disk, label) in disks.into_iter().zip(labels) {
         let label = match label {
@@ -338,17 +347,39 @@ pub async fn assemble(
         wait_may_help: refusal.wait_may_help,
         force_may_help: refusal.force_may_help,
     })?;
-    start(env, pool, found, verdict, options, hooks).await
+    let parties = Parties {
+        found,
+        verdict,
+        watch,
+    };
+    start(env, pool, parties, options, hooks).await
+}
+
+/// A disk that may belong to the array.
+struct Candidate {
+    path: Rc<str>,
+    device: Watched,
+}
+
+/// The disks found, what is to become of them, and who watches them.
+struct Parties {
+    found: BTreeMap<Uuid, (Candidate, Label)>,
+    verdict: Verdict,
+    watch: Rc<Watch>,
 }
 
 async fn start(
     env: Env,
     pool: BufPool,
-    found: BTreeMap<Uuid, (MemberDisk, Label)>,
-    verdict: Verdict,
+    parties: Parties,
     options: AssembleOptions,
     hooks: Hooks,
 ) -> Result<Rc<Array>, RaidError> {
+    let Parties {
+        found,
+        verdict,
+        watch,
+    } = parties;
     let label = verdict.reference;
     let mut paths = Vec::new();
     let mut disks = Vec::new();
@@ -393,6 +424,7 @@ async fn start(
         label,
         disks,
         space,
+        watch,
     });
     for (uuid, path) in paths {
         array.ledger.borrow_mut().remember_path(uuid, path);

@@ -11,6 +11,7 @@ use cairn_blockdev::{Buf, IoErrorKind};
 use futures_util::future::join_all;
 
 use crate::array::Array;
+use crate::array::flights::Patience;
 use crate::geometry::{Columns, Row, Set};
 
 impl Array {
@@ -69,15 +70,12 @@ impl Array {
             }
         });
         let mut outcome = Ok(());
-        let mut whole: Option<Buf> = None;
+        let mut back = Vec::new();
         for (buf, result) in join_all(reads).await {
             outcome = outcome.and(result);
-            match &mut whole {
-                None => whole = Some(buf),
-                Some(whole) => whole.unsplit(buf),
-            }
+            back.push(buf);
         }
-        (whole.unwrap_or_else(|| Buf::zeroed(0)), outcome)
+        (Buf::join(back), outcome)
     }
 
     async fn read_chunk(
@@ -88,7 +86,9 @@ impl Array {
         mut buf: Buf,
     ) -> (Buf, Result<(), IoErrorKind>) {
         if let Some(disk) = self.reader(row, index) {
-            let (back, result) = disk.read(&self.geometry, row, cols.start, buf).await;
+            let (back, result) = disk
+                .read(&self.geometry, row, cols.start, buf, Patience::Reconstruct)
+                .await;
             match result {
                 Ok(()) => return (back, Ok(())),
                 Err(error) => {
