@@ -195,9 +195,10 @@ impl Array {
         let row_members = u64_of(self.geometry.members()) * self.geometry.chunk_bytes();
         let at_once = (BYTES_AT_ONCE / row_members).clamp(1, ROWS_AT_ONCE);
         let mut saved = self.env.clock.now();
-        // A new disk has no map pages yet: all pages go to all, before it can become a member.
+        // A new disk has no map pages and no bad-block list yet: all go to all, before it can become a member.
         self.space.borrow_mut().touch_all();
-        if self.checkpoint().await.is_err() {
+        self.defects.borrow_mut().touch();
+        if self.checkpoint().await.is_err() || self.save_defects().await.is_err() {
             return PassEnd::Changed;
         }
         loop {

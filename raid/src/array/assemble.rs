@@ -19,6 +19,7 @@ use cairn_blockdev::{BlockDevice, Buf, BufPool, Env, IoError};
 use futures_util::future::join_all;
 use uuid::Uuid;
 
+use super::bad_blocks::load_defects;
 use super::create::read_map_slots;
 use super::disk::Disk;
 use super::watch::{Watch, Watched};
@@ -415,6 +416,7 @@ async fn start(
         .map(Rc::clone)
         .collect();
     let space = load_space(&label, &in_sync).await?;
+    let loaded = load_defects(&label, &in_sync).await?;
     let resync = verdict.resync;
     let degraded_by = verdict.absent;
     let array = Array::from_parts(Parts {
@@ -425,9 +427,17 @@ async fn start(
         disks,
         space,
         watch,
+        defects: loaded.defects,
     });
     for (uuid, path) in paths {
         array.ledger.borrow_mut().remember_path(uuid, path);
+    }
+    if loaded.lost {
+        array.report(
+            EventKind::BadBlock,
+            None,
+            "the list of bad blocks is damaged on every member; a scrub finds them again".into(),
+        );
     }
     if let Err(error) = array
         .open_for_business(&degraded_by, resync, &options)
@@ -546,6 +556,10 @@ impl Array {
         drop(held);
         if self.space.borrow().is_dirty() {
             self.checkpoint().await.map_err(|_| self.lost_error())?;
+            self.flush_all().await.map_err(|_| self.lost_error())?;
+        }
+        if self.defects.borrow().is_dirty() {
+            self.save_defects().await.map_err(|_| self.lost_error())?;
             self.flush_all().await.map_err(|_| self.lost_error())?;
         }
         if resync {

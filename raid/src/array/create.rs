@@ -16,6 +16,7 @@ use super::durable::page_offset;
 use super::flights::Patience;
 use super::watch::Watch;
 use super::{Array, MemberDisk, Parts};
+use crate::defects::Defects;
 use crate::error::RaidError;
 use crate::events::{EventKind, Hooks};
 use crate::geometry::Geometry;
@@ -150,6 +151,7 @@ pub async fn create(
         env,
         pool,
         hooks,
+        defects: Defects::new(label.uuid),
         label,
         disks,
         space,

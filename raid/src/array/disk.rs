@@ -162,6 +162,11 @@ impl Disk {
         self.device.flights()
     }
 
+    /// Whether it owes an answer for longer than the first deadline: what can go elsewhere does.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.flights().is_slow()
+    }
+
     /// The whole disk, watched: for labels and zones.
     pub(crate) fn device(&self) -> &dyn BlockDevice {
         &self.device

@@ -141,7 +141,7 @@ impl Array {
         self.check_alive()
     }
 
-    async fn flush_disks(self: Rc<Self>) {
+    pub(super) async fn flush_disks(self: Rc<Self>) {
         let disks = self.ledger.borrow().with_data();
         let cached = disks
             .iter()

@@ -13,6 +13,7 @@
 //!   the disks stay as they were at that moment, so that returning them brings the array back.
 
 pub(crate) mod assemble;
+mod bad_blocks;
 pub(crate) mod create;
 pub(crate) mod disk;
 mod durable;
@@ -33,12 +34,14 @@ use cairn_blockdev::{BlockDevice, BufPool, Env, IoError, IoErrorKind, Ticks};
 use tokio::sync::{Mutex, Semaphore, oneshot};
 use uuid::Uuid;
 
+pub use bad_blocks::BadBlock;
 pub use disk::ErrorCounts;
 pub use flights::Deadlines;
 pub use slow::Unanswered;
 pub use status::{ArrayState, ArrayStatus, MemberStatus, SpaceStatus, SyncAction, SyncStatus};
 pub use volumes::VolumeInfo;
 
+use crate::defects::Defects;
 use crate::error::RaidError;
 use crate::events::{ArrayEvent, EventKind, Hooks};
 use crate::geometry::{Geometry, Row};
@@ -103,6 +106,9 @@ pub struct Array {
     pub(crate) sync: SyncState,
     gates: Rc<ExtentGates>,
     pub(crate) watch: Rc<Watch>,
+    /// Blocks that are lost, and the scrub's record. Whoever changes it calls `save_defects`.
+    pub(crate) defects: RefCell<Defects>,
+    defect_saves: Rc<Turnstile>,
 }
 
 /// What an [`Array`] is made from.
@@ -114,6 +120,7 @@ struct Parts {
     disks: Vec<Rc<Disk>>,
     space: SpaceMap,
     watch: Rc<Watch>,
+    defects: Defects,
 }
 
 impl Array {
@@ -149,6 +156,8 @@ impl Array {
             pool: parts.pool,
             hooks: parts.hooks,
             watch: parts.watch,
+            defects: RefCell::new(parts.defects),
+            defect_saves: Rc::default(),
         });
         array.watch.tell(&array);
         array
@@ -191,7 +200,7 @@ impl Array {
                     .as_ref()
                     .filter(live)
                     .filter(|target| target.progress.borrow().has(row));
-                let prompt = member.into_iter().chain(target).find(|disk| Self::is_prompt(disk));
+                let prompt = member.into_iter().chain(target).find(|disk| !disk.is_slow());
                 SlotView {
                     read: prompt.or(member).or(target).map(Rc::clone),
                     write: member.into_iter().chain(target).map(Rc::clone).collect(),
@@ -209,7 +218,7 @@ impl Array {
         }
         let ledger = self.ledger.borrow();
         let slot = ledger.slots().get(self.geometry.data_slot(row, index).0)?;
-        let usable = |disk: &&Rc<Disk>| !disk.out.get() && Self::is_prompt(disk);
+        let usable = |disk: &&Rc<Disk>| !disk.out.get() && !disk.is_slow();
         let filled = |disk: &&Rc<Disk>| usable(disk) && disk.progress.borrow().has(row);
         slot.member
             .as_ref()

@@ -11,7 +11,6 @@ use std::rc::Rc;
 use uuid::Uuid;
 
 use super::Array;
-use super::disk::Disk;
 use super::flights::{Deadlines, Flights, Seen};
 use crate::error::RaidError;
 use crate::events::EventKind;
@@ -97,10 +96,5 @@ impl Array {
                 }
             }
         }
-    }
-
-    /// Whether a disk is slow and reads had better go elsewhere.
-    pub(super) fn is_prompt(disk: &Rc<Disk>) -> bool {
-        !disk.flights().is_slow()
     }
 }

@@ -106,9 +106,7 @@ impl Watch {
         let mut known = listed.iter().filter(|flights| {
             **flights.path() == *path || (member.is_some() && flights.member() == member)
         });
-        known
-            .find(|flights| flights.in_flight() > 0)
-            .map(Rc::clone)
+        known.find(|flights| flights.in_flight() > 0).map(Rc::clone)
     }
 
     fn note_start(self: &Rc<Self>, flights: &Rc<Flights>) {

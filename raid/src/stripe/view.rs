@@ -41,7 +41,7 @@ pub(crate) struct Unread {
 
 impl RowView {
     pub(crate) fn new(row: Row, geometry: Geometry, slots: Vec<SlotView>) -> Self {
-        let slow = |slot: &SlotView| slot.read.as_ref().is_some_and(|d| d.flights().is_slow());
+        let slow = |slot: &SlotView| slot.read.as_ref().is_some_and(|d| d.is_slow());
         let late = (0..slots.len()).filter(|&at| slots.get(at).is_some_and(slow));
         Self {
             row,

@@ -2,9 +2,10 @@
 //! late lands on nothing that is in use. Bounds are in simulated time.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use cairn_blockdev::sim::Fault;
-use cairn_raid::{Level, MemberState, RaidError};
+use cairn_raid::{Deadlines, Level, MemberState, RaidError};
 
 use crate::model::Crash;
 use crate::races::{Bench, LABELS};
@@ -180,7 +181,7 @@ fn d4_where_nobody_else_has_the_data_a_slow_disk_is_waited_for() {
         slow.hang();
         let clock = Rc::clone(&bench.world.env.clock);
         bench.world.env.spawn.spawn(Box::pin(async move {
-            clock.sleep(std::time::Duration::from_secs(12)).await;
+            clock.sleep(Duration::from_secs(12)).await;
             slow.release();
         }));
         let took = bench.timed_read();
@@ -284,7 +285,10 @@ fn d4_a_disk_that_hangs_at_the_start_is_done_without() {
         bench.world.crash(Crash::Kill);
         bench.world.disks[1].hang();
         let array = bench.world.assemble(&bench.world.all(), false).unwrap();
-        assert_eq!(array.status().redundancy_left, level.redundancy(members) - 1);
+        assert_eq!(
+            array.status().redundancy_left,
+            level.redundancy(members) - 1
+        );
         assert!(array.unanswered(&bench.world.path(1)).is_some());
     });
 }
@@ -343,9 +347,7 @@ fn d13_a_late_write_of_a_hung_disk_lands_before_it_may_come_back() {
                 matches!(&refused, Err(RaidError::Unanswered { disk, .. }) if **disk == *path),
                 "{refused:?}"
             );
-            let replaced = bench
-                .array
-                .replace_member(&path, bench.world.member(1));
+            let replaced = bench.array.replace_member(&path, bench.world.member(1));
             let refused = bench.world.run(replaced);
             assert!(
                 matches!(&refused, Err(RaidError::Unanswered { .. })),
@@ -398,7 +400,7 @@ fn d13_a_disk_that_was_failed_with_writes_on_their_way_is_added_after_their_end(
         let disk = bench.world.disks[1].clone();
         let clock = Rc::clone(&bench.world.env.clock);
         bench.world.env.spawn.spawn(Box::pin(async move {
-            clock.sleep(std::time::Duration::from_millis(900)).await;
+            clock.sleep(Duration::from_millis(900)).await;
             disk.release();
         }));
         let began = bench.now_ms();
@@ -410,4 +412,91 @@ fn d13_a_disk_that_was_failed_with_writes_on_their_way_is_added_after_their_end(
         bench.world.audit(&bench.array);
         assert!(World::in_state(&bench.array, MemberState::Failed).is_empty());
     });
+}
+
+#[test]
+fn d13_a_read_that_its_caller_gave_up_is_still_on_its_way() {
+    let bench = Bench::new(1, Level::Raid5, 4, 0);
+    for disk in &bench.world.disks {
+        disk.hold_reads(0..u64::MAX);
+    }
+    let client = bench.client(0..256);
+    let given_up = bench.world.sim.run_until(client.read(0..256), 50);
+    assert!(given_up.is_none());
+    drop(given_up);
+    bench.world.sleep(500);
+    let owed = |disk| bench.array.unanswered(&bench.world.path(disk));
+    assert!((0..4).all(|disk| owed(disk).is_some_and(|owed| owed.operations > 0)));
+    for disk in &bench.world.disks {
+        disk.release();
+    }
+    for disk in 0..4 {
+        bench.world.run(bench.array.quiet(&bench.world.path(disk)));
+        assert!(owed(disk).is_none());
+    }
+    bench.check("afterwards");
+}
+
+/// An array that was killed in the middle of its writes, with the disks as they were.
+fn killed(seed: u64, level: Level, members: usize) -> Bench {
+    let mut bench = Bench::new(seed, level, members, 0);
+    bench.timed_write();
+    bench.world.crash(Crash::Kill);
+    bench
+}
+
+#[test]
+fn d4_parity_in_doubt_never_stands_in_for_a_disk_that_is_slow_at_the_start() {
+    each(|seed, level, members| {
+        let mut bench = killed(seed, level, members);
+        let slow = bench.world.disks[1].clone();
+        // The data zone: the labels and maps are read before.
+        slow.hold_reads(32 << 20..255 << 20);
+        let clock = Rc::clone(&bench.world.env.clock);
+        bench.world.env.spawn.spawn(Box::pin(async move {
+            clock.sleep(Duration::from_secs(10)).await;
+            slow.release();
+        }));
+        let began = bench.now_ms();
+        bench.array = bench.world.assemble(&bench.world.all(), false).unwrap();
+        assert!(bench.now_ms() - began >= 9_000);
+        assert_eq!(bench.state_of(1), MemberState::InSync);
+        bench.volume = bench.array.open_volume("v").unwrap();
+        bench.check("after the start");
+        bench.world.audit(&bench.array);
+    });
+}
+
+#[test]
+fn d4_a_disk_that_hangs_while_parity_is_recomputed_refuses_the_start_in_time() {
+    each(|seed, level, members| {
+        let bench = killed(seed, level, members);
+        bench.world.disks[1].hold_reads(32 << 20..255 << 20);
+        let began = bench.now_ms();
+        let refused = bench.world.assemble(&bench.world.all(), false);
+        assert!(bench.now_ms() - began <= 2 * EJECTED_MS);
+        assert!(
+            matches!(
+                &refused,
+                Err(RaidError::NotStarted {
+                    force_may_help: true,
+                    ..
+                })
+            ),
+            "{refused:?}"
+        );
+    });
+}
+
+#[test]
+fn d4_the_deadlines_can_be_set() {
+    let bench = Bench::new(1, Level::Raid6, 5, 0);
+    bench.array.set_deadlines(Deadlines {
+        reconstruct: Duration::from_millis(500),
+        eject: Duration::from_secs(5),
+    });
+    bench.world.disks[1].hang();
+    assert!(bench.timed_read() <= 1_000);
+    bench.world.sleep(5_000);
+    assert_eq!(bench.state_of(1), MemberState::Failed);
 }
