@@ -47,7 +47,7 @@ pub(crate) enum Patience {
 }
 
 /// At most one event of a slow disk in this time.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+const TELL_EVERY: Duration = Duration::from_mins(1);
 
 /// What one operation is.
 #[derive(Debug, Clone, Copy)]
