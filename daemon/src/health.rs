@@ -240,6 +240,7 @@ fn counted(errors: ErrorCounters) -> String {
         (errors.flush, "flush"),
         (errors.corruption, "checksum"),
         (errors.generation, "generation"),
+        (errors.timeouts, "timeout"),
     ];
     let parts: Vec<String> = kinds
         .iter()

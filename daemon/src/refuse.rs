@@ -129,6 +129,7 @@ pub fn raid(error: &RaidError) -> ErrorDetail {
             "bring back failed disks that can still be read, stop the array and assemble it again",
         ),
         RaidError::Stopping { .. } => (ErrorCode::Stopping, ""),
+        RaidError::Unanswered { .. } => (ErrorCode::DiskInUse, ""),
         RaidError::Io(error) => return io(error),
         RaidError::Witness { .. } => (ErrorCode::Io, ""),
     };

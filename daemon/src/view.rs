@@ -43,6 +43,7 @@ fn errors(counts: ErrorCounts) -> ErrorCounters {
         flush: counts.flush,
         corruption: counts.corruption,
         generation: counts.generation,
+        timeouts: counts.timeouts,
     }
 }
 
@@ -193,6 +194,9 @@ mod tests {
             no_integrity: true,
             event_count: 3,
             created_ms: 0,
+            bad_blocks: Vec::new(),
+            bad_blocks_total: 0,
+            scrub: cairn_raid::defects::ScrubRecord::default(),
             failure: None,
         }
     }

@@ -139,6 +139,9 @@ mod tests {
             no_integrity: true,
             event_count,
             created_ms: 0,
+            bad_blocks: Vec::new(),
+            bad_blocks_total: 0,
+            scrub: cairn_raid::defects::ScrubRecord::default(),
             failure: None,
         }
     }

@@ -155,6 +155,18 @@ pub enum RaidError {
         /// The array.
         array: String,
     },
+    /// A disk still owes answers, and what it was asked may yet land on it.
+    #[error(
+        "{disk} hasn't answered {operations} operation(s) that array {array} asked of it: a late write would spoil what is put on it now; wait until it answers, or power the disk off and on, and then try again"
+    )]
+    Unanswered {
+        /// The disk.
+        disk: String,
+        /// The array.
+        array: String,
+        /// Operations on their way.
+        operations: usize,
+    },
     /// A disk failed in the middle of it.
     #[error(transparent)]
     Io(#[from] IoError),

@@ -47,6 +47,12 @@ pub enum EventKind {
     Repaired,
     /// A disk gave errors.
     DiskError,
+    /// Blocks are lost, or the list of them is.
+    BadBlock,
+    /// A disk is slow to answer; reads go around it.
+    DiskSlow,
+    /// A disk that was slow, or thrown out for not answering, has answered.
+    DiskAnswers,
     /// The event witness couldn't be written.
     WitnessFailed,
     /// Logged data can't be put in place yet.

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::as_conversions))]
 
 mod array;
+pub mod defects;
 mod error;
 mod events;
 mod geometry;
@@ -28,8 +29,8 @@ mod volume;
 pub use array::assemble::{AssembleOptions, Identity, Probe, assemble, probe};
 pub use array::create::{CreateSpec, create, wipe_label};
 pub use array::{
-    Array, ArrayState, ArrayStatus, ErrorCounts, MemberDisk, MemberStatus, SpaceStatus, SyncAction,
-    SyncStatus, VolumeInfo,
+    Array, ArrayState, ArrayStatus, BadBlock, Deadlines, ErrorCounts, MemberDisk, MemberStatus, SpaceStatus, SyncAction,
+    SyncStatus, Unanswered, VolumeInfo,
 };
 pub use error::RaidError;
 pub use events::{ArrayEvent, EventKind, EventSink, Hooks, Witness, WitnessStore};

@@ -195,9 +195,10 @@ impl Array {
         let row_members = u64_of(self.geometry.members()) * self.geometry.chunk_bytes();
         let at_once = (BYTES_AT_ONCE / row_members).clamp(1, ROWS_AT_ONCE);
         let mut saved = self.env.clock.now();
-        // A new disk has no map pages yet: all pages go to all, before it can become a member.
+        // A new disk has no map pages and no bad-block list yet: all go to all, before it can become a member.
         self.space.borrow_mut().touch_all();
-        if self.checkpoint().await.is_err() {
+        self.defects.borrow_mut().touch();
+        if self.checkpoint().await.is_err() || self.save_defects().await.is_err() {
             return PassEnd::Changed;
         }
         loop {
@@ -303,7 +304,7 @@ impl Array {
             if let Some(member) = view.reader(target.slot).map(Rc::clone) {
                 match self.read_slot(&view, target.slot, member, &cols).await {
                     Ok(buf) => return Ok(vec![buf.freeze()]),
-                    Err(slot) => view.distrust(slot),
+                    Err(unread) => view.leave_out(unread),
                 }
             }
             let buf = self.contents_of(&mut view, target.slot, &cols).await?;
@@ -472,6 +473,7 @@ impl Array {
         let cols = 0..self.geometry.chunk_blocks();
         let _lock = self.cache.lock(row, cols.clone()).await;
         let mut view = self.view(row);
+        view.wait_for_all();
         let whole = view.readable_data().len() == self.geometry.data_chunks();
         let all = Set::first(self.geometry.data_chunks());
         let data = self.load_data(&mut view, &cols, all).await?;

@@ -137,15 +137,12 @@ impl Volume {
         }
         let reads = parts.into_iter().map(|(at, buf)| self.read_part(at, buf));
         let mut outcome = Ok(());
-        let mut whole: Option<Buf> = None;
+        let mut back = Vec::new();
         for (buf, result) in join_all(reads).await {
             outcome = outcome.and(result);
-            match &mut whole {
-                None => whole = Some(buf),
-                Some(whole) => whole.unsplit(buf),
-            }
+            back.push(buf);
         }
-        (whole.unwrap_or(rest), outcome)
+        (Buf::join(back), outcome)
     }
 
     async fn do_write(&self, offset: u64, data: SharedBuf, fua: bool) -> Result<(), IoErrorKind> {

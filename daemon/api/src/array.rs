@@ -153,6 +153,9 @@ pub struct ErrorCounters {
     pub corruption: u64,
     /// Blocks that were valid and old.
     pub generation: u64,
+    /// Operations that got no answer in time.
+    #[serde(default)]
+    pub timeouts: u64,
 }
 
 impl ErrorCounters {
@@ -163,6 +166,7 @@ impl ErrorCounters {
             .saturating_add(self.flush)
             .saturating_add(self.corruption)
             .saturating_add(self.generation)
+            .saturating_add(self.timeouts)
     }
 }
 

@@ -19,8 +19,10 @@ use cairn_blockdev::{BlockDevice, Buf, BufPool, Env, IoError};
 use futures_util::future::join_all;
 use uuid::Uuid;
 
+use super::bad_blocks::load_defects;
 use super::create::read_map_slots;
 use super::disk::Disk;
+use super::watch::{Watch, Watched};
 use super::{Array, MemberDisk, Parts};
 use crate::error::RaidError;
 use crate::events::{EventKind, Hooks, Witness};
@@ -312,8 +314,16 @@ pub async fn assemble(
     options: AssembleOptions,
     hooks: Hooks,
 ) -> Result<Rc<Array>, RaidError> {
-    let mut found: BTreeMap<Uuid, (MemberDisk, Label)> = BTreeMap::new();
-    let labels = join_all(disks.iter().map(|disk| best_label(&*disk.device))).await;
+    let watch = Watch::new(&env);
+    let disks: Vec<Candidate> = disks
+        .into_iter()
+        .map(|disk| Candidate {
+            device: watch.over(&disk.path, &disk.device),
+            path: disk.path,
+        })
+        .collect();
+    let mut found: BTreeMap<Uuid, (Candidate, Label)> = BTreeMap::new();
+    let labels = join_all(disks.iter().map(|disk| best_label(&disk.device))).await;
     let mut unreadable = Vec::new();
     for (disk, label) in disks.into_iter().zip(labels) {
         let label = match label {
@@ -345,17 +355,39 @@ pub async fn assemble(
         wait_may_help: refusal.wait_may_help,
         force_may_help: refusal.force_may_help,
     })?;
-    start(env, pool, found, verdict, options, hooks).await
+    let parties = Parties {
+        found,
+        verdict,
+        watch,
+    };
+    start(env, pool, parties, options, hooks).await
+}
+
+/// A disk that may belong to the array.
+struct Candidate {
+    path: Rc<str>,
+    device: Watched,
+}
+
+/// The disks found, what is to become of them, and who watches them.
+struct Parties {
+    found: BTreeMap<Uuid, (Candidate, Label)>,
+    verdict: Verdict,
+    watch: Rc<Watch>,
 }
 
 async fn start(
     env: Env,
     pool: BufPool,
-    found: BTreeMap<Uuid, (MemberDisk, Label)>,
-    verdict: Verdict,
+    parties: Parties,
     options: AssembleOptions,
     hooks: Hooks,
 ) -> Result<Rc<Array>, RaidError> {
+    let Parties {
+        found,
+        verdict,
+        watch,
+    } = parties;
     let label = verdict.reference;
     let mut paths = Vec::new();
     let mut disks = Vec::new();
@@ -395,6 +427,7 @@ async fn start(
         unclean: verdict.unclean,
         resync: verdict.resync,
     };
+    let loaded = load_defects(&label, &in_sync).await?;
     let degraded_by = verdict.absent;
     let array = Array::from_parts(Parts {
         env,
@@ -403,9 +436,18 @@ async fn start(
         label,
         disks,
         space,
+        watch,
+        defects: loaded.defects,
     });
     for (uuid, path) in paths {
         array.ledger.borrow_mut().remember_path(uuid, path);
+    }
+    if loaded.lost {
+        array.report(
+            EventKind::BadBlock,
+            None,
+            "the list of bad blocks is damaged on every member; a scrub finds them again".into(),
+        );
     }
     if let Err(error) = array.open_for_business(&degraded_by, ended, &options).await {
         array.abandon();
@@ -531,6 +573,10 @@ impl Array {
         drop(held);
         if self.space.borrow().is_dirty() {
             self.checkpoint().await.map_err(|_| self.lost_error())?;
+            self.flush_all().await.map_err(|_| self.lost_error())?;
+        }
+        if self.defects.borrow().is_dirty() {
+            self.save_defects().await.map_err(|_| self.lost_error())?;
             self.flush_all().await.map_err(|_| self.lost_error())?;
         }
         if self.ledger.borrow().label().has_journal() {

@@ -13,7 +13,10 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::disk::Disk;
 use super::durable::page_offset;
+use super::flights::Patience;
+use super::watch::Watch;
 use super::{Array, MemberDisk, Parts};
+use crate::defects::Defects;
 use crate::error::RaidError;
 use crate::events::{EventKind, Hooks};
 use crate::geometry::Geometry;
@@ -114,17 +117,20 @@ pub async fn create(
         });
     }
     let incompat = spec.incompat();
+    let watch = Watch::new(&env);
     let mut table = Vec::new();
     let mut disks = Vec::new();
     for (slot, member) in members.into_iter().enumerate() {
         let layout = layout_for(&shape, &member, data_bytes)?;
-        let disk = Disk::new(env.new_uuid(), member.path, member.device, Some(layout));
+        let device = watch.over(&member.path, &member.device);
+        let disk = Disk::new(env.new_uuid(), member.path, device, Some(layout));
         table.push(entry(&disk, Some(slot), MemberState::InSync));
         disks.push(disk);
     }
     for spare in spares {
         let layout = layout_for(&shape, &spare, data_bytes)?;
-        let disk = Disk::new(env.new_uuid(), spare.path, spare.device, Some(layout));
+        let device = watch.over(&spare.path, &spare.device);
+        let disk = Disk::new(env.new_uuid(), spare.path, device, Some(layout));
         table.push(entry(&disk, None, MemberState::Spare));
         disks.push(disk);
     }
@@ -149,7 +155,7 @@ pub async fn create(
         result?;
     }
     for disk in &disks {
-        let owner = zone_owner(&*disk.device).await?;
+        let owner = zone_owner(disk.device()).await?;
         let other = disks
             .iter()
             .find(|other| owner == Some((label.uuid, other.uuid)));
@@ -166,9 +172,11 @@ pub async fn create(
         env,
         pool,
         hooks,
+        defects: Defects::new(label.uuid),
         label,
         disks,
         space,
+        watch,
     });
     if array.ledger.borrow().label().has_journal() {
         let members = array.in_sync();
@@ -237,9 +245,9 @@ pub(super) fn layout_for(
 /// Zeroes everything before the data zone, the labels too, and writes the zone headers.
 pub(super) async fn prepare(disk: &Disk, array: Uuid) -> Result<(), IoError> {
     let layout = disk.layout.get().unwrap_or_default();
-    zero(&*disk.device, 0, BLOCK).await?;
-    zero(&*disk.device, LABEL_A, layout.data_offset() - LABEL_A).await?;
-    zero(&*disk.device, label_copy(disk.size), BLOCK).await?;
+    zero(disk.device(), 0, BLOCK).await?;
+    zero(disk.device(), LABEL_A, layout.data_offset() - LABEL_A).await?;
+    zero(disk.device(), label_copy(disk.size), BLOCK).await?;
     for (kind, zone) in ZoneKind::ALL.into_iter().zip(layout.zones) {
         if kind == ZoneKind::Data {
             continue;
@@ -249,11 +257,10 @@ pub(super) async fn prepare(disk: &Disk, array: Uuid) -> Result<(), IoError> {
         for (to, from) in block.iter_mut().zip(header.as_bytes()) {
             *to = *from;
         }
-        disk.device
-            .write(zone.offset, block.freeze(), WriteFlags::default())
+        disk.write_at(zone.offset, block.freeze(), WriteFlags::default())
             .await?;
     }
-    disk.device.flush().await
+    disk.flush().await
 }
 
 /// Which array and member the first zone of a disk says that it belongs to: what is written through
@@ -339,7 +346,7 @@ pub(super) async fn read_map_slots(disk: &Disk, pages: usize) -> Vec<[Option<Box
             let count = (pages - page).min(MAP_READ_PAGES);
             let offset = page_offset(&layout, pages, page, generation);
             let buf = Buf::zeroed(count * crate::space::PAGE_BYTES);
-            let (buf, result) = disk.device.read(offset, buf).await;
+            let (buf, result) = disk.read_at(offset, buf, Patience::Eject).await;
             if result.is_ok() {
                 slot.extend(
                     buf.chunks(crate::space::PAGE_BYTES)
@@ -350,7 +357,7 @@ pub(super) async fn read_map_slots(disk: &Disk, pages: usize) -> Vec<[Option<Box
                 for single in page..page + count {
                     let offset = page_offset(&layout, pages, single, generation);
                     let buf = Buf::zeroed(crate::space::PAGE_BYTES);
-                    let (buf, result) = disk.device.read(offset, buf).await;
+                    let (buf, result) = disk.read_at(offset, buf, Patience::Eject).await;
                     slot.push(result.is_ok().then(|| (*buf).into()));
                 }
             }

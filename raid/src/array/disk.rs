@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use cairn_blockdev::units::{BLOCK, u64_of};
 use cairn_blockdev::{
-    BlockDevice, Buf, IoError, IoErrorKind, IoFuture, LocalFuture, ReadResult, SharedBuf, Ticks,
-    WriteFlags,
+    BlockDevice, Buf, IoError, IoErrorKind, IoOp, ReadResult, SharedBuf, Ticks, WriteFlags,
 };
 use uuid::Uuid;
 
+use super::flights::{Flights, Patience};
+use super::watch::{Operation, Watched};
 use crate::geometry::{Geometry, Row};
 use crate::layout::Layout;
 
@@ -36,6 +37,8 @@ pub struct ErrorCounts {
     pub corruption: u64,
     /// Blocks that were older than they should be.
     pub generation: u64,
+    /// Operations that got no answer in time.
+    pub timeouts: u64,
 }
 
 /// How far a disk is filled: rows below the watermark, and single rows above it.
@@ -86,7 +89,7 @@ impl Progress {
 pub(crate) struct Disk {
     pub(crate) uuid: Uuid,
     pub(crate) path: Rc<str>,
-    pub(crate) device: Rc<dyn BlockDevice>,
+    device: Watched,
     pub(crate) size: u64,
     /// `None` on a spare, which has no zones yet.
     pub(crate) layout: Cell<Option<Layout>>,
@@ -103,10 +106,11 @@ impl Disk {
     pub(crate) fn new(
         uuid: Uuid,
         path: Rc<str>,
-        device: Rc<dyn BlockDevice>,
+        device: Watched,
         layout: Option<Layout>,
     ) -> Rc<Self> {
         let size = device.geometry().size;
+        device.flights().belongs_to(uuid);
         Rc::new(Self {
             uuid,
             path,
@@ -128,18 +132,54 @@ impl Disk {
     }
 
     pub(crate) fn errors(&self) -> ErrorCounts {
-        self.errors.get()
+        ErrorCounts {
+            timeouts: self.flights().timeouts(),
+            ..self.errors.get()
+        }
     }
 
+    /// Counts an error by its operation. What timed out is counted already.
+    pub(crate) fn count_error(&self, error: &IoError) {
+        if is_late(error) {
+            return;
+        }
+        self.count(|errors| match error.op {
+            IoOp::Read | IoOp::Open => errors.read += 1,
+            IoOp::Write | IoOp::Discard => errors.write += 1,
+            IoOp::Flush => errors.flush += 1,
+        });
+    }
+
+    /// Changes the counters.
     pub(crate) fn count(&self, change: impl FnOnce(&mut ErrorCounts)) {
         let mut errors = self.errors.get();
         change(&mut errors);
         self.errors.set(errors);
     }
 
+    /// What it was asked and hasn't answered.
+    pub(crate) fn flights(&self) -> &Rc<Flights> {
+        self.device.flights()
+    }
+
+    /// Whether it owes an answer for longer than the first deadline: what can go elsewhere does.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.flights().is_slow()
+    }
+
+    /// The whole disk, watched: for labels and zones.
+    pub(crate) fn device(&self) -> &dyn BlockDevice {
+        &self.device
+    }
+
     /// Notes a failed read; true if the disk is to be thrown out for it.
+    ///
+    /// One that came too late isn't a medium error: whether the disk hangs is for the watch to say.
     pub(crate) fn read_failed(&self, error: &IoError, now: Ticks) -> bool {
-        self.count(|errors| errors.read += 1);
+        self.count_error(error);
+        if is_late(error) {
+            return false;
+        }
         if error.kind == IoErrorKind::Gone {
             return true;
         }
@@ -171,24 +211,10 @@ impl Disk {
         row: Row,
         col: u64,
         buf: Buf,
-    ) -> LocalFuture<ReadResult> {
+        patience: Patience,
+    ) -> Operation<ReadResult> {
         assert!(col * BLOCK + u64_of(buf.len()) <= geometry.chunk_bytes());
-        self.device.read(self.offset(geometry, row, col), buf)
-    }
-
-    /// Reads anywhere on the disk.
-    pub(crate) fn read_at(&self, offset: u64, buf: Buf) -> LocalFuture<ReadResult> {
-        self.device.read(offset, buf)
-    }
-
-    /// Writes anywhere on the disk.
-    pub(crate) fn write_at(&self, offset: u64, data: SharedBuf, flags: WriteFlags) -> IoFuture<()> {
-        self.device.write(offset, data, flags)
-    }
-
-    /// Flushes the disk's cache.
-    pub(crate) fn flush(&self) -> IoFuture<()> {
-        self.device.flush()
+        self.read_at(self.offset(geometry, row, col), buf, patience)
     }
 
     /// Writes whole blocks of this disk's chunk of `row` from column `col`.
@@ -198,11 +224,46 @@ impl Disk {
         row: Row,
         col: u64,
         data: SharedBuf,
-    ) -> IoFuture<()> {
+    ) -> Operation<Result<(), IoError>> {
         assert!(col * BLOCK + u64_of(data.len()) <= geometry.chunk_bytes());
-        self.device
-            .write(self.offset(geometry, row, col), data, WriteFlags::default())
+        self.write_at(self.offset(geometry, row, col), data, WriteFlags::default())
     }
+
+    /// Reads anywhere on the disk: zones and labels.
+    pub(crate) fn read_at(
+        &self,
+        offset: u64,
+        buf: Buf,
+        patience: Patience,
+    ) -> Operation<ReadResult> {
+        self.device.read_at(offset, buf, patience)
+    }
+
+    /// Writes anywhere on the disk: zones and labels.
+    pub(crate) fn write_at(
+        &self,
+        offset: u64,
+        data: SharedBuf,
+        flags: WriteFlags,
+    ) -> Operation<Result<(), IoError>> {
+        self.device.write_at(offset, data, flags)
+    }
+
+    /// Makes every write that has completed durable.
+    pub(crate) fn flush(&self) -> Operation<Result<(), IoError>> {
+        self.device.flush_cache()
+    }
+
+    /// Whether writes need a flush before they are durable.
+    pub(crate) fn has_write_cache(&self) -> bool {
+        self.device.geometry().write_cache
+    }
+}
+
+/// Whether an answer didn't come within the deadline. A time-out that the system reports has an
+/// error number: then the disk has answered, badly.
+pub(crate) fn is_late(error: &IoError) -> bool {
+    error.kind == IoErrorKind::TimedOut && error.errno.is_none()
 }
 
 #[cfg(test)]

@@ -51,10 +51,9 @@ pub(super) async fn write_label(disk: &Disk, array: &ArrayLabel) -> Result<(), I
     };
     let bytes: SharedBuf = Buf::copy_of(&label.encode()).freeze();
     for offset in [slot, label_copy(disk.size)] {
-        disk.device
-            .write(offset, bytes.clone(), WriteFlags { fua: true })
+        disk.write_at(offset, bytes.clone(), WriteFlags { fua: true })
             .await?;
-        disk.device.flush().await?;
+        disk.flush().await?;
     }
     Ok(())
 }
@@ -83,7 +82,7 @@ impl Array {
             for (disk, result) in live.iter().zip(results) {
                 if let Err(error) = result {
                     all_written = false;
-                    disk.count(|errors| errors.write += 1);
+                    disk.count_error(&error);
                     lost_some |= self.put_out(disk, &error.to_string());
                 }
             }
@@ -142,20 +141,19 @@ impl Array {
         self.check_alive()
     }
 
-    async fn flush_disks(self: Rc<Self>) {
+    pub(super) async fn flush_disks(self: Rc<Self>) {
         let disks = self.ledger.borrow().with_data();
         let journal = self.journal();
         let logged = journal.as_ref().map(|journal| journal.logged());
         let cached = disks
             .iter()
-            .filter(|disk| disk.device.geometry().write_cache);
-        let results =
-            join_all(cached.map(|disk| async move { (disk, disk.device.flush().await) })).await;
+            .filter(|disk| disk.has_write_cache());
+        let results = join_all(cached.map(|disk| async move { (disk, disk.flush().await) })).await;
         for (disk, result) in results {
             if let Err(error) = result {
                 // What a failed flush lost can't be known, and a later success proves nothing
                 // (fault D3): the disk is out.
-                disk.count(|errors| errors.flush += 1);
+                disk.count_error(&error);
                 self.eject(disk, &error.to_string()).await;
             }
         }
@@ -241,12 +239,12 @@ impl Array {
         // Writers that come from here on wait for `held` in `begin_write`.
         self.dirty.set(false);
         let disks = self.ledger.borrow().with_data();
-        let flushed = join_all(disks.iter().map(|disk| disk.device.flush())).await;
+        let flushed = join_all(disks.iter().map(|disk| disk.flush())).await;
         let mut lost_some = false;
         for (disk, result) in disks.iter().zip(flushed) {
             if let Err(error) = result {
                 // As in `flush_disks`: out, and never asked again.
-                disk.count(|errors| errors.flush += 1);
+                disk.count_error(&error);
                 lost_some |= self.put_out(disk, &error.to_string());
             }
         }
@@ -295,8 +293,7 @@ async fn write_pages_to(
     let layout = disk.layout.get().unwrap_or_default();
     let writes = dirty.iter().map(|(page, generation, bytes)| {
         let offset = page_offset(&layout, pages, *page, *generation);
-        disk.device
-            .write(offset, bytes.clone(), WriteFlags::default())
+        disk.write_at(offset, bytes.clone(), WriteFlags::default())
     });
     join_all(writes).await.into_iter().collect()
 }

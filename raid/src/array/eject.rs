@@ -130,6 +130,7 @@ impl Array {
         );
         let mut ledger = self.ledger.borrow_mut();
         ledger.set_state(disk.uuid, MemberState::Failed);
+        disk.flights().retire();
         // A replacement goes on alone: the slot has nobody else.
         let left = entry
             .slot

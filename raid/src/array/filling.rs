@@ -74,7 +74,10 @@ impl Array {
 
     /// Removes the label of a disk that was replaced; it may be pulled.
     pub(crate) async fn dismiss(&self, old: &Disk) {
-        let detail = match wipe_label(&*old.device).await {
+        let wiped = wipe_label(old.device()).await;
+        // Whoever still has an old view of a row writes it no more.
+        old.flights().retire();
+        let detail = match wiped {
             Ok(()) => "replaced; its label is wiped and it may be pulled".to_owned(),
             Err(error) => format!("replaced; its label stays, wipe it before reuse: {error}"),
         };

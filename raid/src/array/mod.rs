@@ -1,7 +1,8 @@
 //! An array on its engine thread: its disks, its label, and who may do what to it.
 //!
 //! `ledger` holds the label and the live disks and is the one place where states change; `durable`
-//! writes labels, map pages and flushes; `eject` throws disks out; `create` and `assemble` make an [`Array`]; `operate` holds
+//! writes labels, map pages and flushes; `eject` throws disks out; `watch`, `flights` and
+//! `slow` see to it that nobody waits for a disk that hangs; `create` and `assemble` make an [`Array`]; `operate` holds
 //! the operator's verbs; `volumes` the space. The stripe engine is in [`crate::stripe`], rebuild in
 //! [`crate::sync`].
 //!
@@ -12,16 +13,20 @@
 //!   the disks stay as they were at that moment, so that returning them brings the array back.
 
 pub(crate) mod assemble;
+mod bad_blocks;
 pub(crate) mod create;
 pub(crate) mod disk;
 mod durable;
 mod eject;
 mod filling;
+pub(crate) mod flights;
 mod ledger;
 mod operate;
+mod slow;
 mod status;
 mod sums;
 mod volumes;
+pub(crate) mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -30,10 +35,14 @@ use cairn_blockdev::{BlockDevice, BufPool, Env, IoError, IoErrorKind, Ticks};
 use tokio::sync::{Mutex, Notify, Semaphore, oneshot};
 use uuid::Uuid;
 
+pub use bad_blocks::BadBlock;
 pub use disk::ErrorCounts;
+pub use flights::Deadlines;
+pub use slow::Unanswered;
 pub use status::{ArrayState, ArrayStatus, MemberStatus, SpaceStatus, SyncAction, SyncStatus};
 pub use volumes::VolumeInfo;
 
+use crate::defects::Defects;
 use crate::error::RaidError;
 use crate::events::{ArrayEvent, EventKind, Hooks};
 use crate::geometry::{Geometry, Row};
@@ -46,9 +55,10 @@ use crate::stripe::dirty::Dirty;
 use crate::stripe::view::{RowView, SlotView};
 use crate::sync::SyncState;
 use crate::turnstile::Turnstile;
-use disk::Disk;
+use disk::{Disk, is_late};
 use ledger::Ledger;
 use volumes::ExtentGates;
+use watch::Watch;
 
 /// Memory of rows in transactions and in rebuild (the row cache's share of the memory bound).
 const ROW_CACHE_BYTES: u64 = 128 << 20;
@@ -107,6 +117,10 @@ pub struct Array {
     stopping: Cell<bool>,
     pub(crate) sync: SyncState,
     gates: Rc<ExtentGates>,
+    pub(crate) watch: Rc<Watch>,
+    /// Blocks that are lost, and the scrub's record. Whoever changes it calls `save_defects`.
+    pub(crate) defects: RefCell<Defects>,
+    defect_saves: Rc<Turnstile>,
 }
 
 /// What an [`Array`] is made from.
@@ -117,6 +131,8 @@ struct Parts {
     label: ArrayLabel,
     disks: Vec<Rc<Disk>>,
     space: SpaceMap,
+    watch: Rc<Watch>,
+    defects: Defects,
 }
 
 impl Array {
@@ -125,7 +141,7 @@ impl Array {
         let members = cairn_blockdev::units::u64_of(geometry.members());
         let row_units = (members * geometry.chunk_bytes()).div_ceil(ROW_CACHE_UNIT);
         let permits = ROW_CACHE_BYTES / ROW_CACHE_UNIT;
-        Rc::new(Self {
+        let array = Rc::new(Self {
             name: Rc::from(parts.label.name.as_str()),
             uuid: parts.label.uuid,
             geometry,
@@ -157,7 +173,12 @@ impl Array {
             env: parts.env,
             pool: parts.pool,
             hooks: parts.hooks,
-        })
+            watch: parts.watch,
+            defects: RefCell::new(parts.defects),
+            defect_saves: Rc::default(),
+        });
+        array.watch.tell(&array);
+        array
     }
 
     /// Name.
@@ -215,8 +236,9 @@ impl Array {
                     .as_ref()
                     .filter(live)
                     .filter(|target| target.progress.borrow().has(row));
+                let prompt = member.into_iter().chain(target).find(|disk| !disk.is_slow());
                 SlotView {
-                    read: member.or(target).map(Rc::clone),
+                    read: prompt.or(member).or(target).map(Rc::clone),
                     write: member.into_iter().chain(target).map(Rc::clone).collect(),
                 }
             })
@@ -225,15 +247,18 @@ impl Array {
     }
 
     /// Who to read data chunk `index` of `row` from: as [`RowView::source`], without making a view.
+    /// `None` also if the disk is slow: then the row is to be read around it.
     pub(crate) fn reader(&self, row: Row, index: usize) -> Option<Rc<Disk>> {
         if self.geometry.level() == Level::Raid1 {
             return self.view(row).source(index).map(|(_, disk)| disk);
         }
         let ledger = self.ledger.borrow();
         let slot = ledger.slots().get(self.geometry.data_slot(row, index).0)?;
-        let member = slot.member.as_ref().filter(|disk| !disk.out.get());
-        let filled = |disk: &&Rc<Disk>| !disk.out.get() && disk.progress.borrow().has(row);
-        member
+        let usable = |disk: &&Rc<Disk>| !disk.out.get() && !disk.is_slow();
+        let filled = |disk: &&Rc<Disk>| usable(disk) && disk.progress.borrow().has(row);
+        slot.member
+            .as_ref()
+            .filter(usable)
             .or_else(|| slot.target.as_ref().filter(filled))
             .map(Rc::clone)
     }
@@ -275,6 +300,10 @@ impl Array {
 
     /// Notes a failed read and, if the disk is beyond its budget, starts its ejection.
     pub(crate) fn read_failed(self: &Rc<Self>, disk: &Rc<Disk>, error: &IoError) {
+        if is_late(error) || disk.out.get() {
+            disk.count_error(error);
+            return;
+        }
         let first = disk.errors().read == 0;
         let eject = disk.read_failed(error, self.env.clock.now());
         if first {
@@ -303,7 +332,7 @@ impl Array {
 
     /// Notes a failed write and ejects the disk; durable in the other labels on return.
     pub(crate) async fn write_failed(self: &Rc<Self>, disk: &Rc<Disk>, error: &IoError) {
-        disk.count(|errors| errors.write += 1);
+        disk.count_error(error);
         self.eject(disk, &error.to_string()).await;
     }
 }

@@ -5,7 +5,9 @@ use std::rc::Rc;
 use uuid::Uuid;
 
 use super::Array;
+use super::bad_blocks::BadBlock;
 use super::disk::ErrorCounts;
+use crate::defects::ScrubRecord;
 use crate::level::Level;
 use crate::member::MemberState;
 
@@ -113,6 +115,12 @@ pub struct ArrayStatus {
     pub event_count: u64,
     /// When it was created, in ms since 1970.
     pub created_ms: u64,
+    /// Blocks that are lost here: the first runs.
+    pub bad_blocks: Vec<BadBlock>,
+    /// Blocks that are lost here, in all.
+    pub bad_blocks_total: u64,
+    /// What is kept of the scrub.
+    pub scrub: ScrubRecord,
     /// Why writes fail, if they do.
     pub failure: Option<String>,
 }
@@ -177,6 +185,9 @@ impl Array {
             no_integrity: label.incompat & crate::label::INCOMPAT_NO_INTEGRITY != 0,
             event_count: label.event_count,
             created_ms: label.created_ms,
+            bad_blocks: self.bad_blocks(),
+            bad_blocks_total: self.defects.borrow().total(),
+            scrub: self.scrub_record(),
             failure,
         }
     }

@@ -20,6 +20,7 @@ use super::ring::Ring;
 use super::scan::{Found, PayloadError, read_payload, scan};
 use super::union::{Record, Replay, union};
 use crate::array::disk::Disk;
+use crate::array::flights::Patience;
 use crate::layout::ZoneKind;
 
 /// Why a journal can't be opened.
@@ -54,9 +55,9 @@ fn zone(disk: &Disk) -> u64 {
 async fn read_header(disk: &Disk) -> Result<JournalHeader, String> {
     let mut blocks = Vec::new();
     for slot in SLOTS {
-        let (buf, result) = disk
-            .read_at(zone(disk) + slot, Buf::zeroed(BLOCK_BYTES))
-            .await;
+        let block = Buf::zeroed(BLOCK_BYTES);
+        let read = disk.read_at(zone(disk) + slot, block, Patience::Eject);
+        let (buf, result) = read.await;
         // A slot that can't be read is as good as torn.
         blocks.push(if result.is_ok() {
             buf
@@ -95,7 +96,7 @@ impl Opened {
         if !clean {
             let scans = disks.iter().map(|disk| {
                 let (zone, len) = (zone(disk), ring_bytes(disk));
-                scan(&*disk.device, zone, len, array, epoch, 0, floor)
+                scan(disk.device(), zone, len, array, epoch, 0, floor)
             });
             for (member, scanned) in join_all(scans).await.into_iter().enumerate() {
                 // A member whose ring can't be read at all counts as one that lost its copies.
@@ -134,7 +135,7 @@ impl Opened {
             let Some(found) = list.and_then(|(_, found)| found.get(*group)) else {
                 continue;
             };
-            match read_payload(&*disk.device, zone(disk), found, *entry).await {
+            match read_payload(disk.device(), zone(disk), found, *entry).await {
                 Ok(buf) => return Ok(buf.freeze()),
                 Err(error) => fault = Some(error),
             }

@@ -257,6 +257,15 @@ impl SpaceMap {
         self.by_owner.get(&owner).copied()
     }
 
+    /// The volume that a byte of the array's address space belongs to, and where in it.
+    pub fn volume_at(&self, address: u64) -> Option<(&VolumeRecord, u64)> {
+        let extent = u32::try_from(address / self.extent_bytes).ok()?;
+        let owner = self.owner(ExtentId(extent))?;
+        let before = u64::from(owner.shard) * SHARD_BYTES + u64::from(owner.index) * self.extent_bytes;
+        let (_, volume) = self.volumes().find(|(id, _)| *id == owner.volume)?;
+        Some((volume, before + address % self.extent_bytes))
+    }
+
     /// Whose an extent is.
     pub fn owner(&self, extent: ExtentId) -> Option<Owner> {
         match self.extents.get(usize_of_u32(extent.0)) {

@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 
 use super::word::bytes_of;
 use crate::array::Array;
+use crate::array::flights::Patience;
 use crate::geometry::{Columns, Row, Set};
 
 /// Where a part of a read comes from.
@@ -92,15 +93,12 @@ impl Array {
             }
         });
         let mut outcome = Ok(());
-        let mut whole: Option<Buf> = None;
+        let mut back = Vec::new();
         for (buf, result) in join_all(reads).await {
             outcome = outcome.and(result);
-            match &mut whole {
-                None => whole = Some(buf),
-                Some(whole) => whole.unsplit(buf),
-            }
+            back.push(buf);
         }
-        (whole.unwrap_or_else(|| Buf::zeroed(0)), outcome)
+        (Buf::join(back), outcome)
     }
 
     async fn read_chunk(
@@ -111,7 +109,9 @@ impl Array {
         mut buf: Buf,
     ) -> (Buf, Result<(), IoErrorKind>) {
         if let Some(disk) = self.reader(row, index) {
-            let (back, result) = disk.read(&self.geometry, row, cols.start, buf).await;
+            let (back, result) = disk
+                .read(&self.geometry, row, cols.start, buf, Patience::Reconstruct)
+                .await;
             match result {
                 Ok(()) => return (back, Ok(())),
                 Err(error) => {

@@ -28,6 +28,7 @@ use super::view::RowView;
 use super::word::bytes_of;
 use crate::array::Array;
 use crate::array::disk::Disk;
+use crate::array::flights::Patience;
 use crate::error::RaidError;
 use crate::events::EventKind;
 use crate::geometry::{Columns, Role, Row, Set, Slot};
@@ -303,7 +304,7 @@ impl Array {
         while let Some((slot, disk)) = view.source(index) {
             match self.read_slot(view, slot, disk, cols).await {
                 Ok(buf) => return Some(buf),
-                Err(slot) => view.distrust(slot),
+                Err(unread) => view.leave_out(unread),
             }
         }
         None
@@ -312,7 +313,8 @@ impl Array {
     /// A block as it lies on a member, whatever it is.
     async fn read_raw(&self, row: Row, disk: &Disk, cols: &Columns) -> Option<Buf> {
         let buf = self.pool.take(bytes_of(cols));
-        let (buf, result) = disk.read(&self.geometry, row, cols.start, buf).await;
+        let read = disk.read(&self.geometry, row, cols.start, buf, Patience::Eject);
+        let (buf, result) = read.await;
         result.is_ok().then_some(buf)
     }
 

@@ -158,7 +158,12 @@ impl Array {
                 p_wanted: view.parity_wanted(Role::P),
                 q_wanted: view.parity_wanted(Role::Q),
             };
-            let strategy = plan(&segment).map_err(|_| IoErrorKind::Lost)?;
+            let Ok(strategy) = plan(&segment) else {
+                if view.wait_for_late() {
+                    continue;
+                }
+                return Err(IoErrorKind::Lost);
+            };
             let wanted: Vec<Role> = [Role::P, Role::Q]
                 .into_iter()
                 .filter(|role| view.parity_wanted(*role))
@@ -230,7 +235,7 @@ impl Array {
         span: &Span,
         wanted: &[Role],
     ) -> Result<Option<Vec<NewParity>>, IoErrorKind> {
-        let before = view.distrusted();
+        let before = view.left_out();
         let parity_reads = wanted.iter().filter_map(|&role| {
             let slot = view.parity_slot(role)?;
             let disk = Rc::clone(view.reader(slot)?);
@@ -248,11 +253,11 @@ impl Array {
         for (role, result) in parities {
             match result {
                 Ok(buf) => fresh.push((role, buf)),
-                Err(slot) => view.distrust(slot),
+                Err(unread) => view.leave_out(unread),
             }
         }
         // Even if the old data is lost with these, another plan may do without it.
-        if view.distrusted() != before {
+        if view.left_out() != before {
             return Ok(None);
         }
         let old = old?;
@@ -294,13 +299,14 @@ impl Array {
             let mut view = view.clone();
             async move {
                 let parity = self.new_parity(&mut view, overlay, span).await;
-                (parity, view.distrusted())
+                (parity, view)
             }
         }));
         let mut parity = Vec::new();
-        for (new, distrusted) in computed.await {
+        let computed: Vec<_> = computed.await;
+        for (new, learnt) in computed {
             parity.extend(new?);
-            view.distrust_all(distrusted);
+            view.learn(&learnt);
         }
         Ok(parity)
     }

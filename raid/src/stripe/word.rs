@@ -9,9 +9,9 @@ use cairn_blockdev::units::{BLOCK_BYTES, usize_of};
 use cairn_blockdev::{Buf, IoErrorKind};
 use futures_util::future::join_all;
 
-use super::view::RowView;
+use super::view::{RowView, Unread};
 use crate::array::Array;
-use crate::array::disk::Disk;
+use crate::array::disk::{Disk, is_late};
 use crate::events::EventKind;
 use crate::geometry::{Columns, Role, Set, Slot};
 use crate::parity::{Word, compute_p, compute_q};
@@ -22,20 +22,25 @@ pub(crate) fn bytes_of(cols: &Columns) -> usize {
 }
 
 impl Array {
-    /// Reads columns of one slot. A failure is counted, and the slot distrusted in `view`.
+    /// Reads columns of one slot. A failure is counted; the caller leaves the slot out.
     pub(crate) async fn read_slot(
         self: &Rc<Self>,
         view: &RowView,
         slot: Slot,
         disk: Rc<Disk>,
         cols: &Columns,
-    ) -> Result<Buf, Slot> {
+    ) -> Result<Buf, Unread> {
         let buf = self.pool.take(bytes_of(cols));
-        match disk.read(&self.geometry, view.row, cols.start, buf).await {
+        let patience = view.patience(slot);
+        let read = disk.read(&self.geometry, view.row, cols.start, buf, patience);
+        match read.await {
             (buf, Ok(())) => Ok(buf),
             (_, Err(error)) => {
                 self.read_failed(&disk, &error);
-                Err(slot)
+                Err(Unread {
+                    slot,
+                    late: is_late(&error),
+                })
             }
         }
     }
@@ -62,6 +67,9 @@ impl Array {
                 .take(missing)
                 .collect();
             if solve && parities.len() < missing {
+                if view.wait_for_late() {
+                    continue;
+                }
                 return Err(IoErrorKind::Lost);
             }
             let roles = indices.iter().map(Role::Data).chain(parities);
@@ -84,7 +92,7 @@ impl Array {
             let mut failed = Vec::new();
             for (role, result) in results {
                 match (role, result) {
-                    (_, Err(slot)) => failed.push(slot),
+                    (_, Err(unread)) => failed.push(unread),
                     (Role::P, Ok(buf)) => word.p = Some(buf),
                     (Role::Q, Ok(buf)) => word.q = Some(buf),
                     (Role::Data(index), Ok(buf)) => {
@@ -101,9 +109,10 @@ impl Array {
                 }
                 return Ok(word.data);
             }
-            // Each round distrusts at least one slot more, so this ends.
-            for slot in failed {
-                view.distrust(slot);
+            // Each round leaves out at least one slot more, and what is late comes back once at most:
+            // this ends.
+            for unread in failed {
+                view.leave_out(unread);
             }
         }
     }

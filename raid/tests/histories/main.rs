@@ -16,6 +16,8 @@ mod disk;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod hung;
+#[cfg(test)]
 mod members;
 #[cfg(test)]
 mod model;

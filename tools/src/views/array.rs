@@ -82,6 +82,7 @@ pub(super) fn errors_cell(errors: &ErrorCounters) -> Cell {
         ("flush", errors.flush),
         ("corruption", errors.corruption),
         ("generation", errors.generation),
+        ("timeouts", errors.timeouts),
     ];
     let words: Vec<String> = named
         .into_iter()
