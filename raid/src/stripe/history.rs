@@ -2,8 +2,9 @@
 //!
 //! Invariants
 //! - Layers are in the order of their records: data, an intent, data that came after it, ….
-//! - A note follows the row's lock: whatever was written past the journal before it is in place and
-//!   durable, so a note ends the intents and all data before them.
+//! - An intent makes older notes void: the row's parity is computed anew from its data.
+//! - An intent or a note after another intent says that the first one's row is in place: each takes
+//!   the row's lock.
 //! - Only the notes of the row's last cycle count: a cycle is durable before the next one notes.
 
 use crate::geometry::{Columns, Role};
@@ -137,13 +138,6 @@ impl RowHistory {
 
     /// Takes a note.
     pub(crate) fn note(&mut self, note: Note) {
-        if let Some(last) = self
-            .layers
-            .iter()
-            .rposition(|layer| matches!(layer, Layer::Intent(_)))
-        {
-            self.layers.drain(..=last);
-        }
         if self
             .notes
             .first()

@@ -32,7 +32,7 @@ use crate::array::flights::Patience;
 use crate::error::RaidError;
 use crate::events::EventKind;
 use crate::geometry::{Columns, Role, Row, Set, Slot};
-use crate::journal::entry::{Kind, Seq};
+use crate::journal::entry::{Entry, Kind, Seq};
 use crate::journal::log::Journal;
 use crate::journal::open::Opened;
 use crate::mutation::{Mutation, on};
@@ -414,8 +414,9 @@ impl Array {
         history: &RowHistory,
     ) -> Result<(), IoErrorKind> {
         let view = self.view(row);
-        // An intent follows the end of the one before it, which wrote the whole row.
-        let written = self.space.borrow().is_written(row) || history.intents() > 1;
+        // What follows an intent found its row in place, whatever the map on the disks says yet.
+        let followed = history.intents() > 1 || !history.notes().is_empty();
+        let written = self.space.borrow().is_written(row) || followed;
         let _sums = self
             .sums_ready(row, &(0..self.geometry.chunk_blocks()))
             .await?;
@@ -431,6 +432,7 @@ impl Array {
                     // It never held anything.
                     None => self.pool.take_zeroed(BLOCK_BYTES).freeze(),
                 };
+                self.remember_homeless(&view, index, col, &block);
                 self.dirty_rows.put(row, index, col, block, history.first());
             }
         }
@@ -455,11 +457,9 @@ impl Array {
         }
         let in_place = !found.is_empty();
         if !in_place {
-            found.extend(
-                self.solve_in_place(view, index, &cols)
-                    .await
-                    .map(Buf::freeze),
-            );
+            let solved = self.solve_in_place(view, index, &cols).await;
+            found.extend(solved.map(Buf::freeze));
+            found.extend(self.solve_in_note(view, history, index, col).await);
         }
         let at = usize_of(u64_of(index) * self.geometry.chunk_blocks() + col);
         for layer in history.layers().iter().rev() {
@@ -491,6 +491,55 @@ impl Array {
         // solved from a parity that may be torn must match something.
         old.cloned()
             .or_else(|| found.into_iter().next().filter(|_| in_place))
+    }
+
+    /// Logs a block that has no member to go to: the row's parity is about to be written over, and a
+    /// stop in the middle of that must find the block somewhere.
+    fn remember_homeless(
+        self: &Rc<Self>,
+        view: &RowView,
+        index: usize,
+        col: u64,
+        block: &SharedBuf,
+    ) {
+        let homeless = view.slots_of(index).all(|slot| view.writers(slot).is_empty());
+        if let (true, Some(journal)) = (homeless, self.journal()) {
+            let chunk = u64_of(index) * self.geometry.chunk_bytes();
+            let at = view.row.0 * self.geometry.row_bytes() + chunk + col * BLOCK;
+            let entry = Entry::with_payload(Kind::Data, at, block);
+            self.log(&journal, entry, vec![block.clone()], None);
+        }
+    }
+
+    /// A lost block as the parity has it that a note of the row tells of; right or not.
+    async fn solve_in_note(
+        self: &Rc<Self>,
+        view: &RowView,
+        history: &RowHistory,
+        index: usize,
+        col: u64,
+    ) -> Option<SharedBuf> {
+        let mut notes = history.notes().iter();
+        let note = notes.find(|note| note.cols.contains(&col))?;
+        let (new, cols) = (history.noted(), col..col + 1);
+        let mut data = Vec::new();
+        let mut lost = Set::EMPTY;
+        for other in 0..self.geometry.data_chunks() {
+            let block = match new.get(other, &cols) {
+                Some(new) => Some(self.copy_of(&new)),
+                None => {
+                    let slot = self.geometry.data_slot(view.row, other);
+                    self.read_raw_slot(view, slot, &cols).await
+                }
+            };
+            if block.is_none() {
+                lost = lost.with(other);
+            }
+            data.push(block);
+        }
+        let solved = self.solve_noted(view, &new, note, col, lost, &mut data);
+        solved.await.ok()?;
+        data.get_mut(index)?.take().map(Buf::freeze)
     }
 
     /// A lost block as the parity in place has it; right or not.

@@ -10,7 +10,7 @@ use cairn_raid::{Deadlines, Level, MemberState, RaidError};
 use crate::model::Crash;
 use crate::races::{Bench, LABELS};
 use crate::region::check_all;
-use crate::world::{World, is_full};
+use crate::world::{Shape, World, is_full};
 
 /// A hung disk is thrown out by then: 30 s, and the grain of the watch.
 const EJECTED_MS: u64 = 31_000;
@@ -439,7 +439,8 @@ fn d13_a_read_that_its_caller_gave_up_is_still_on_its_way() {
 
 /// An array that was killed in the middle of its writes, and where the data of its members begins.
 fn killed(seed: u64, level: Level, members: usize) -> (Bench, u64) {
-    let mut bench = Bench::new(seed, level, members, 0);
+    let shape = Shape::new(level, members, 0, 4096).without_journal();
+    let mut bench = Bench::shaped(seed, shape);
     bench.timed_write();
     let data = bench.array.data_offset(&bench.world.path(1)).unwrap();
     bench.world.crash(Crash::Kill);

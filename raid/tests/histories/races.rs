@@ -24,7 +24,12 @@ pub(crate) struct Bench {
 impl Bench {
     /// An array with a volume whose first 256 sectors are written and flushed.
     pub(crate) fn new(seed: u64, level: Level, members: usize, spares: usize) -> Self {
-        let world = World::new(seed, Shape::new(level, members, spares, 4096));
+        Self::shaped(seed, Shape::new(level, members, spares, 4096))
+    }
+
+    /// The same, of any shape.
+    pub(crate) fn shaped(seed: u64, shape: Shape) -> Self {
+        let world = World::new(seed, shape);
         let array = world.create();
         world.run(array.create_volume("v", 1 << 20)).unwrap();
         let volume = array.open_volume("v").unwrap();
@@ -313,7 +318,8 @@ fn a_broken_array_leaves_its_labels_as_they_were() {
 
 #[test]
 fn a_refused_start_touches_the_disks_no_more() {
-    let mut bench = Bench::new(12, Level::Raid5, 4, 1);
+    let shape = Shape::new(Level::Raid5, 4, 1, 4096).without_journal();
+    let mut bench = Bench::shaped(12, shape);
     let client = bench.client(0..256);
     bench.world.run(client.write(0..2048, false)).unwrap();
     drop((client, bench.array, bench.volume));

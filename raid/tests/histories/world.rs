@@ -82,6 +82,14 @@ impl Shape {
             journal: true,
         }
     }
+
+    /// Acks follow the writes in place, and an unclean stop is answered by recomputing parity.
+    pub(crate) fn without_journal(self) -> Self {
+        Self {
+            journal: false,
+            ..self
+        }
+    }
 }
 
 pub(crate) struct World {
