@@ -9,6 +9,8 @@ mod array;
 mod error;
 mod events;
 mod geometry;
+#[expect(dead_code, reason = "the array doesn't keep its sums yet: the format and its store come first")]
+pub mod integrity;
 pub mod label;
 pub mod layout;
 mod level;
