@@ -394,6 +394,21 @@ impl SumsCache {
         }
     }
 
+    /// The generation of a page in memory that the disks have as it is; `None` if they don't.
+    pub(crate) fn clean(&self, page: PageNumber) -> Option<u64> {
+        let entry = self.entries.get(&page).filter(|entry| !entry.is_dirty())?;
+        Some(entry.generation)
+    }
+
+    /// Has a page written again because of what its copies look like.
+    pub(crate) fn mend(&mut self, page: PageNumber, sides: Sides) {
+        if let Some(entry) = self.entries.get_mut(&page) {
+            entry.sides = sides;
+            entry.changes += 1;
+            self.settle(page);
+        }
+    }
+
     /// Another disk is at `slot`, or the old one came back: what is there has to be looked at.
     /// Pages with a copy there are dropped, or, where they can't be, written again.
     pub(crate) fn joined(&mut self, slot: Slot) {

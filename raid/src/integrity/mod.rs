@@ -31,7 +31,7 @@ use futures_util::future::join_all;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use self::cache::{Snapshot, SumsCache, Verdict};
+use self::cache::{Sides, Snapshot, SumsCache, Verdict};
 use self::place::{PageNumber, Places};
 use self::store::{Finding, Loaded, SumsError, Taker};
 use crate::array::disk::Disk;
@@ -181,21 +181,46 @@ impl Sums {
         row: Row,
         cols: Columns,
     ) -> Result<Ready, SumsError> {
-        let pages = self.places.runs(row, cols).map(|run| run.page);
-        let pins = join_all(pages.map(|page| self.have(disks, page))).await;
-        let pins = pins.into_iter().collect::<Result<_, _>>()?;
+        let joins = self.joins.borrow().clone();
+        let mut pins = Vec::new();
+        let mut absent = Vec::new();
+        for run in self.places.runs(row, cols) {
+            match self.pin(run.page) {
+                Some(pin) => pins.push(pin),
+                None => absent.push(run.page),
+            }
+        }
+        let loads = absent
+            .into_iter()
+            .map(|page| self.have(disks, &joins, page));
+        for pin in join_all(loads).await {
+            pins.push(pin?);
+        }
         Ok(Ready { pins })
     }
 
-    async fn have(&self, disks: &[Option<Rc<Disk>>], page: PageNumber) -> Result<Pin, SumsError> {
+    fn pin(&self, page: PageNumber) -> Option<Pin> {
+        let here = self.cache.borrow_mut().pin(page);
+        here.then(|| {
+            self.count(|stats| stats.hits += 1);
+            self.pinned(page)
+        })
+    }
+
+    /// Pins a page, reading it if it isn't here. `joins` is from when `disks` was.
+    async fn have(
+        &self,
+        disks: &[Option<Rc<Disk>>],
+        joins: &[u64],
+        page: PageNumber,
+    ) -> Result<Pin, SumsError> {
         loop {
-            if self.cache.borrow_mut().pin(page) {
-                self.count(|stats| stats.hits += 1);
-                return Ok(self.pinned(page));
+            if let Some(pin) = self.pin(page) {
+                return Ok(pin);
             }
             let running = self.loads.borrow().get(&page).map(Rc::clone);
             let Some(load) = running else {
-                return self.load(disks, page).await;
+                return self.load(disks, joins, page).await;
             };
             load.ended.notified().await;
             if let Some(error) = &*load.error.borrow() {
@@ -211,7 +236,12 @@ impl Sums {
         }
     }
 
-    async fn load(&self, disks: &[Option<Rc<Disk>>], page: PageNumber) -> Result<Pin, SumsError> {
+    async fn load(
+        &self,
+        disks: &[Option<Rc<Disk>>],
+        joins: &[u64],
+        page: PageNumber,
+    ) -> Result<Pin, SumsError> {
         let loading = Loading {
             loads: &self.loads,
             page,
@@ -221,12 +251,11 @@ impl Sums {
             .borrow_mut()
             .insert(page, Rc::clone(&loading.load));
         self.count(|stats| stats.loads += 1);
-        let joins = self.joins.borrow().clone();
         let id = self.cache.borrow().id(page);
         let loaded = store::load(&id, &self.places, disks).await;
         match loaded {
             Ok(loaded) => {
-                self.take_in(page, loaded, &joins);
+                self.take_in(page, loaded, joins);
                 Ok(self.pinned(page))
             }
             Err(error) => {
@@ -248,12 +277,21 @@ impl Sums {
         } = loaded;
         let mut dirty = !findings.is_empty();
         for copy in self.places.copies(page) {
-            if joins.get(copy.slot.0) != self.joins.borrow().get(copy.slot.0) {
+            if self.has_joined(copy.slot, joins) {
                 content.sides.set(copy.number, None);
                 dirty = true;
             }
         }
         self.cache.borrow_mut().insert(page, content, dirty);
+        self.note(findings);
+    }
+
+    /// Whether another disk came to `slot` since `joins`.
+    fn has_joined(&self, slot: Slot, joins: &[u64]) -> bool {
+        joins.get(slot.0) != self.joins.borrow().get(slot.0)
+    }
+
+    fn note(&self, findings: Vec<Finding>) {
         let mut waiting = self.findings.borrow_mut();
         for finding in findings {
             self.count(|stats| stats.flaws += 1);
@@ -262,6 +300,49 @@ impl Sums {
             }
             waiting.push_back(finding);
         }
+    }
+
+    /// Compares the copies of the pages of `cols` of `row` with what is in memory: for a scrub, which
+    /// would otherwise not see a copy that rots under a page in use. What is wrong is in the findings
+    /// and is mended by the next checkpoint, even if no copy is left.
+    pub(crate) async fn check(
+        &self,
+        disks: &[Option<Rc<Disk>>],
+        row: Row,
+        cols: Columns,
+    ) -> Result<(), SumsError> {
+        let here = |page: &PageNumber| self.cache.borrow().has(*page);
+        let pages = self.places.runs(row, cols.clone()).map(|run| run.page);
+        let pages: Vec<PageNumber> = pages.filter(here).collect();
+        // What isn't here is read from all copies now.
+        let ready = self.ready(disks, row, cols).await?;
+        for page in pages {
+            let (id, before) = {
+                let cache = self.cache.borrow();
+                (cache.id(page), cache.clean(page))
+            };
+            if before.is_none() {
+                // Changed: it is written to all copies soon.
+                continue;
+            }
+            let loaded = store::load(&id, &self.places, disks).await;
+            let mut cache = self.cache.borrow_mut();
+            if cache.clean(page) != before {
+                continue;
+            }
+            match loaded {
+                Ok(loaded) => {
+                    if !loaded.findings.is_empty() || Some(loaded.content.generation) != before {
+                        cache.mend(page, loaded.content.sides);
+                    }
+                    self.note(loaded.findings);
+                }
+                Err(SumsError::Lost { .. }) => cache.mend(page, Sides::default()),
+                Err(error) => return Err(error),
+            }
+        }
+        drop(ready);
+        Ok(())
     }
 
     /// What was found wrong with copies since the last call. They are mended by the next checkpoint;
@@ -278,9 +359,10 @@ impl Sums {
         row: Row,
         cols: Columns,
     ) -> Result<Ready, SumsError> {
+        let joins = self.joins.borrow().clone();
         let mut pins = Vec::new();
         for run in self.places.runs(row, cols) {
-            match self.have(disks, run.page).await {
+            match self.have(disks, &joins, run.page).await {
                 Ok(pin) => pins.push(pin),
                 Err(SumsError::Lost { .. }) => {
                     let mut cache = self.cache.borrow_mut();
@@ -361,6 +443,7 @@ impl Sums {
         targets: &[(Slot, Rc<Disk>)],
         generation: u64,
     ) -> Vec<(Rc<Disk>, IoError)> {
+        let joins = self.joins.borrow().clone();
         let pages = self.cache.borrow().dirty_pages();
         let mut failed = Vec::new();
         if pages.is_empty() {
@@ -374,7 +457,6 @@ impl Sums {
         }
         for round in pages.chunks(ROUND_PAGES) {
             let mut snapshots = self.cache.borrow_mut().take_dirty(round, generation);
-            let joins = self.joins.borrow().clone();
             let usable: Vec<&Taker> = takers
                 .iter()
                 .filter(|taker| !taker.disk.out.get() && !has(&failed, &taker.disk))
@@ -396,17 +478,20 @@ impl Sums {
             });
             let mut written = BTreeMap::new();
             for (taker, (outcomes, error)) in join_all(writes).await {
+                // A disk that came to the slot meanwhile has nothing of this, and gets it next time.
+                let came = self.has_joined(taker.slot, &joins);
                 for outcome in outcomes.into_iter().filter(|_| taker.is_read) {
                     *written.entry(outcome.page).or_insert(false) |= outcome.side.is_some();
-                    let same = self.joins.borrow().get(taker.slot.0) == joins.get(taker.slot.0);
-                    let side = outcome.side.filter(|_| same);
+                    let side = outcome.side.filter(|_| !came);
                     let mut cache = self.cache.borrow_mut();
                     cache.note_side(outcome.page, outcome.copy, side);
                 }
                 failed.extend(error.map(|error| (Rc::clone(&taker.disk), error)));
             }
             for (snapshot, _) in &snapshots {
-                if written.get(&snapshot.page) == Some(&true) {
+                let mut copies = self.places.copies(snapshot.page);
+                let missed = copies.any(|copy| self.has_joined(copy.slot, &joins));
+                if written.get(&snapshot.page) == Some(&true) && !missed {
                     let mut cache = self.cache.borrow_mut();
                     cache.written(snapshot.page, snapshot.generation);
                 }

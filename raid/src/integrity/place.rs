@@ -334,6 +334,6 @@ mod tests {
         assert_eq!(per_myriad(Level::Raid6, 10, 65536), 62);
         assert_eq!(per_myriad(Level::Raid5, 5, 65536), 41);
         assert_eq!(per_myriad(Level::Raid1, 2, 65536), 40);
-        assert_eq!(per_myriad(Level::Raid1, 3, 65536), 61);
+        assert_eq!(per_myriad(Level::Raid1, 3, 65536), 59);
     }
 }

@@ -79,7 +79,7 @@ fn a_first_checkpoint_torn_on_every_member_leaves_a_blank_page() {
 
 #[test]
 fn no_side_is_written_before_the_other_was_flushed_even_by_a_daemon_killed_between() {
-    for seed in 0..60 {
+    for seed in 0..400 {
         let mut world = World::new(Level::Raid1, 2, seed);
         world.set(0, 1);
         world.checkpoint(1);
@@ -91,10 +91,57 @@ fn no_side_is_written_before_the_other_was_flushed_even_by_a_daemon_killed_betwe
         // Nobody has flushed generation 2, and 3 goes where 1 was.
         world.set(0, 3);
         let (sim, sums) = (&world.sim, &world.sums);
-        let _ = sim.run_until(sums.write_dirty(&world.disks, &[], 3), seed);
+        let polls = if seed % 4 < 2 { u64::MAX } else { seed / 10 };
+        let _ = sim.run_until(sums.write_dirty(&world.disks, &[], 3), polls);
         world = world.power_cut(seed);
         let held: Vec<u8> = (1..=3).filter(|n| world.holds(0, *n).unwrap()).collect();
         assert_eq!(held.len(), 1, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_side_that_isn_t_known_is_looked_for_before_the_other_is_written() {
+    let world = World::new(Level::Raid5, 3, 8);
+    world.set(0, 1);
+    world.checkpoint(1);
+    let copy = world.copies(0)[0];
+    world.sim.block_on(async {
+        let _held = world.sums.ready(&world.disks, Row(0), 0..1).await.unwrap();
+        world.sums.joined(copy.slot);
+        let failed = world.sums.write_dirty(&world.disks, &[], 2).await;
+        assert!(failed.is_empty());
+    });
+    assert_eq!(world.generations(0, &copy), [Some(1), Some(2)]);
+}
+
+#[test]
+fn a_member_that_joins_during_a_checkpoint_gets_the_page_with_the_next() {
+    for joins_at in 0..30 {
+        let mut world = World::new(Level::Raid1, 2, 8);
+        world.set(0, 1);
+        world.checkpoint(1);
+        let blank = SimDisk::new("new", config(50), &world.sim.env(), 5);
+        let disk = disk_of(&blank, world.layout, &world.dropped[1]);
+        world.set(0, 2);
+        world.sim.block_on(async {
+            let _held = world.sums.ready(&world.disks, Row(0), 0..1).await.unwrap();
+            let mut writing = Box::pin(world.sums.write_dirty(&world.disks, &[], 2));
+            let mut ended = false;
+            for _ in 0..joins_at {
+                ended = ended || !is_pending(&mut writing).await;
+                world.sim.env().clock.sleep(Duration::from_micros(3)).await;
+            }
+            world.sums.joined(Slot(1));
+            if !ended {
+                assert!(writing.await.is_empty());
+            }
+        });
+        world.sim_disks[1] = blank;
+        world.disks[1] = Some(disk);
+        world.checkpoint(3);
+        world.disks[0] = None;
+        world.restart();
+        assert!(world.holds(0, 2).unwrap(), "at {joins_at}");
     }
 }
 
@@ -147,6 +194,30 @@ fn a_failed_flush_of_earlier_copies_names_the_disk_and_nothing_is_written_to_it(
     let copy = world.copies(0)[0];
     assert_eq!(copy.slot, Slot(0));
     assert_eq!(world.generations(0, &copy), [Some(1), None]);
+}
+
+#[test]
+fn a_flush_that_began_before_the_writes_ended_counts_for_nothing() {
+    let world = World::new(Level::Raid1, 2, 8);
+    world.set(0, 1);
+    world.checkpoint(1);
+    world.set(0, 2);
+    world.sim.block_on(async {
+        let mut writing = Box::pin(world.sums.write_dirty(&world.disks, &[], 2));
+        assert!(is_pending(&mut writing).await);
+        world.sums.flushed();
+        assert!(writing.await.is_empty());
+    });
+    world.set(0, 3);
+    let flushes = |world: &World| world.sim_disks[0].counts().2;
+    let before = flushes(&world);
+    assert!(world.write_dirty(3).is_empty());
+    assert_eq!(flushes(&world), before + 1);
+    world.flush();
+    world.set(0, 4);
+    let before = flushes(&world);
+    assert!(world.write_dirty(4).is_empty());
+    assert_eq!(flushes(&world), before);
 }
 
 #[test]

@@ -285,3 +285,130 @@ fn findings_that_nobody_fetches_are_bounded_and_counted() {
     assert_eq!(world.sums.take_findings().len(), FINDINGS_MAX);
     assert!(world.sums.take_findings().is_empty());
 }
+
+#[test]
+fn a_torn_first_write_is_written_over_and_never_counts_as_loss() {
+    for side in [Side::A, Side::B] {
+        let mut world = World::new(Level::Raid5, 3, 15);
+        for copy in world.copies(0) {
+            world.sim_disks[copy.slot.0].poke(world.side_at(&copy, side), &[0xEE; 512]);
+        }
+        assert!(!world.holds(0, 1).unwrap());
+        assert_eq!(world.flaws(), []);
+        world.set(0, 1);
+        world.checkpoint(1);
+        for copy in world.copies(0) {
+            let expected = match side {
+                Side::A => [Some(1), None],
+                Side::B => [None, Some(1)],
+            };
+            assert_eq!(world.generations(0, &copy), expected);
+        }
+        world.restart();
+        assert!(world.holds(0, 1).unwrap());
+    }
+}
+
+#[test]
+fn a_blank_copy_beside_one_with_both_sides_damaged_is_no_blank_page() {
+    let world = World::new(Level::Raid5, 3, 15);
+    let copy = world.copies(0)[0];
+    for side in [Side::A, Side::B] {
+        world.sim_disks[copy.slot.0].poke(world.side_at(&copy, side), &[0xEE; 512]);
+    }
+    let error = world.holds(0, 1).unwrap_err();
+    assert!(
+        error.to_string().contains("d0 damaged, d1 blank"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_page_begun_anew_isn_t_replaced_by_a_read_that_was_under_way() {
+    let mut world = World::new(Level::Raid1, 2, 16);
+    world.set(0, 1);
+    world.checkpoint(1);
+    world.restart();
+    let good: Vec<Vec<u8>> = world.sim_disks.iter().map(|d| d.peek(0, 1 << 26)).collect();
+    for copy in world.copies(0) {
+        for side in [Side::A, Side::B] {
+            world.sim_disks[copy.slot.0].poke(world.side_at(&copy, side), &[0xEE; 512]);
+        }
+    }
+    world.sim.block_on(async {
+        let (sums, disks) = (&world.sums, &world.disks);
+        let mut first = Box::pin(sums.ready(disks, Row(0), 0..1));
+        assert!(is_pending(&mut first).await);
+        let mut anew = Box::pin(sums.ready_or_blank(disks, Row(0), 0..1));
+        assert!(is_pending(&mut anew).await);
+        assert!(matches!(first.await, Err(SumsError::Lost { .. })));
+        for (disk, bytes) in world.sim_disks.iter().zip(&good) {
+            disk.poke(0, bytes);
+        }
+        let mut late = Box::pin(sums.ready(disks, Row(0), 0..1));
+        assert!(is_pending(&mut late).await);
+        let _anew = anew.await.unwrap();
+        sums.set(Slot(0), Row(0), 0, &[crc(2)]);
+        let _late = late.await.unwrap();
+        assert_eq!(sums.crc(Slot(0), Row(0), 0), Some(crc(2)));
+    });
+}
+
+#[test]
+fn d8_a_scrub_sees_copies_that_rot_under_a_page_in_memory() {
+    let mut world = World::new(Level::Raid6, 4, 17);
+    let check = |world: &World| {
+        let check = world.sums.check(&world.disks, Row(0), 0..4);
+        world.sim.block_on(check).unwrap();
+    };
+    world.set(0, 1);
+    check(&world);
+    assert_eq!(world.flaws(), [], "a dirty page has no copies to look at");
+    world.checkpoint(1);
+    check(&world);
+    assert_eq!((world.flaws(), world.sums.stats().dirty), (vec![], 0));
+    for rotten in 1..=3 {
+        for copy in &world.copies(0)[..rotten] {
+            for side in [Side::A, Side::B] {
+                world.sim_disks[copy.slot.0].poke(world.side_at(copy, side), &[0xEE; 512]);
+            }
+        }
+        check(&world);
+        // With no copy left there is nobody to compare with, and memory still knows.
+        let flaws = world.flaws();
+        assert_eq!(flaws.len(), if rotten == 3 { 0 } else { rotten });
+        assert_eq!(world.sums.stats().dirty, 1);
+        world.checkpoint(1);
+        check(&world);
+        assert_eq!((world.flaws(), world.sums.stats().dirty), (vec![], 0));
+    }
+    world.restart();
+    assert!(world.holds(0, 1).unwrap());
+    assert_eq!(world.flaws(), []);
+    // Not in memory: read, and so checked.
+    world.restart();
+    check(&world);
+    assert_eq!(world.sums.stats().loads, 1);
+}
+
+#[test]
+fn d6_a_scrub_sees_a_checkpoint_that_every_member_lost() {
+    let world = World::new(Level::Raid1, 2, 18);
+    world.set(0, 1);
+    world.checkpoint(1);
+    for dropped in &world.dropped {
+        dropped.set((0, u64::MAX));
+    }
+    world.set(0, 2);
+    world.checkpoint(2);
+    for dropped in &world.dropped {
+        dropped.set((0, 0));
+    }
+    let check = world.sums.check(&world.disks, Row(0), 0..1);
+    world.sim.block_on(check).unwrap();
+    assert_eq!(world.sums.stats().dirty, 1);
+    world.checkpoint(2);
+    for copy in world.copies(0) {
+        assert_eq!(world.generations(0, &copy), [Some(1), Some(3)]);
+    }
+}

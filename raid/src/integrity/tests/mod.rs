@@ -7,6 +7,7 @@ mod pages;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use cairn_blockdev::sim::{Sim, SimDisk, SimDiskConfig};
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, MIB, usize_of};
