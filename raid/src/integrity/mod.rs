@@ -412,7 +412,8 @@ impl Sums {
     // --- pages onto the disks
 
     /// The disk at `slot` is another one than before, or was away: what is on it has to be looked at.
-    /// To be called before it is among the `disks` of any other call.
+    /// To be called before it is among the `disks` of any other call. Calls that are under way with the
+    /// earlier disk notice; a future that was made with the earlier disks and not polled yet doesn't.
     pub(crate) fn joined(&self, slot: Slot) {
         if let Some(joins) = self.joins.borrow_mut().get_mut(slot.0) {
             *joins += 1;
