@@ -10,6 +10,7 @@ pub mod defects;
 mod error;
 mod events;
 mod geometry;
+pub mod integrity;
 pub mod journal;
 pub mod label;
 pub mod layout;

@@ -442,6 +442,10 @@ async fn start(
     for (uuid, path) in paths {
         array.ledger.borrow_mut().remember_path(uuid, path);
     }
+    if let Err(error) = array.check_sums_fit() {
+        array.abandon();
+        return Err(error);
+    }
     if loaded.lost {
         array.report(
             EventKind::BadBlock,

@@ -29,12 +29,14 @@ use super::word::bytes_of;
 use crate::array::Array;
 use crate::array::disk::Disk;
 use crate::array::flights::Patience;
+use crate::defects::Reason;
 use crate::error::RaidError;
 use crate::events::EventKind;
 use crate::geometry::{Columns, Role, Row, Set, Slot};
 use crate::journal::entry::{Entry, Kind, Seq};
 use crate::journal::log::Journal;
 use crate::journal::open::Opened;
+use crate::journal::union::Record;
 use crate::mutation::{Mutation, on};
 use crate::parity::{Word, coefficient, mul_into, xor_into};
 
@@ -77,6 +79,8 @@ impl Array {
                 self.make_dirty(row, &history);
             }
         }
+        // Before zeros take the place of what is lost.
+        self.settle_losses().await.map_err(|_| self.lost_error())?;
         while journal.floor() < journal.next() {
             self.check_alive().map_err(|_| self.lost_error())?;
             self.run_cycle().await;
@@ -106,9 +110,12 @@ impl Array {
                     for piece in self.geometry.pieces(within, end - within) {
                         let from = usize_of(piece.in_request);
                         let part = data.slice(from..from + usize_of(piece.len));
-                        history.data(record.seq, piece.index, piece.in_chunk / BLOCK, part);
+                        let col = piece.in_chunk / BLOCK;
+                        self.heal(row, piece.index, &(col..col + piece.len / BLOCK));
+                        history.data(record.seq, piece.index, col, part);
                     }
                 }
+                Kind::Zero if !entry.is_prepared() => self.lose(record, &mut rows),
                 Kind::Discard => {
                     let (first, last) =
                         (self.geometry.locate(offset).0, self.geometry.locate(end).0);
@@ -117,6 +124,7 @@ impl Array {
                     }
                     for row in first.0..last.0 {
                         rows.remove(&Row(row));
+                        self.heal_row(Row(row));
                         self.space.borrow_mut().mark(Row(row), false);
                     }
                 }
@@ -139,6 +147,7 @@ impl Array {
                 Kind::Intent => {
                     if self.is_mapped(offset) {
                         let (row, _) = self.geometry.locate(offset);
+                        self.heal_row(row);
                         let history = rows.entry(row).or_insert_with(|| self.history(record.seq));
                         history.intent(entry.sums.clone());
                     }
@@ -164,6 +173,24 @@ impl Array {
             }
         }
         Ok(rows)
+    }
+
+    /// Zeros that took the place of a block that was lost.
+    fn lose(&self, record: &Record, rows: &mut Histories) {
+        if !self.is_mapped(record.entry.offset) {
+            return;
+        }
+        let (row, within) = self.geometry.locate(record.entry.offset);
+        let end = (within + record.entry.len).min(self.geometry.row_bytes());
+        let history = rows.entry(row).or_insert_with(|| self.history(record.seq));
+        for piece in self.geometry.pieces(within, end - within) {
+            let first = piece.in_chunk / BLOCK;
+            for col in first..first + piece.len / BLOCK {
+                self.note_lost(row, piece.index, col, Reason::NotRebuilt);
+            }
+            let zeros = self.pool.take_zeroed(usize_of(piece.len)).freeze();
+            history.data(record.seq, piece.index, first, zeros);
+        }
     }
 
     fn history(&self, first: Seq) -> RowHistory {
@@ -426,7 +453,7 @@ impl Array {
                 let block = match settled.await {
                     Some(block) => block,
                     None if written => {
-                        self.note_lost(&view, index, col).await;
+                        self.note_lost(row, index, col, Reason::CutOff);
                         self.pool.take_zeroed(BLOCK_BYTES).freeze()
                     }
                     // It never held anything.

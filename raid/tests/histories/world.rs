@@ -78,7 +78,7 @@ impl Shape {
             chunk_bytes,
             disk_bytes: 256 << 20,
             logical_block: 512,
-            integrity: false,
+            integrity: true,
             journal: true,
         }
     }
@@ -86,6 +86,7 @@ impl Shape {
     /// Acks follow the writes in place, and an unclean stop is answered by recomputing parity.
     pub(crate) fn without_journal(self) -> Self {
         Self {
+            integrity: false,
             journal: false,
             ..self
         }
