@@ -149,6 +149,14 @@ pub enum RaidError {
         /// What happened.
         reason: String,
     },
+    /// No scrub is under way.
+    #[error("array {array}: there is no scrub to {verb}: `cairn array scrub {array}` starts one")]
+    NoScrub {
+        /// The array.
+        array: String,
+        /// What was asked.
+        verb: &'static str,
+    },
     /// The array is stopping.
     #[error("array {array} is stopping")]
     Stopping {

@@ -39,6 +39,16 @@ pub enum EventKind {
     RebuildFinished,
     /// A rebuild can't go on.
     RebuildStopped,
+    /// A scrub began, or goes on.
+    ScrubStarted,
+    /// A scrub was paused, or held until its next window.
+    ScrubPaused,
+    /// A scrub was ended before its end.
+    ScrubStopped,
+    /// A scrub came to its end.
+    ScrubFinished,
+    /// Blocks that should agree don't, and nothing says which is wrong.
+    Mismatch,
     /// Parity is recomputed after an unclean stop.
     ResyncStarted,
     /// Parity matches the data again.

@@ -21,6 +21,7 @@ pub mod mutation;
 #[cfg(not(feature = "mutations"))]
 mod mutation;
 pub mod parity;
+mod scrub;
 pub mod space;
 mod stripe;
 mod sync;

@@ -332,7 +332,9 @@ impl BlockDevice for Volume {
             if let Err(error) = volume.check(IoOp::Read, offset, len) {
                 return (buf, Err(error));
             }
+            let began = volume.array.env.clock.now();
             let (buf, result) = volume.do_read(offset, buf).await;
+            volume.array.note_request(began);
             (buf, result.map_err(volume.fail(IoOp::Read, offset, len)))
         })
     }
@@ -342,10 +344,12 @@ impl BlockDevice for Volume {
         Box::pin(async move {
             let len = u64_of(data.len());
             volume.check(IoOp::Write, offset, len)?;
+            let began = volume.array.env.clock.now();
             let work = volume.clone();
             // To its end even if the caller gives up: the row cache has it, and its extent must stay.
             let write = async move { work.do_write(offset, data, flags.fua).await };
             let written = volume.array.detached(write).await;
+            volume.array.note_request(began);
             let written = written.unwrap_or(Err(IoErrorKind::Stopped));
             written.map_err(volume.fail(IoOp::Write, offset, len))
         })

@@ -470,7 +470,7 @@ struct Ended {
 }
 
 /// A map page and its generation.
-type PageCopy = (u64, Box<[u8]>);
+pub(super) type PageCopy = (u64, Box<[u8]>);
 
 /// The newest valid copy of each map page among the members that are in sync.
 async fn load_space(label: &ArrayLabel, in_sync: &[Rc<Disk>]) -> Result<SpaceMap, RaidError> {
@@ -529,7 +529,7 @@ async fn load_space(label: &ArrayLabel, in_sync: &[Rc<Disk>]) -> Result<SpaceMap
 }
 
 /// The valid copy with the highest generation. Damaged copies don't count; a newer format does.
-fn newest_copy(
+pub(super) fn newest_copy(
     copies: [Option<Box<[u8]>>; 2],
     array: Uuid,
     page: usize,
@@ -610,6 +610,7 @@ impl Array {
         self.start_idle_work();
         self.start_applying();
         self.kick_sync();
+        self.kick_scrub();
         Ok(())
     }
 

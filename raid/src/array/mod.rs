@@ -14,6 +14,7 @@
 
 pub(crate) mod assemble;
 mod bad_blocks;
+mod checkup;
 pub(crate) mod create;
 pub(crate) mod disk;
 mod durable;
@@ -27,6 +28,7 @@ mod slow;
 mod status;
 mod sums;
 mod volumes;
+pub(crate) mod vouch;
 pub(crate) mod watch;
 
 use std::cell::{Cell, RefCell};
@@ -52,6 +54,7 @@ use crate::integrity::cache::CACHE_BYTES;
 use crate::journal::log::{Hold, Journal};
 use crate::label::ArrayLabel;
 use crate::level::Level;
+use crate::scrub::ScrubTask;
 use crate::space::SpaceMap;
 use crate::stripe::cache::RowCache;
 use crate::stripe::dirty::Dirty;
@@ -121,6 +124,7 @@ pub struct Array {
     broken: RefCell<Option<String>>,
     stopping: Cell<bool>,
     pub(crate) sync: SyncState,
+    pub(crate) scrub: ScrubTask,
     gates: Rc<ExtentGates>,
     pub(crate) watch: Rc<Watch>,
     /// Blocks that are lost, and the scrub's record. Whoever changes it calls `save_defects`.
@@ -179,6 +183,7 @@ impl Array {
             broken: RefCell::new(None),
             stopping: Cell::new(false),
             sync: SyncState::default(),
+            scrub: ScrubTask::default(),
             gates: Rc::default(),
             env: parts.env,
             pool: parts.pool,
@@ -294,7 +299,7 @@ impl Array {
         }
     }
 
-    fn check_open(&self) -> Result<(), RaidError> {
+    pub(crate) fn check_open(&self) -> Result<(), RaidError> {
         if self.stopping.get() {
             return Err(RaidError::Stopping {
                 array: self.name.to_string(),
@@ -314,6 +319,11 @@ impl Array {
     /// Notes a client's operation, so that rebuild and idle work step back.
     pub(crate) fn note_client_io(&self) {
         self.last_client_io.set(self.env.clock.now());
+    }
+
+    /// Notes how long a client's request took.
+    pub(crate) fn note_request(&self, began: Ticks) {
+        self.scrub.note_request(self.env.clock.now().since(began));
     }
 
     pub(crate) fn last_client_io(&self) -> Ticks {

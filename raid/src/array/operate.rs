@@ -294,7 +294,12 @@ impl Array {
     /// Stops cleanly: no more requests, everything flushed, labels clean, disks closed.
     pub async fn stop(self: &Rc<Self>) -> Result<(), RaidError> {
         self.stopping.set(true);
-        while self.active_writes.get() > 0 || self.sync.is_running() || self.gates.in_use() {
+        self.scrub.wake();
+        while self.active_writes.get() > 0
+            || self.sync.is_running()
+            || self.scrub.is_running()
+            || self.gates.in_use()
+        {
             self.env.clock.sleep(STOP_LOOK).await;
         }
         let broken = self.check_unbroken();

@@ -41,16 +41,18 @@ pub struct MemberStatus {
     pub errors: ErrorCounts,
 }
 
-/// What is being filled.
+/// What goes on in the background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncAction {
     /// Slots without a member.
     Rebuild,
     /// A member's slot, for a replacement.
     Replace,
+    /// Everything that was written is read and compared.
+    Scrub,
 }
 
-/// Progress of a rebuild or replacement. Bytes are data bytes of written rows.
+/// Progress of a rebuild, replacement or scrub. Bytes are data bytes of written rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncStatus {
     /// What is done.
@@ -121,6 +123,8 @@ pub struct ArrayStatus {
     pub bad_blocks_total: u64,
     /// What is kept of the scrub.
     pub scrub: ScrubRecord,
+    /// A scrub under way, paused or held.
+    pub scrubbing: Option<SyncStatus>,
     /// Why writes fail, if they do.
     pub failure: Option<String>,
 }
@@ -188,6 +192,7 @@ impl Array {
             bad_blocks: self.bad_blocks(),
             bad_blocks_total: self.defects.borrow().total(),
             scrub: self.scrub_record(),
+            scrubbing: self.scrub_status(),
             failure,
         }
     }

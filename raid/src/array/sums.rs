@@ -26,7 +26,7 @@ use crate::stripe::view::RowView;
 
 impl Array {
     /// The members in sync, by slot: those whose copies of pages count.
-    fn sums_disks(&self) -> Vec<Option<Rc<Disk>>> {
+    pub(super) fn sums_disks(&self) -> Vec<Option<Rc<Disk>>> {
         let ledger = self.ledger.borrow();
         let slots = ledger.slots().iter();
         slots
@@ -72,7 +72,7 @@ impl Array {
 
     /// Counts what was found wrong with copies of pages. After a crash a copy may be behind; that is
     /// nobody's fault, and no disk's while the array is being started.
-    fn take_findings(&self, sums: &Sums) {
+    pub(super) fn take_findings(&self, sums: &Sums) {
         for finding in sums.take_findings() {
             match finding.flaw {
                 Flaw::Stale { .. } if !self.is_open() => {}

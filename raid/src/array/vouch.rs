@@ -6,47 +6,78 @@
 use std::rc::Rc;
 
 use super::Array;
+use crate::events::EventKind;
 use crate::geometry::{Columns, Row, Slot};
+use crate::integrity::Ready;
+use crate::integrity::cache::Verdict;
+use crate::integrity::store::SumsError;
 
 /// The sums of some columns, held until dropped.
 pub(crate) struct Vouched {
-    has_sums: bool,
+    /// `None`: the array has no checksums.
+    ready: Option<Ready>,
+    /// Columns whose sums are lost with their page.
+    blank: Vec<u64>,
 }
 
 impl Vouched {
     /// Whether the array has checksums.
     pub(crate) fn has_sums(&self) -> bool {
-        self.has_sums
+        self.ready.is_some()
     }
 
     /// Whether the sums of a column are lost with their page.
-    pub(crate) fn says_nothing(&self, _col: u64) -> bool {
-        false
+    pub(crate) fn says_nothing(&self, col: u64) -> bool {
+        self.blank.contains(&col)
     }
-
-    pub(crate) fn adopted(&self) {}
 }
 
 impl Array {
+    /// Compares the copies of the pages of some columns, and holds the pages. A page without a copy is
+    /// begun anew: its columns say nothing until they are set. Fails with a sentence if a page can't
+    /// be used by this version. The caller holds the lock of the columns.
     pub(crate) async fn vouch_for(
         self: &Rc<Self>,
-        _row: Row,
-        _cols: &Columns,
+        row: Row,
+        cols: &Columns,
     ) -> Result<Vouched, String> {
-        Ok(Vouched { has_sums: false })
+        let Some(sums) = &self.sums else {
+            return Ok(Vouched {
+                ready: None,
+                blank: Vec::new(),
+            });
+        };
+        let disks = self.sums_disks();
+        match sums.check(&disks, row, cols.clone()).await {
+            Ok(()) => {}
+            Err(error @ SumsError::Lost { .. }) => {
+                self.report(EventKind::BadBlock, None, error.to_string());
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+        let ready = sums.ready_or_blank(&disks, row, cols.clone()).await;
+        self.take_findings(sums);
+        let ready = ready.map_err(|error| error.to_string())?;
+        let blank = cols.clone().filter(|col| sums.says_nothing(row, *col));
+        Ok(Vouched {
+            blank: blank.collect(),
+            ready: Some(ready),
+        })
     }
 
     /// Whether blocks from `col` on match their sums; without sums, whatever could be read does.
+    /// `vouched` holds their pages.
     pub(crate) fn is_vouched(
         &self,
-        _vouched: &Vouched,
-        _row: Row,
-        _slot: Slot,
-        _col: u64,
-        _data: &[u8],
+        vouched: &Vouched,
+        row: Row,
+        slot: Slot,
+        col: u64,
+        data: &[u8],
     ) -> bool {
-        true
+        match (&self.sums, vouched.has_sums()) {
+            (Some(sums), true) => matches!(sums.verify(row, col, slot, data), Verdict::Good),
+            _ => true,
+        }
     }
-
-    pub(crate) fn note_blocks(&self, _row: Row, _slot: Slot, _col: u64, _data: &[u8]) {}
 }

@@ -79,10 +79,12 @@ pub enum ScrubState {
     Idle,
     /// Under way; goes on after a restart.
     Running,
-    /// Held by the operator, or outside its window.
+    /// Paused by the operator until he resumes it.
     Paused,
     /// Ended by the operator before its end.
     Stopped,
+    /// Outside its window; the host resumes it.
+    Waiting,
 }
 
 impl ScrubState {
@@ -93,6 +95,7 @@ impl ScrubState {
             Self::Running => 1,
             Self::Paused => 2,
             Self::Stopped => 3,
+            Self::Waiting => 4,
         }
     }
 
@@ -103,6 +106,7 @@ impl ScrubState {
             1 => Some(Self::Running),
             2 => Some(Self::Paused),
             3 => Some(Self::Stopped),
+            4 => Some(Self::Waiting),
             _ => None,
         }
     }

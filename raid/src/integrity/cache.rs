@@ -206,6 +206,17 @@ impl SumsCache {
         }
     }
 
+    /// Whether a word's sums are all as in a page that was begun anew.
+    pub(crate) fn says_nothing(&self, row: Row, col: u64) -> bool {
+        let members = (0..self.places.members()).map(Slot);
+        let mut runs = self.places.runs(row, col..col + 1);
+        let Some(run) = runs.next() else {
+            return false;
+        };
+        let mut stored = members.map(|slot| self.sums(&run, slot)?.next().copied());
+        stored.all(|sum| sum == Some(0))
+    }
+
     /// The crc of what was written at a block. `None` if the page isn't in memory.
     pub(crate) fn crc(&self, slot: Slot, row: Row, col: u64) -> Option<u32> {
         let run = self.places.runs(row, col..col + 1).next()?;

@@ -392,6 +392,12 @@ impl Sums {
         self.cache.borrow().crc(slot, row, col)
     }
 
+    /// Whether the sums of a word, of all members, are those of a page that was begun anew: they say
+    /// nothing. False if its page isn't in memory.
+    pub(crate) fn says_nothing(&self, row: Row, col: u64) -> bool {
+        self.cache.borrow().says_nothing(row, col)
+    }
+
     /// Notes the crcs of blocks of `slot`, from column `col` of `row` on, which [`Sums::ready`] holds.
     ///
     /// # Panics

@@ -143,7 +143,7 @@ impl Array {
     /// Starts a scrub of all that was written, or goes on with one that is paused or held. Durable on
     /// return; true if that changed anything.
     pub async fn scrub_start(self: &Rc<Self>) -> Result<bool, RaidError> {
-        self.check_serving()?;
+        self.check_open()?;
         match self.scrub_record().state {
             ScrubState::Running => return Ok(false),
             ScrubState::Paused | ScrubState::Waiting => return self.scrub_resume().await,
@@ -167,7 +167,7 @@ impl Array {
 
     /// Pauses a scrub; it stays paused, over restarts too, until it is resumed.
     pub async fn scrub_pause(self: &Rc<Self>) -> Result<bool, RaidError> {
-        self.check_serving()?;
+        self.check_open()?;
         match self.scrub_record().state {
             ScrubState::Paused => Ok(false),
             ScrubState::Running | ScrubState::Waiting => {
@@ -179,7 +179,7 @@ impl Array {
 
     /// Holds a running scrub until the host resumes it: its window is over. A paused one stays paused.
     pub async fn scrub_hold(self: &Rc<Self>) -> Result<bool, RaidError> {
-        self.check_serving()?;
+        self.check_open()?;
         if self.scrub_record().state != ScrubState::Running {
             return Ok(false);
         }
@@ -189,7 +189,7 @@ impl Array {
 
     /// Goes on with a scrub that is paused or held.
     pub async fn scrub_resume(self: &Rc<Self>) -> Result<bool, RaidError> {
-        self.check_serving()?;
+        self.check_open()?;
         match self.scrub_record().state {
             ScrubState::Running => return Ok(false),
             ScrubState::Paused | ScrubState::Waiting => {}
@@ -212,7 +212,7 @@ impl Array {
 
     /// Ends a scrub before its end. The next one begins at the beginning.
     pub async fn scrub_stop(self: &Rc<Self>) -> Result<bool, RaidError> {
-        self.check_serving()?;
+        self.check_open()?;
         match self.scrub_record().state {
             ScrubState::Stopped => Ok(false),
             ScrubState::Idle => Err(self.no_scrub("stop")),
@@ -377,7 +377,7 @@ impl Array {
             } else {
                 pause
             })
-                .await;
+            .await;
             before = self.scrub.requests.take();
         }
         Ok(())

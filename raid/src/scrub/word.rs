@@ -15,8 +15,8 @@
 
 use std::rc::Rc;
 
-use cairn_blockdev::units::{BLOCK_BYTES, u32_of, usize_of};
-use cairn_blockdev::{Buf, IoErrorKind, SharedBuf};
+use cairn_blockdev::units::{BLOCK_BYTES, u32_of, u64_of, usize_of};
+use cairn_blockdev::{Buf, SharedBuf};
 use futures_util::future::join_all;
 
 use super::{Found, Looked, Piece};
@@ -27,7 +27,7 @@ use crate::defects::{Defect, Place, Reason};
 use crate::events::EventKind;
 use crate::geometry::{Columns, Role, Row, Set, Slot};
 use crate::level::Level;
-use crate::parity::Word;
+use crate::parity::{Word, compute_p, compute_q};
 use crate::stripe::view::RowView;
 
 /// One member's blocks of the columns.
@@ -64,17 +64,21 @@ struct Column<'a> {
     shelves: &'a [Shelf],
 }
 
-impl Column<'_> {
+impl<'a> Column<'a> {
     fn cols(&self) -> Columns {
         self.col..self.col + 1
     }
 
-    fn of(&self, role: Role) -> Option<&Shelf> {
+    fn of(&self, role: Role) -> Option<&'a Shelf> {
         self.shelves.iter().find(|shelf| shelf.role == role)
     }
 
     fn row(&self) -> Row {
         self.view.row
+    }
+
+    fn path(&self, slot: Slot) -> Option<&'a str> {
+        self.view.reader(slot).map(|disk| &*disk.path)
     }
 }
 
@@ -86,8 +90,8 @@ struct Right {
 impl Array {
     /// Looks at a piece under its columns' lock.
     pub(super) async fn look_at(self: &Rc<Self>, piece: &Piece) -> Result<Looked, String> {
-        let blocks = (piece.cols.end - piece.cols.start)
-            * cairn_blockdev::units::u64_of(self.geometry.members());
+        let members = u64_of(self.geometry.members());
+        let blocks = (piece.cols.end - piece.cols.start) * members;
         let cost = u32::try_from(blocks).unwrap_or(u32::MAX);
         // What is read, and what is solved beside it.
         let cost = cost.saturating_mul(2).min(self.memory_units);
@@ -136,12 +140,7 @@ impl Array {
         join_all(reads).await.into_iter().collect()
     }
 
-    async fn shelf(
-        self: &Rc<Self>,
-        view: &RowView,
-        slot: Slot,
-        cols: &Columns,
-    ) -> Option<Shelf> {
+    async fn shelf(self: &Rc<Self>, view: &RowView, slot: Slot, cols: &Columns) -> Option<Shelf> {
         let count = usize_of(cols.end - cols.start);
         let mut shelf = Shelf {
             slot,
@@ -207,14 +206,15 @@ impl Array {
         shelves: &[Shelf],
         vouched: &Vouched,
     ) -> bool {
-        let good = |shelf: &Shelf| {
-            let data = shelf.whole()?;
-            self.is_vouched(vouched, view.row, shelf.slot, cols.start, data)
-                .then_some(data)
-        };
-        let Some(blocks) = shelves.iter().map(good).collect::<Option<Vec<_>>>() else {
-            return false;
-        };
+        let mut blocks: Vec<&[u8]> = Vec::with_capacity(shelves.len());
+        for shelf in shelves {
+            match shelf.whole() {
+                Some(data) if self.is_vouched(vouched, view.row, shelf.slot, cols.start, data) => {
+                    blocks.push(data);
+                }
+                _ => return false,
+            }
+        }
         if self.geometry.level() == Level::Raid1 {
             return blocks.windows(2).all(|pair| pair.first() == pair.last());
         }
@@ -226,7 +226,7 @@ impl Array {
             Role::Data(_) => true,
             role => {
                 let mut parity = self.pool.take(shelf.data.len());
-                crate::parity::compute(role, data.iter().copied(), &mut parity);
+                parity_into(role, &data, &mut parity);
                 *parity == *shelf.data
             }
         })
@@ -247,7 +247,12 @@ impl Array {
     }
 
     /// A block that is good.
-    fn good<'a>(&self, column: &Column<'a>, shelf: &'a Shelf, vouched: &Vouched) -> Option<&'a [u8]> {
+    fn good<'a>(
+        &self,
+        column: &Column<'a>,
+        shelf: &'a Shelf,
+        vouched: &Vouched,
+    ) -> Option<&'a [u8]> {
         let block = shelf.block(column.at)?;
         self.is_vouched(vouched, column.row(), shelf.slot, column.col, block)
             .then_some(block)
@@ -257,7 +262,7 @@ impl Array {
 
     async fn mend_word(self: &Rc<Self>, column: &Column<'_>, vouched: &Vouched) -> Found {
         if vouched.says_nothing(column.col) {
-            return self.adopt(column, vouched);
+            return self.adopt(column);
         }
         let mut found = Found::default();
         let Some(right) = self.right_data(column, vouched, &mut found) else {
@@ -382,7 +387,7 @@ impl Array {
                 "row {} column {}: the block is right and its checksum was old; mended",
                 row.0, column.col
             );
-            self.tell_finding(EventKind::Repaired, self.path_of(column, slot), detail);
+            self.tell_finding(EventKind::Repaired, column.path(slot), detail);
             return Found {
                 repaired: 1,
                 mismatched: 1,
@@ -392,16 +397,14 @@ impl Array {
         let mismatched = u64::from(read.is_some());
         let mut buf = self.pool.take(BLOCK_BYTES);
         buf.copy_from_slice(right);
-        let repaired = self.rewrite(column, slot, buf.freeze(), read.is_some()).await;
+        let repaired = self
+            .rewrite(column, slot, buf.freeze(), read.is_some())
+            .await;
         Found {
             repaired: u64::from(repaired),
             mismatched,
             unrepairable: 0,
         }
-    }
-
-    fn path_of<'a>(&self, column: &Column<'a>, slot: Slot) -> Option<&'a str> {
-        column.view.reader(slot).map(|disk| &*disk.path)
     }
 
     /// Writes a block in place, to everybody who has a place for it. A disk that can't is ejected.
@@ -421,7 +424,10 @@ impl Array {
             if was_read {
                 disk.count(|errors| errors.corruption += 1);
             }
-            match disk.write(&self.geometry, row, column.col, data.clone()).await {
+            match disk
+                .write(&self.geometry, row, column.col, data.clone())
+                .await
+            {
                 Ok(()) => {
                     written = true;
                     let why = if was_read {
@@ -446,7 +452,7 @@ impl Array {
 
     async fn mend_mirrors(self: &Rc<Self>, column: &Column<'_>, vouched: &Vouched) -> Found {
         if vouched.says_nothing(column.col) {
-            return self.adopt(column, vouched);
+            return self.adopt(column);
         }
         let good = |shelf| self.good(column, shelf, vouched);
         let mut copies = column.shelves.iter().filter_map(good);
@@ -493,7 +499,7 @@ impl Array {
                 column.col,
                 slot.0
             );
-            self.tell_finding(EventKind::BadBlock, self.path_of(column, slot), detail);
+            self.tell_finding(EventKind::BadBlock, column.path(slot), detail);
         }
         Found {
             repaired: 0,
@@ -519,7 +525,7 @@ impl Array {
 
     /// The word's page is lost with all its copies. If every block can be read and redundancy agrees
     /// with all of them, they are taken for what was written; otherwise nothing vouches for any.
-    fn adopt(&self, column: &Column<'_>, vouched: &Vouched) -> Found {
+    fn adopt(&self, column: &Column<'_>) -> Found {
         let blocks: Vec<Option<&[u8]>> = column
             .shelves
             .iter()
@@ -530,7 +536,6 @@ impl Array {
             for (shelf, block) in column.shelves.iter().zip(blocks) {
                 self.note_blocks(column.row(), shelf.slot, column.col, block);
             }
-            vouched.adopted();
             return Found {
                 repaired: 1,
                 mismatched: 1,
@@ -559,7 +564,7 @@ impl Array {
             Role::Data(_) => true,
             role => {
                 let mut parity = self.pool.take(BLOCK_BYTES);
-                crate::parity::compute(role, data.iter().copied(), &mut parity);
+                parity_into(role, &data, &mut parity);
                 shelf.block(column.at) == Some(&*parity)
             }
         })
@@ -587,7 +592,12 @@ impl Array {
     }
 }
 
-/// Errors of [`Array::look_at`] are sentences.
-pub(super) fn sentence(kind: IoErrorKind) -> String {
-    kind.to_string()
+/// P or Q of complete data.
+fn parity_into(role: Role, data: &[&[u8]], parity: &mut [u8]) {
+    let sources = data.iter().copied();
+    match role {
+        Role::P => compute_p(sources, parity),
+        Role::Q => compute_q(sources, parity),
+        Role::Data(_) => unreachable!("parity of a data role"),
+    }
 }

@@ -479,6 +479,11 @@ impl SpaceMap {
         !self.dirty.is_empty()
     }
 
+    /// The generation that a page was last written with.
+    pub(crate) fn generation(&self, page: usize) -> u64 {
+        self.generations.get(page).copied().unwrap_or(0)
+    }
+
     /// The changed pages, each with its next generation: (page, generation, bytes). They count as
     /// written from here on.
     pub fn take_dirty(&mut self) -> Vec<(usize, u64, Box<[u8]>)> {
