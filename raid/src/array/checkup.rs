@@ -55,14 +55,14 @@ impl Array {
     }
 
     async fn check_maps(self: &Rc<Self>) -> Result<u64, IoErrorKind> {
-        // What is newer than this in memory is on its way.
-        self.checkpoint().await?;
         let (pages, generations) = {
             let space = self.space.borrow();
             let pages = space.pages();
             let generations: Vec<u64> = (0..pages).map(|page| space.generation(page)).collect();
             (pages, generations)
         };
+        // After one that started now, all of these are on the members, and newer ones may be.
+        self.checkpoint().await?;
         let mut damaged = 0;
         for disk in self.in_sync() {
             let slots = read_map_slots(&disk, pages).await;

@@ -273,6 +273,7 @@ impl Array {
                 found.add(self.mend_block(column, shelf, data, vouched).await);
             }
         }
+        let mut differs = false;
         for role in [Role::P, Role::Q] {
             let Some(shelf) = column.of(role) else {
                 continue;
@@ -280,9 +281,12 @@ impl Array {
             let parity = self.parity_of(role, &right.data);
             if vouched.has_sums() || shelf.block(column.at).is_none() {
                 found.add(self.mend_block(column, shelf, &parity, vouched).await);
-            } else if shelf.block(column.at) != Some(&*parity) {
-                found.add(self.left_as_it_is(column, "its parity doesn't match its data"));
+            } else {
+                differs |= shelf.block(column.at) != Some(&*parity);
             }
+        }
+        if differs {
+            found.add(self.left_as_it_is(column, "its parity doesn't match its data"));
         }
         found
     }
