@@ -137,11 +137,13 @@ mod tests {
             },
             clean: true,
             no_integrity: true,
+            no_journal: false,
             event_count,
             created_ms: 0,
             bad_blocks: Vec::new(),
             bad_blocks_total: 0,
             scrub: cairn_raid::defects::ScrubRecord::default(),
+            scrubbing: None,
             failure: None,
         }
     }

@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cairn_api::{
-    Array, ArrayState, Changed, CreateArray, ErrorCode, MemberState, SpareChange, StopArray,
-    validate_name,
+    Array, ArrayState, Changed, CreateArray, ErrorCode, Integrity, MemberState, SpareChange,
+    StopArray, validate_name,
 };
 use cairn_raid::label::TABLE_MAX;
 use cairn_raid::{ArrayStatus, CHUNK_MAX, CreateSpec, Geometry, MemberDisk, RaidError};
 use uuid::Uuid;
 
 use super::located::located;
+use super::scrubs::ArraySettings;
 use super::{Entry, Run, Supervisor, locked, path_text};
 use crate::engine::Engine;
 use crate::looking::{check_distinct, take, wipe};
@@ -69,21 +70,25 @@ impl Supervisor {
             chunk_bytes: chunk,
             home_host: self.host.uuid,
             journal_bytes: request.journal_bytes,
+            integrity: request.integrity == Integrity::Crc32c,
+            journal: !request.no_journal,
         };
+        let settings = ArraySettings::of(&self.config());
         let engine = self.new_engine().await?;
         let dry_run = request.dry_run;
         let (members, spares) = (plan.members.len(), plan.spares.len());
         let made = engine
-            .call(move |engine| async move { create(&engine, spec, plan, dry_run).await })
+            .call(move |engine| async move { create(&engine, spec, plan, settings, dry_run).await })
             .await
             .and_then(|made| made);
-        let (warnings, made) = match made {
+        let (mut warnings, made) = match made {
             Ok(made) => made,
             Err(detail) => {
                 engine.shut_down().await;
                 return Err(detail);
             }
         };
+        warnings.extend(protection_warnings(&request));
         let what = format!(
             "array {name}: {} of {members} disks{}, chunk {} KiB",
             request.level,
@@ -325,6 +330,7 @@ async fn create(
     engine: &Engine,
     spec: CreateSpec,
     plan: CreatePlan,
+    settings: ArraySettings,
     dry_run: bool,
 ) -> Answer<Made> {
     let count = plan.members.len();
@@ -368,9 +374,31 @@ async fn create(
     let array = cairn_raid::create(env, pool, spec, members, spares, engine.hooks.clone())
         .await
         .map_err(|error| refuse::raid(&error))?;
+    settings.apply(&array);
     let status = array.status();
     engine.array.replace(Some(array));
     Ok((warnings, Some((status.uuid, view::array(&status)))))
+}
+
+/// What is given up by doing without checksums or journal.
+fn protection_warnings(request: &CreateArray) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if request.no_journal {
+        warnings.push(
+            "WITHOUT A JOURNAL: a crash or power cut in the middle of writes, together with a disk \
+             that fails before parity is recomputed, loses data that was acknowledged long before. \
+             This is for measurements; do not keep data on it"
+                .into(),
+        );
+    }
+    if request.integrity == Integrity::None {
+        warnings.push(
+            "without checksums: a disk that returns wrong bytes without an error is believed, and \
+             scrubs can count what differs but not mend it"
+                .into(),
+        );
+    }
+    warnings
 }
 
 /// What there is to say about the members' sizes.

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::disks::glob_paths;
+use super::scrubs::ArraySettings;
 use super::{Entry, Run, Supervisor, path_text};
 use crate::engine::{Engine, EngineHandle};
 use crate::looking::{self, Content};
@@ -398,13 +399,18 @@ impl Supervisor {
             home_host: self.host.uuid,
             witness: self.witness.load(uuid),
         };
+        let settings = ArraySettings::of(&self.config());
         let paths = found.disks.iter().map(|(path, _)| path.clone()).collect();
         let witness = self.witness.clone();
         let mut stop = self.stopping.subscribe();
         let started = tokio::select! {
             biased;
             started = engine.call(move |engine| async move {
-                assemble(&engine, paths, options, &witness).await
+                let array = assemble(&engine, paths, options, &witness).await;
+                if let Some(array) = &*engine.array.borrow() {
+                    settings.apply(array);
+                }
+                array
             }) => started,
             // Parity may be recomputed for hours. The labels stay unclean, and the next start does
             // it again.

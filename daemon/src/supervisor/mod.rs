@@ -8,6 +8,7 @@
 //!
 //! - [`assembly`]: starting arrays, at the daemon's start and by request.
 //! - [`arrays`], [`destruction`], [`disks`], [`volumes`], [`exports`]: what their names say.
+//! - [`scrubs`]: scrubs by request and by their windows.
 //! - [`located`]: which array has a disk.
 //! - [`entry`]: one array that the daemon knows, running or not.
 //!
@@ -24,6 +25,7 @@ mod disks;
 mod entry;
 mod exports;
 mod located;
+mod scrubs;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -351,6 +353,8 @@ impl Supervisor {
             exports: &self.export_list(snapshots),
             io_backend: Some(&self.io_backend()),
             store_error: store_error.as_deref(),
+            now_unix_ms: u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0),
+            scrub_overdue_after: Some(self.config().scrub.overdue_after),
         })
     }
 

@@ -111,8 +111,10 @@ pub struct ArrayStatus {
     pub space: SpaceStatus,
     /// Whether the labels say that parity matches.
     pub clean: bool,
-    /// Journal and checksums are not there yet.
+    /// Blocks carry no checksums.
     pub no_integrity: bool,
+    /// Acks follow the writes in place: there is no journal.
+    pub no_journal: bool,
     /// Membership changes so far.
     pub event_count: u64,
     /// When it was created, in ms since 1970.
@@ -187,6 +189,7 @@ impl Array {
             },
             clean: !self.dirty.get(),
             no_integrity: label.incompat & crate::label::INCOMPAT_NO_INTEGRITY != 0,
+            no_journal: !label.has_journal(),
             event_count: label.event_count,
             created_ms: label.created_ms,
             bad_blocks: self.bad_blocks(),
