@@ -255,10 +255,10 @@ fn scrub_facts(array: &Array) -> Vec<Fact> {
     let scrub = &array.scrub;
     vec![
         fact("scrub_state", scrub_cell(scrub)),
-        fact("scrub_finished_unix_ms", moment(scrub.finished_unix_ms)),
+        fact("scrub_finished", moment(scrub.finished_unix_ms)),
         fact("scrub_repaired", Cell::count(scrub.repaired)),
         fact("scrub_mismatched", Cell::errors(scrub.mismatched)),
-        fact("scrub_unrepairable", Cell::errors(scrub.unrepairable)),
+        fact("scrub_lost_blocks", Cell::errors(scrub.unrepairable)),
         fact("bad_blocks", Cell::errors(array.bad_blocks_total)),
     ]
 }
