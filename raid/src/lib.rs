@@ -16,10 +16,7 @@ pub mod label;
 pub mod layout;
 mod level;
 mod member;
-#[cfg(feature = "mutations")]
 pub mod mutation;
-#[cfg(not(feature = "mutations"))]
-mod mutation;
 pub mod parity;
 pub mod space;
 mod stripe;
