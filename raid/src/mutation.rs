@@ -30,8 +30,6 @@ pub enum Mutation {
     StaleMemberRead,
     /// Parity is computed from a block that wasn't verified.
     ParityFromUnverified,
-    /// The checksum doesn't cover where the block belongs.
-    SumWithoutAddress,
     /// The generation of a checksum page isn't compared.
     PageWithoutGeneration,
     /// An extent is used again before its unmapping is durable.
@@ -50,7 +48,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 19] = [
         Self::AckBeforeJournal,
         Self::AckOutOfSequence,
         Self::OneCopyTooFew,
@@ -63,7 +61,6 @@ impl Mutation {
         Self::MissedMapClearedEarly,
         Self::StaleMemberRead,
         Self::ParityFromUnverified,
-        Self::SumWithoutAddress,
         Self::PageWithoutGeneration,
         Self::ReuseBeforeUnmapDurable,
         Self::ReplayNotIdempotent,

@@ -192,6 +192,8 @@ impl World {
             chunk_bytes: self.shape.chunk_bytes,
             home_host: HOST,
             journal_bytes: None,
+            integrity: true,
+            journal: true,
         };
         let n = self.shape.members;
         let members = (0..n).map(|i| self.member(i)).collect();
