@@ -16,10 +16,7 @@ pub mod label;
 pub mod layout;
 mod level;
 mod member;
-#[cfg(feature = "mutations")]
 pub mod mutation;
-#[cfg(not(feature = "mutations"))]
-mod mutation;
 pub mod parity;
 mod scrub;
 pub mod space;

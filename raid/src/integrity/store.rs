@@ -21,6 +21,7 @@ use crate::array::disk::Disk;
 use crate::array::flights::Patience;
 use crate::geometry::Slot;
 use crate::layout::ZoneKind;
+use crate::mutation::{Mutation, on};
 
 /// What is wrong with one copy of a page.
 #[derive(Debug, Clone)]
@@ -218,7 +219,7 @@ fn judge(id: &PageId, places: &Places, reads: &[CopyRead]) -> Result<Loaded, Sum
         })
         // The first copy of the highest generation.
         .reduce(|a, b| {
-            if b.generation() > a.generation() {
+            if b.generation() > a.generation() && !on(Mutation::PageWithoutGeneration) {
                 b
             } else {
                 a

@@ -24,6 +24,7 @@ use uuid::Uuid;
 use super::entry::Seq;
 use super::group::{Damage, GROUP_BYTES_MAX, Group, decode, payload_is_intact, unescape};
 use super::header::RING_OFFSET;
+use crate::mutation::{Mutation, on};
 
 /// One read of the ring.
 const PIECE: u64 = MIB;
@@ -217,6 +218,8 @@ pub(crate) async fn scan(
         };
         position = if group.intact {
             group.payload.end
+        } else if on(Mutation::ReplayStopsAtFirstGap) {
+            ring_len
         } else {
             group.payload.start
         };

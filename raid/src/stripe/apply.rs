@@ -35,6 +35,7 @@ use crate::geometry::{Columns, Role, Row, Set};
 use crate::integrity::Ready;
 use crate::journal::entry::{Entry, Kind, Seq, Tag};
 use crate::journal::log::Journal;
+use crate::level::Level;
 use crate::mutation::{Mutation, on};
 
 /// Logged data waits at most about this long for its cycle: enough for neighbours to share it.
@@ -282,7 +283,8 @@ impl Array {
         if works.is_empty() {
             return Ok(());
         }
-        for work in works.iter().filter(|work| !work.fresh) {
+        let mirrored = self.geometry.level() == Level::Raid1;
+        for work in works.iter().filter(|work| !work.fresh && !mirrored) {
             self.log_notes(journal, work);
         }
         journal.logged_below(journal.next()).await?;
@@ -321,13 +323,12 @@ impl Array {
         Ok(())
     }
 
-    /// Notes what the parity of a row will be, where it depends on data that isn't in the journal.
+    /// Notes what the parity of a row will be. Where all of its data is in the journal no sums are
+    /// needed, but the note is: it says that the ones before it are over.
     fn log_notes(self: &Rc<Self>, journal: &Rc<Journal>, work: &Work) {
         let all = Set::first(self.geometry.data_chunks());
         for span in work.overlay.spans() {
-            if span.written == all {
-                continue;
-            }
+            let complete = span.written == all;
             let mut roles = 0u8;
             let mut sums = Vec::new();
             for (bit, role) in [(1, Role::P), (2, Role::Q)] {
@@ -335,13 +336,10 @@ impl Array {
                     .parity
                     .iter()
                     .find(|new| new.role == role && new.col == span.cols.start);
-                if let Some(new) = new {
+                if let Some(new) = new.filter(|_| !complete) {
                     roles |= bit;
                     sums.extend(sector_sums(&new.data));
                 }
-            }
-            if roles == 0 {
-                continue;
             }
             let entry = Entry {
                 arg: work.below.0,

@@ -18,6 +18,7 @@ use super::cache::Pending;
 use super::overlay::Overlay;
 use super::view::RowView;
 use crate::array::Array;
+use crate::array::disk::Disk;
 use crate::geometry::Row;
 use crate::journal::entry::{Entry, Kind, Seq};
 use crate::journal::log::{Hold, Journal};
@@ -32,7 +33,7 @@ impl Array {
         batch: &[Pending],
     ) -> Result<(), IoErrorKind> {
         let row_bytes = self.geometry.row_bytes();
-        let degraded = !self.whole_view(&self.view(row));
+        let degraded = self.in_sync().len() < self.geometry.members();
         let payload = if degraded {
             row_bytes
         } else {
@@ -71,9 +72,10 @@ impl Array {
         let done = self
             .bypass_in_place(row, journal, end, (&view, &overlay, &parity), fresh)
             .await;
-        self.dirty_rows.applied(row);
-        // If it isn't, the array has failed, and the next start finds everything in the journal.
+        // If it isn't, the array has failed, and the next start finds everything in the journal. Until
+        // then reads go on finding what superseded the older data.
         done?;
+        self.dirty_rows.applied(row);
         self.in_place(hold);
         self.kick_apply_if_crowded(journal);
         self.before_ack().await
@@ -101,12 +103,14 @@ impl Array {
         Ok(())
     }
 
-    /// Whether every slot of the row has a member.
-    fn whole_view(&self, view: &RowView) -> bool {
-        (0..self.geometry.members()).all(|slot| {
-            let slot = crate::geometry::Slot(slot);
-            view.writers(slot).iter().any(|disk| !disk.out.get())
-        })
+    /// Whether a data chunk of the row has no member to go to. A disk that is being filled doesn't
+    /// count: after a crash it begins where its cursor was.
+    pub(super) fn is_homeless(&self, view: &RowView, index: usize) -> bool {
+        let members = self.in_sync();
+        let is_member = |disk: &Rc<Disk>| members.iter().any(|member| Rc::ptr_eq(member, disk));
+        !view
+            .slots_of(index)
+            .any(|slot| view.writers(slot).iter().any(is_member))
     }
 
     /// The sum of every data block of a complete row, in the order of its addresses.
@@ -120,10 +124,7 @@ impl Array {
     /// Logs the chunks of a complete row that have no member to go to.
     fn log_homeless(self: &Rc<Self>, journal: &Rc<Journal>, view: &RowView, overlay: &Overlay) {
         for (index, run) in overlay.runs() {
-            let homeless = view
-                .slots_of(index)
-                .all(|slot| view.writers(slot).iter().all(|disk| disk.out.get()));
-            if !homeless {
+            if !self.is_homeless(view, index) {
                 continue;
             }
             let chunk = self.geometry.chunk_bytes();

@@ -67,17 +67,17 @@ impl Array {
             opened.records().len(),
             histories.len()
         );
-        self.finish_noted(&histories)
-            .await
-            .map_err(|_| self.lost_error())?;
+        self.finish_noted(&histories).await?;
         for (row, history) in histories {
             if history.has_intent() {
-                self.settle_intents(row, &history)
-                    .await
-                    .map_err(|_| self.lost_error())?;
+                let settled = self.settle_intents(row, &history).await;
+                settled.map_err(|kind| self.stuck_at(row, kind))?;
             } else {
                 self.make_dirty(row, &history);
             }
+        }
+        if on(Mutation::ReplayNotIdempotent) {
+            self.write_floor(journal, journal.next()).await;
         }
         // Before zeros take the place of what is lost.
         self.settle_losses().await.map_err(|_| self.lost_error())?;
@@ -229,7 +229,7 @@ impl Array {
     }
 
     /// Finishes the noted transactions: parity of all rows, flushed, then data, flushed.
-    async fn finish_noted(self: &Rc<Self>, histories: &Histories) -> Result<(), IoErrorKind> {
+    async fn finish_noted(self: &Rc<Self>, histories: &Histories) -> Result<(), RaidError> {
         let noted: Vec<(&Row, &RowHistory)> = histories
             .iter()
             .filter(|(_, history)| !history.has_intent() && !history.notes().is_empty())
@@ -239,36 +239,55 @@ impl Array {
             let computed = some.iter().map(|(row, history)| async move {
                 let mut view = self.view(**row);
                 let whole = history.noted();
-                let _sums = self
-                    .sums_ready(**row, &(0..self.geometry.chunk_blocks()))
-                    .await?;
+                let cols = 0..self.geometry.chunk_blocks();
+                let sums = self.sums_ready(**row, &cols).await;
+                let sums = sums.map_err(|kind| self.stuck_at(**row, kind))?;
                 let mut parity = Vec::new();
                 for note in history.notes() {
-                    parity.extend(self.noted_parity(&mut view, &whole, note).await?);
+                    let noted = self.noted_parity(&mut view, &whole, note).await;
+                    parity.extend(noted.map_err(|kind| self.stuck_at(**row, kind))?);
                 }
-                Ok::<_, IoErrorKind>((**row, view, whole, parity))
+                Ok::<_, RaidError>((**row, view, whole, parity, sums))
             });
             let computed: Result<Vec<_>, _> = join_all(computed).await.into_iter().collect();
             let computed = computed?;
-            let parity = computed.iter().flat_map(|(row, view, _, parity)| {
-                let writes = Self::parity_writes(view, parity);
-                writes.into_iter().map(|write| (*row, write))
-            });
-            self.write_all(parity).await?;
-            self.flush_all().await?;
-            let data = computed.iter().flat_map(|(row, view, whole, _)| {
-                let writes = Self::data_writes(view, whole);
-                writes.into_iter().map(|write| (*row, write))
-            });
-            self.write_all(data).await?;
-            for (_, view, whole, parity) in &computed {
+            let put = async {
+                let parity = computed.iter().flat_map(|(row, view, _, parity, _)| {
+                    let writes = Self::parity_writes(view, parity);
+                    writes.into_iter().map(|write| (*row, write))
+                });
+                self.write_all(parity).await?;
+                self.flush_all().await?;
+                let data = computed.iter().flat_map(|(row, view, whole, _, _)| {
+                    let writes = Self::data_writes(view, whole);
+                    writes.into_iter().map(|write| (*row, write))
+                });
+                self.write_all(data).await
+            };
+            put.await.map_err(|_| self.lost_error())?;
+            for (_, view, whole, parity, _) in &computed {
                 self.note_sums(view, whole, parity);
             }
         }
         if noted.is_empty() {
             return Ok(());
         }
-        self.flush_all().await
+        self.flush_all().await.map_err(|_| self.lost_error())
+    }
+
+    /// A row whose records can't be finished.
+    fn stuck_at(&self, row: Row, kind: IoErrorKind) -> RaidError {
+        RaidError::NotStarted {
+            array: self.name().to_owned(),
+            reason: format!(
+                "the journal's records of row {} (byte {} of the data zones) can't be finished: {kind}; \
+                 bring more members back",
+                row.0,
+                row.0 * self.geometry.chunk_bytes()
+            ),
+            wait_may_help: true,
+            force_may_help: false,
+        }
     }
 
     /// The parity that a note announced, computed from data. What is lost of the data is solved.
@@ -463,7 +482,11 @@ impl Array {
                 self.dirty_rows.put(row, index, col, block, history.first());
             }
         }
-        // The row is whole in memory now: nothing in place is read for it, whatever its state.
+        if written {
+            // No first write: what is in place is overwritten only once its successor is durable.
+            self.space.borrow_mut().mark(row, true);
+        }
+        // The row is whole in memory now: nothing in place is read for it.
         Ok(())
     }
 
@@ -489,6 +512,7 @@ impl Array {
             found.extend(self.solve_in_note(view, history, index, col).await);
         }
         let at = usize_of(u64_of(index) * self.geometry.chunk_blocks() + col);
+        let mut followed = !history.notes().is_empty();
         for layer in history.layers().iter().rev() {
             match layer {
                 Layer::Data(overlay) => {
@@ -503,6 +527,11 @@ impl Array {
                     if let Some(block) = found.iter().find(fits) {
                         return Some(block.clone());
                     }
+                    if followed {
+                        // Its row was in place when the next one began: nothing older counts.
+                        break;
+                    }
+                    followed = true;
                 }
             }
         }
@@ -529,7 +558,7 @@ impl Array {
         col: u64,
         block: &SharedBuf,
     ) {
-        let homeless = view.slots_of(index).all(|slot| view.writers(slot).is_empty());
+        let homeless = self.is_homeless(view, index);
         if let (true, Some(journal)) = (homeless, self.journal()) {
             let chunk = u64_of(index) * self.geometry.chunk_bytes();
             let at = view.row.0 * self.geometry.row_bytes() + chunk + col * BLOCK;

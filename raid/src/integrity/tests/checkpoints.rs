@@ -122,7 +122,7 @@ fn a_member_that_joins_during_a_checkpoint_gets_the_page_with_the_next() {
         // Not flushed, so that the checkpoint below begins with that.
         assert!(world.write_dirty(1).is_empty());
         let blank = SimDisk::new("new", config(50), &world.sim.env(), 5);
-        let disk = disk_of(&blank, world.layout, &world.dropped[1]);
+        let disk = disk_of(&blank, world.layout, &world.dropped[1], &world.sim.env());
         world.set(0, 2);
         world.sim.block_on(async {
             let _held = world.sums.ready(&world.disks, Row(0), 0..1).await.unwrap();
@@ -268,6 +268,7 @@ fn a_member_that_joins_during_a_read_is_looked_at_before_it_is_written() {
         &world.sim_disks[1],
         world.layout,
         &world.dropped[1],
+        &world.sim.env(),
     ));
     world.checkpoint(2);
     world.restart();
@@ -284,7 +285,7 @@ fn a_target_gets_every_page_that_is_touched_and_can_take_over() {
     }
     world.checkpoint(1);
     let target = SimDisk::new("target", config(50), &world.sim.env(), 5);
-    let disk = disk_of(&target, world.layout, &Rc::default());
+    let disk = disk_of(&target, world.layout, &Rc::default(), &world.sim.env());
     world.sim.block_on(async {
         for row in &rows {
             let ready = world.sums.ready(&world.disks, Row(*row), 0..1).await;

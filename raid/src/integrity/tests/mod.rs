@@ -19,6 +19,7 @@ use super::page::SumsPage;
 use super::place::{Copy, Side};
 use super::store::Flaw;
 use super::*;
+use crate::array::watch::Watch;
 use crate::layout::{Layout, Shape, ZoneKind};
 use crate::level::Level;
 
@@ -72,17 +73,19 @@ struct World {
     cache_bytes: usize,
 }
 
-fn disk_of(sim_disk: &SimDisk, layout: Layout, dropped: &Rc<Cell<(u64, u64)>>) -> Rc<Disk> {
-    let device = Forgetful {
+fn disk_of(
+    sim_disk: &SimDisk,
+    layout: Layout,
+    dropped: &Rc<Cell<(u64, u64)>>,
+    env: &Env,
+) -> Rc<Disk> {
+    let device: Rc<dyn BlockDevice> = Rc::new(Forgetful {
         disk: sim_disk.clone(),
         dropped: Rc::clone(dropped),
-    };
-    Disk::new(
-        Uuid::from_bytes([1; 16]),
-        sim_disk.name(),
-        Rc::new(device),
-        Some(layout),
-    )
+    });
+    let watched = Watch::new(env).over(&sim_disk.name(), &device);
+    let uuid = Uuid::from_bytes([1; 16]);
+    Disk::new(uuid, sim_disk.name(), watched, Some(layout))
 }
 
 fn config(latency_us_max: u64) -> SimDiskConfig {
@@ -113,10 +116,11 @@ impl World {
         let data_bytes = shape.data_bytes_for(size).unwrap();
         let layout = shape.layout(size, data_bytes).unwrap();
         let dropped: Vec<_> = sim_disks.iter().map(|_| Rc::default()).collect();
+        let env = sim.env();
         let disks = sim_disks
             .iter()
             .zip(&dropped)
-            .map(|(disk, dropped)| Some(disk_of(disk, layout, dropped)))
+            .map(|(disk, dropped)| Some(disk_of(disk, layout, dropped, &env)))
             .collect();
         let sums = Sums::new(ARRAY, &geometry, data_bytes, cache_bytes);
         Self {
@@ -180,7 +184,7 @@ impl World {
     fn flush(&self) {
         self.sim.block_on(async {
             for disk in self.disks.iter().flatten() {
-                disk.device.flush().await.unwrap();
+                disk.flush().await.unwrap();
             }
         });
         self.sums.flushed();
