@@ -15,6 +15,7 @@ pub mod label;
 pub mod layout;
 mod level;
 mod member;
+pub mod missed;
 #[cfg(feature = "mutations")]
 pub mod mutation;
 #[cfg(not(feature = "mutations"))]
@@ -29,8 +30,8 @@ mod volume;
 pub use array::assemble::{AssembleOptions, Identity, Probe, assemble, probe};
 pub use array::create::{CreateSpec, create, wipe_label};
 pub use array::{
-    Array, ArrayState, ArrayStatus, BadBlock, Deadlines, ErrorCounts, MemberDisk, MemberStatus, SpaceStatus, SyncAction,
-    SyncStatus, Unanswered, VolumeInfo,
+    Array, ArrayState, ArrayStatus, BadBlock, Deadlines, ErrorCounts, MemberDisk, MemberStatus, Readded,
+    SpaceStatus, SyncAction, SyncStatus, Unanswered, VolumeInfo,
 };
 pub use error::RaidError;
 pub use events::{ArrayEvent, EventKind, EventSink, Hooks, Witness, WitnessStore};

@@ -182,6 +182,7 @@ impl Array {
                 if entry.state == MemberState::InSync {
                     self.redundancy_without(path)?;
                 }
+                disk.held_out.set(true);
                 self.eject(&disk, "failed by the operator").await;
                 self.check_open()
             }

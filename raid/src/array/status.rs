@@ -48,9 +48,11 @@ pub enum SyncAction {
     Rebuild,
     /// A member's slot, for a replacement.
     Replace,
+    /// Members that were away get what they missed.
+    CatchUp,
 }
 
-/// Progress of a rebuild or replacement. Bytes are data bytes of written rows.
+/// Progress of filling. Bytes are data bytes of written rows; of those to be copied, for a catch-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncStatus {
     /// What is done.

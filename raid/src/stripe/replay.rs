@@ -223,6 +223,10 @@ impl Array {
             });
             let computed: Result<Vec<_>, _> = join_all(computed).await.into_iter().collect();
             let computed = computed?;
+            let end = self.journal().map_or(Seq::FIRST, |journal| journal.next());
+            for (row, ..) in &computed {
+                self.note_in_place(*row, end);
+            }
             let parity = computed.iter().flat_map(|(row, view, _, parity)| {
                 let writes = Self::parity_writes(view, parity);
                 writes.into_iter().map(|write| (*row, write))
