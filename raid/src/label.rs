@@ -55,6 +55,8 @@ const RO_COMPAT_KNOWN: u64 = 0;
 const FLAG_CLEAN: u32 = 1;
 /// In an entry: the operator failed this member; it doesn't come back by itself.
 const ENTRY_HELD_OUT: u8 = 1;
+/// In an entry: the member is being taken back and may not have a label that says so.
+const ENTRY_RETURNING: u8 = 2;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
@@ -152,6 +154,9 @@ pub struct Absence {
     /// Generation of the last label that the member surely had: one that comes back with an older one
     /// is an old image.
     pub last_generation: u64,
+    /// The array is about to take it back: the member may not have a label that says so yet, and nothing
+    /// of it counts.
+    pub returning: bool,
 }
 
 /// A label, decoded. What all disks of the array share is in `array`.
@@ -326,6 +331,7 @@ impl Label {
                 to.missed_map = absence.map.into();
                 to.missed_from = absence.from.0.into();
                 to.last_generation = absence.last_generation.into();
+                to.flags |= if absence.returning { ENTRY_RETURNING } else { 0 };
             }
         }
         raw.crc32c = sum(raw.as_bytes()).into();
@@ -436,6 +442,7 @@ fn decode_table(raw: &RawLabel, members: usize) -> Result<Vec<Entry>, LabelError
                 map: row.missed_map.get(),
                 from: Seq(row.missed_from.get()),
                 last_generation: row.last_generation.get(),
+                returning: row.flags & ENTRY_RETURNING != 0,
             }),
             held_out: row.flags & ENTRY_HELD_OUT != 0,
         });
@@ -543,6 +550,7 @@ pub(crate) mod tests {
             map: 0x1234_5678,
             from: Seq(99),
             last_generation: 11,
+            returning: true,
         });
         label.array.table[4].held_out = true;
         assert_eq!(Label::decode(&label.encode()).unwrap(), label);

@@ -611,6 +611,7 @@ impl Array {
         }
         let held = self.labels.lock().await;
         self.ledger.borrow_mut().set_home_host(home_host);
+        self.ledger.borrow_mut().note_returned();
         if self.note_absent(&opening.absent, floor) {
             self.commit_event(&held).await?;
             let missing = self.ledger.borrow().slots_missing();
@@ -730,24 +731,33 @@ impl Array {
     /// `floor`: where the journal begins.
     fn note_absent(&self, absent: &[Uuid], floor: Option<Seq>) -> bool {
         let mut ledger = self.ledger.borrow_mut();
-        let gone: Vec<(Uuid, bool)> = ledger
+        // Every disk that is in has the label before the newest one.
+        let newest = ledger.label().generation.saturating_sub(1);
+        let gone: Vec<(Uuid, Option<u64>)> = ledger
             .label()
             .table
             .iter()
             .filter(|e| {
                 e.state.is_live() && (absent.contains(&e.uuid) || ledger.disk(e.uuid).is_none())
             })
-            .map(|e| (e.uuid, e.state == MemberState::InSync || e.absence.is_some()))
+            .map(|entry| {
+                let last = match entry.absence {
+                    Some(absence) if absence.returning => Some(absence.last_generation),
+                    Some(_) => Some(newest),
+                    None => (entry.state == MemberState::InSync).then_some(newest),
+                };
+                (entry.uuid, last)
+            })
             .collect();
-        // Every disk that is in has the label before the newest one.
-        let last_generation = ledger.label().generation.saturating_sub(1);
         for (uuid, _) in &gone {
             ledger.set_state(*uuid, MemberState::Missing);
         }
         drop(ledger);
         if let Some(floor) = floor {
-            for (uuid, _) in gone.iter().filter(|(_, member)| *member) {
-                self.begin_absence(*uuid, Some(floor), last_generation);
+            for (uuid, last) in &gone {
+                if let Some(last) = last {
+                    self.begin_absence(*uuid, Some(floor), *last);
+                }
             }
         }
         let mut ledger = self.ledger.borrow_mut();

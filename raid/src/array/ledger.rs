@@ -201,6 +201,10 @@ impl Ledger {
         if let Some(entry) = self.label.table.iter_mut().find(|entry| entry.uuid == uuid) {
             entry.cursor_rows = 0;
             entry.held_out = false;
+            entry.absence = entry.absence.map(|absence| Absence {
+                returning: true,
+                ..absence
+            });
             let taken = entry.slot.and_then(|slot| self.slots.get(slot));
             assert!(
                 taken.is_some_and(|slot| {
@@ -216,6 +220,19 @@ impl Ledger {
         self.uncommitted = true;
         if let Some(entry) = self.label.table.iter_mut().find(|entry| entry.uuid == uuid) {
             entry.absence = absence;
+        }
+    }
+
+    /// Members that are being taken back have labels that say so. The caller commits the label.
+    pub(crate) fn note_returned(&mut self) {
+        for entry in &mut self.label.table {
+            if let Some(absence) = &mut entry.absence
+                && entry.state.is_live()
+                && self.disks.contains_key(&entry.uuid)
+            {
+                self.uncommitted |= absence.returning;
+                absence.returning = false;
+            }
         }
     }
 

@@ -98,7 +98,8 @@ impl Array {
         *known = end.max(*known);
         for (member, map) in &*self.missed.maps.borrow() {
             // One that is being caught up is written to, or lacks the row anyway.
-            if self.ledger.borrow().disk(*member).is_none() {
+            let disk = self.ledger.borrow().disk(*member);
+            if disk.is_none_or(|disk| !disk.progress.borrow().is_catching_up()) {
                 map.borrow_mut().insert(row);
             }
         }
@@ -128,6 +129,7 @@ impl Array {
         }
         let absence = Absence {
             last_generation,
+            returning: false,
             ..absence
         };
         self.ledger.borrow_mut().set_absence(member, Some(absence));
@@ -150,6 +152,7 @@ impl Array {
             map: number,
             from,
             last_generation: 0,
+            returning: false,
         };
         Some((Rc::new(RefCell::new(map)), absence))
     }
@@ -264,6 +267,7 @@ impl Array {
                     let new = new.map(|(map, new)| {
                         let absence = Absence {
                             last_generation: absence.last_generation,
+                            returning: absence.returning,
                             ..new
                         };
                         let mut ledger = self.ledger.borrow_mut();

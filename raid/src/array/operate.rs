@@ -29,7 +29,7 @@ impl Array {
             })
     }
 
-    fn wrong_state(&self, disk: &str, state: MemberState, hint: &str) -> RaidError {
+    pub(super) fn wrong_state(&self, disk: &str, state: MemberState, hint: &str) -> RaidError {
         RaidError::MemberState {
             disk: disk.to_owned(),
             state: state.to_string(),

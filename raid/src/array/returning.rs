@@ -5,6 +5,8 @@
 //! [`crate::sync`] copies the others.
 //!
 //! Invariants
+//! - What is on the disk counts only once its own label says that it is back; and nothing that counts
+//!   on it is acked before all labels say so. So a restart can tell the disk from an older image of it.
 //! - Nothing that the array ever asked of the disk is on its way when it is taken back (fault D13).
 //! - A row that somebody works on at that moment may pass the disk by: it joins the map.
 //! - A disk comes back by itself only if the operator didn't fail it.
@@ -20,6 +22,7 @@ use crate::error::RaidError;
 use crate::events::EventKind;
 use crate::geometry::Row;
 use crate::label::{ArrayLabel, Label};
+use crate::member::MemberState;
 
 /// What became of a disk that came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,13 +196,18 @@ impl Array {
         let disk = Disk::new(member, Rc::clone(path), device, Some(label.layout));
         disk.labelled.set(label.array.generation);
         disk.start_filling_at(0);
+        self.ledger.borrow_mut().take_back(Rc::clone(&disk));
+        self.commit_event(&held).await?;
+        if disk.out.get() {
+            return Err(self.wrong_state(path, MemberState::Failed, "it failed again just now"));
+        }
         for row in self.cache.busy() {
             map.borrow_mut().insert(row);
         }
         disk.catch_up(map);
-        self.ledger.borrow_mut().take_back(Rc::clone(&disk));
         let rows = self.rows_to_get(&disk);
-        self.commit_event(&held).await?;
+        self.ledger.borrow_mut().note_returned();
+        self.commit(&held).await?;
         drop(held);
         let detail = format!("slot {slot}: {rows} rows that it missed are caught up");
         self.report(EventKind::RebuildStarted, Some(path), detail);
@@ -230,7 +238,6 @@ mod tests {
     use crate::journal::entry::Seq;
     use crate::label::Absence;
     use crate::label::tests::sample;
-    use crate::member::MemberState;
 
     /// Member 5 of the sample went away at event 5, with label generation 11.
     fn away() -> (Label, ArrayLabel) {
@@ -239,6 +246,7 @@ mod tests {
             map: 1,
             from: Seq(1),
             last_generation: 11,
+            returning: false,
         });
         let ours = label.array.clone();
         label.member_uuid = ours.table[4].uuid;
@@ -266,7 +274,7 @@ mod tests {
         refused(|label, _| label.array.event_count = 9, "without the others");
         refused(|_, ours| ours.table[4].absence = None, "isn't known");
         refused(|_, ours| ours.table[4].slot = None, "another member");
-        refused(|_, ours| drop(ours.table.remove(4)), "doesn't list");
+        refused(|_, ours| ours.table.truncate(4), "doesn't list");
         refused(
             |_, ours| ours.table[4].state = MemberState::InSync,
             "has it as in_sync",
