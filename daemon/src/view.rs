@@ -64,6 +64,7 @@ fn sync(status: &ArrayStatus) -> SyncStatus {
         action: match sync.action {
             cairn_raid::SyncAction::Rebuild => SyncAction::Rebuild,
             cairn_raid::SyncAction::Replace => SyncAction::Replace,
+            cairn_raid::SyncAction::CatchUp => SyncAction::CatchUp,
         },
         done_bytes: sync.done_bytes,
         total_bytes: sync.total_bytes,

@@ -112,6 +112,8 @@ pub enum SyncAction {
     Replace,
     /// Recomputes parity after an unclean stop.
     Resync,
+    /// Copies what members missed that were away.
+    CatchUp,
 }
 
 wire_names!(SyncAction {
@@ -119,6 +121,7 @@ wire_names!(SyncAction {
     Rebuild => "rebuild",
     Replace => "replace",
     Resync => "resync",
+    CatchUp => "catch-up",
 });
 
 /// Progress of the background work of an array.

@@ -597,13 +597,12 @@ impl Array {
         self.dirty.set(ended.unclean);
         self.ledger.borrow_mut().set_clean(!ended.unclean);
         // Before the labels say who is absent: they also say where what the absent miss begins.
-        let opened = match self.ledger.borrow().label().has_journal() {
-            true => Some(Opened::read(self.uuid, self.in_sync(), !ended.unclean)),
-            false => None,
-        };
-        let opened = match opened {
-            Some(reading) => Some(reading.await.map_err(|error| self.journal_error(&error))?),
-            None => None,
+        let has_journal = self.ledger.borrow().label().has_journal();
+        let opened = if has_journal {
+            let read = Opened::read(self.uuid, self.in_sync(), !ended.unclean).await;
+            Some(read.map_err(|error| self.journal_error(&error))?)
+        } else {
+            None
         };
         let floor = opened.as_ref().map(Opened::floor);
         if let Some(floor) = floor {

@@ -107,22 +107,26 @@ impl Array {
 
     /// Notes that a member is away from now on. The caller has changed its state and commits.
     pub(super) fn begin_absence(&self, member: Uuid, floor: Option<Seq>, last_generation: u64) {
-        let Some(from) = floor.or_else(|| Some(self.journal()?.floor())) else {
-            // Without a journal nobody knows what it missed.
+        if !self.ledger.borrow().label().has_journal() {
+            // Nobody knows what it will miss.
             return;
-        };
+        }
+        // At the start the journal isn't open yet; what was loaded is complete below its floor.
+        let opened = floor.or_else(|| Some(self.journal()?.floor()));
+        let from = opened.unwrap_or(self.missed.claim.get());
         let before = self.ledger.borrow().entry(member).and_then(|e| e.absence);
         let known = self.missed.map(member).zip(before);
-        let (map, absence) = match known {
-            // It was being caught up: what it hadn't got yet is still in its map.
-            Some((map, absence)) => (map, absence),
-            None => match self.new_map(member, from) {
-                Some(new) => new,
-                None => {
-                    self.ledger.borrow_mut().set_absence(member, None);
-                    return;
-                }
-            },
+        // If it was being caught up, what it hadn't got yet is still in its map.
+        let (map, absence) = if let Some(known) = known {
+            known
+        } else {
+            // One of an earlier absence is of no use any more.
+            self.missed.maps.borrow_mut().remove(&member);
+            let Some(new) = self.new_map(member, from) else {
+                self.ledger.borrow_mut().set_absence(member, None);
+                return;
+            };
+            new
         };
         for row in self.missed.recent.borrow().keys() {
             map.borrow_mut().insert(*row);
@@ -262,9 +266,9 @@ impl Array {
             let found = self.read_map(&disks, entry.uuid, absence, floor).await;
             let map = match found {
                 Some(map) => Some(Rc::new(RefCell::new(map))),
+                // The journal still tells all of it.
                 None if absence.from >= floor => {
-                    let new = self.new_map(entry.uuid, floor);
-                    let new = new.map(|(map, new)| {
+                    self.new_map(entry.uuid, floor).map(|(map, new)| {
                         let absence = Absence {
                             last_generation: absence.last_generation,
                             returning: absence.returning,
@@ -273,8 +277,7 @@ impl Array {
                         let mut ledger = self.ledger.borrow_mut();
                         ledger.set_absence(entry.uuid, Some(absence));
                         map
-                    });
-                    new
+                    })
                 }
                 None => None,
             };

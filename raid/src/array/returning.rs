@@ -168,10 +168,9 @@ impl Array {
         let live = self.ledger.borrow().disk(member);
         if let Some(live) = live {
             return Err(if live.path == *path {
-                RaidError::SameDisk {
-                    first: live.path.to_string(),
-                    second: path.to_string(),
-                }
+                let state = self.ledger.borrow().entry(member).map(|entry| entry.state);
+                let state = state.unwrap_or(MemberState::InSync);
+                self.wrong_state(path, state, "it takes part already")
             } else {
                 RaidError::Cloned {
                     first: live.path.to_string(),
@@ -220,12 +219,15 @@ impl Array {
         let (space, progress) = (self.space.borrow(), disk.progress.borrow());
         let mut rows = 0;
         let mut at = Row(0);
-        while let Some(row) = progress.next_lacking(at).and_then(|row| space.next_written(row)) {
-            if !progress.has(row) {
+        while let Some(row) = progress
+            .next_lacking(at)
+            .and_then(|row| space.next_written(row))
+        {
+            if progress.has(row) {
+                at = row;
+            } else {
                 rows += 1;
                 at = Row(row.0 + 1);
-            } else {
-                at = row;
             }
         }
         rows

@@ -136,7 +136,7 @@ pub(super) fn encode_head(id: &MapId, generation: u64, head: &Head) -> Vec<u8> {
 }
 
 /// The block of the map `id` that these bytes hold, and its generation. Never panics.
-pub fn decode(bytes: &[u8], id: &MapId) -> Result<(u64, Block), BlockError> {
+pub(super) fn decode(bytes: &[u8], id: &MapId) -> Result<(u64, Block), BlockError> {
     let raw = RawBlock::ref_from_bytes(bytes).map_err(|_| BlockError::Damaged)?;
     if raw.magic != MAGIC || raw.crc32c.get() != sum(raw) {
         return Err(BlockError::Damaged);

@@ -70,7 +70,7 @@ fn every_shape_fits_its_zone() {
                     let last = BlockNo::Page(shape.pages() - 1);
                     let end = shape.offset(0, 0, last) + BLOCK;
                     assert!(end <= shape.slot_offset(0, 1), "a slot holds its pages");
-                    let end = shape.slot_offset(PLACES as usize, 0);
+                    let end = shape.slot_offset(usize_of(PLACES), 0);
                     assert!(end <= zone.len, "the zone holds its places");
                     // A grain is small: 256 KiB, or a row where rows are larger.
                     let grain = shape.rows_per_bit * geometry.row_bytes();
@@ -170,7 +170,11 @@ fn a_lost_page_is_noticed_and_its_older_copy_does_not_stand_in() {
         map.insert(Row(40_000 + row));
         put(&mut zone, map.take_dirty(Seq(row)));
     }
-    let newest: Vec<_> = map.pages.iter().map(|(n, p)| (p.slot, BlockNo::Page(*n))).collect();
+    let newest: Vec<_> = map
+        .pages
+        .iter()
+        .map(|(n, p)| (p.slot, BlockNo::Page(*n)))
+        .collect();
     for key in newest {
         let mut rotten = zone.clone();
         rotten.get_mut(&key).unwrap()[100] ^= 1;
@@ -204,7 +208,11 @@ fn blocks_of_another_map_and_flipped_bits_are_refused() {
         for at in 0..save.bytes.len() {
             let mut bad = save.bytes.clone();
             bad[at] ^= 4;
-            assert_eq!(codec::decode(&bad, &ID), Err(BlockError::Damaged), "byte {at}");
+            assert_eq!(
+                codec::decode(&bad, &ID),
+                Err(BlockError::Damaged),
+                "byte {at}"
+            );
         }
         let other = MapId { number: 6, ..ID };
         assert_eq!(codec::decode(&save.bytes, &other), Err(BlockError::Other));
