@@ -146,6 +146,7 @@ fn array_state(array: &Array, checks: &mut Vec<Check>) {
             let work = match array.sync.action {
                 SyncAction::Replace => "a member is being replaced",
                 SyncAction::Resync => "parity is being recomputed",
+                SyncAction::CatchUp => "a member that was away gets what it missed",
                 SyncAction::Rebuild | SyncAction::Idle => "a member is being rebuilt",
             };
             let percent = percent_down(array.sync.done_bytes, array.sync.total_bytes);

@@ -66,6 +66,7 @@ fn sync(status: &ArrayStatus) -> SyncStatus {
             cairn_raid::SyncAction::Replace => SyncAction::Replace,
             // Told of beside this.
             cairn_raid::SyncAction::Scrub => SyncAction::Idle,
+            cairn_raid::SyncAction::CatchUp => SyncAction::CatchUp,
         },
         done_bytes: sync.done_bytes,
         total_bytes: sync.total_bytes,

@@ -37,6 +37,10 @@ pub enum EventKind {
     Rebuild(u8),
     /// A rebuild or replacement is complete.
     RebuildFinished,
+    /// A member came back that can't be caught up.
+    MemberStale,
+    /// It isn't known any more what an absent member missed.
+    MissedMapLost,
     /// A rebuild can't go on.
     RebuildStopped,
     /// A scrub began, or goes on.

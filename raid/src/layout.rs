@@ -163,6 +163,12 @@ impl Shape {
         ]
     }
 
+    /// Bytes of the zone of dirty maps, the same on every member.
+    pub fn dirty_maps_bytes(&self, data_bytes: u64) -> u64 {
+        let [.., dirty_maps] = self.reserved(0, data_bytes);
+        dirty_maps
+    }
+
     fn needs(&self, size: u64, data_bytes: u64) -> u64 {
         let reserved: u64 = self.reserved(size, data_bytes).iter().sum();
         ZONES_START + reserved + data_bytes + LABEL_COPY_BEFORE_END + MIB

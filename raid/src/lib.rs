@@ -16,6 +16,7 @@ pub mod label;
 pub mod layout;
 mod level;
 mod member;
+pub mod missed;
 pub mod mutation;
 pub mod parity;
 mod scrub;
@@ -28,8 +29,8 @@ mod volume;
 pub use array::assemble::{AssembleOptions, Identity, Probe, assemble, probe};
 pub use array::create::{CreateSpec, create, wipe_label};
 pub use array::{
-    Array, ArrayState, ArrayStatus, BadBlock, Deadlines, ErrorCounts, MemberDisk, MemberStatus, SpaceStatus, SyncAction,
-    SyncStatus, Unanswered, VolumeInfo,
+    Array, ArrayState, ArrayStatus, BadBlock, Deadlines, ErrorCounts, MemberDisk, MemberStatus, Readded,
+    SpaceStatus, SyncAction, SyncStatus, Unanswered, VolumeInfo,
 };
 pub use error::RaidError;
 pub use events::{ArrayEvent, EventKind, EventSink, Hooks, Witness, WitnessStore};

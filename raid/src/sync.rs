@@ -1,4 +1,4 @@
-//! Filling slots: rebuild onto spares, replacement, and recomputing parity after an unclean stop.
+//! Filling slots: rebuild onto spares, replacement, catching up members that were away, and recomputing parity after an unclean stop.
 //!
 //! Only rows that were written are visited, in order. A filled disk takes part in a row as soon as
 //! the row is filled ([`Progress`](crate::array)), and nowhere before.
@@ -22,9 +22,11 @@ use crate::array::{Array, SyncAction, SyncStatus};
 use crate::error::RaidError;
 use crate::events::EventKind;
 use crate::geometry::{Role, Row, Set, Slot};
+use crate::journal::entry::Seq;
 use crate::level::Level;
 use crate::member::MemberState;
 use crate::mutation::{self, Mutation};
+use crate::space::SpaceMap;
 
 /// Rows filled at once, at most.
 const ROWS_AT_ONCE: u64 = 16;
@@ -53,9 +55,26 @@ struct Pass {
     started: Ticks,
     /// Rows that this pass has filled.
     filled: u64,
+    /// Rows that it has to fill, for a catch-up; otherwise all written rows count.
+    total: Option<u64>,
     row_bytes: u64,
     cursor: Row,
     percent_told: u64,
+}
+
+impl Pass {
+    /// Rows done, and rows to do in all.
+    fn share(&self, space: &SpaceMap) -> (u64, u64) {
+        let (done, total) = match self.total {
+            // Rows that are written meanwhile come on top.
+            Some(total) => (self.filled, total.max(self.filled)),
+            None => (
+                space.rows_written_before(self.cursor),
+                space.rows_written(),
+            ),
+        };
+        (done.min(total), total)
+    }
 }
 
 impl SyncState {
@@ -68,6 +87,12 @@ impl SyncState {
 struct Target {
     slot: Slot,
     disk: Rc<Disk>,
+}
+
+impl Target {
+    fn is_catching_up(&self) -> bool {
+        self.disk.progress.borrow().is_catching_up()
+    }
 }
 
 enum PassEnd {
@@ -164,19 +189,21 @@ impl Array {
         Ok(())
     }
 
-    /// Disks to fill, with those that have a row to go.
+    /// Disks to fill. Members that only have to catch up come first: they are soon done.
     fn targets(&self) -> Vec<Target> {
-        self.slot_targets()
-            .into_iter()
-            .map(|(slot, disk)| Target {
-                slot: Slot(slot),
-                disk,
-            })
-            .collect()
+        let all = self.slot_targets().into_iter().map(|(slot, disk)| Target {
+            slot: Slot(slot),
+            disk,
+        });
+        let (behind, rest): (Vec<_>, Vec<_>) = all.partition(Target::is_catching_up);
+        if behind.is_empty() { rest } else { behind }
     }
 
     async fn fill(self: &Rc<Self>, targets: &[Target]) -> PassEnd {
-        let action = if self.any_slot_empty() {
+        let behind = targets.iter().all(Target::is_catching_up);
+        let action = if behind {
+            SyncAction::CatchUp
+        } else if self.any_slot_empty() {
             SyncAction::Rebuild
         } else {
             SyncAction::Replace
@@ -189,6 +216,7 @@ impl Array {
             action,
             started: self.env.clock.now(),
             filled: 0,
+            total: behind.then(|| targets.iter().map(|t| self.rows_to_get(&t.disk)).max().unwrap_or(0)),
             row_bytes: self.geometry.row_bytes(),
             cursor: first.unwrap_or(Row(0)),
             percent_told: 0,
@@ -199,7 +227,12 @@ impl Array {
         // A new disk has no map pages and no bad-block list yet: all go to all, before it can become a member.
         self.space.borrow_mut().touch_all();
         self.defects.borrow_mut().touch();
-        if self.checkpoint().await.is_err() || self.save_defects().await.is_err() {
+        self.touch_missed();
+        let floor = self.journal().map_or(Seq::FIRST, |journal| journal.floor());
+        if self.checkpoint().await.is_err()
+            || self.save_defects().await.is_err()
+            || self.save_missed(floor).await.is_err()
+        {
             return PassEnd::Changed;
         }
         loop {
@@ -226,6 +259,12 @@ impl Array {
                 }
             }
             self.note_filled(&rows);
+            if mutation::on(Mutation::MissedMapClearedEarly) {
+                for target in targets {
+                    let done = rows.last().map_or(Row(0), |row| Row(row.0 + 1));
+                    self.clear_missed(target.disk.uuid, done);
+                }
+            }
             if self.env.clock.now().since(saved) >= CURSOR_EVERY {
                 saved = self.env.clock.now();
                 if self.save_cursor(targets).await.is_err() {
@@ -258,6 +297,14 @@ impl Array {
             .min();
         let mut at = first.unwrap_or(Row(0));
         while u64_of(rows.len()) < most {
+            let next = targets
+                .iter()
+                .filter_map(|t| t.disk.progress.borrow().next_lacking(at))
+                .min();
+            let Some(next) = next else {
+                break;
+            };
+            at = at.max(next);
             let written = self.space.borrow().next_written(at);
             let busy = self.cache.next_busy(at);
             let Some(row) = [written, busy].into_iter().flatten().min() else {
@@ -348,8 +395,8 @@ impl Array {
             pass.filled += u64_of(rows.len());
             pass.cursor = rows.last().map_or(pass.cursor, |row| Row(row.0 + 1));
             let space = self.space.borrow();
-            let total = space.rows_written().max(1);
-            let percent = space.rows_written_before(pass.cursor) * 100 / total;
+            let (done, total) = pass.share(&space);
+            let percent = done * 100 / total.max(1);
             let step = percent / PERCENT_STEP * PERCENT_STEP;
             let news = step > pass.percent_told && step < 100;
             if news {
@@ -380,6 +427,7 @@ impl Array {
         }
         for (target, row) in targets.iter().zip(reached) {
             target.disk.durable_rows.set(row.min(rows));
+            self.clear_missed(target.disk.uuid, Row(row));
         }
         let held = self.lock_labels().await;
         self.commit(&held).await
@@ -415,6 +463,7 @@ impl Array {
         for old in replaced {
             self.dismiss(&old).await;
         }
+        self.forget_maps();
         for target in done {
             let detail = format!("slot {}", target.slot.0);
             self.report(EventKind::SpareActive, Some(&target.disk.path), detail);
@@ -427,8 +476,7 @@ impl Array {
     pub(crate) fn sync_status(&self) -> Option<SyncStatus> {
         let pass = (*self.sync.progress.borrow())?;
         let space = self.space.borrow();
-        let total = space.rows_written();
-        let done = space.rows_written_before(pass.cursor).min(total);
+        let (done, total) = pass.share(&space);
         let elapsed_ms = u64::try_from(self.env.clock.now().since(pass.started).as_millis());
         let elapsed_ms = elapsed_ms.unwrap_or(u64::MAX).max(1);
         let bytes_per_second = (pass.filled * pass.row_bytes).saturating_mul(1000) / elapsed_ms;

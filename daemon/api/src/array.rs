@@ -113,6 +113,8 @@ pub enum SyncAction {
     Replace,
     /// Recomputes parity after an unclean stop.
     Resync,
+    /// Copies what members missed that were away.
+    CatchUp,
 }
 
 wire_names!(SyncAction {
@@ -120,6 +122,7 @@ wire_names!(SyncAction {
     Rebuild => "rebuild",
     Replace => "replace",
     Resync => "resync",
+    CatchUp => "catch-up",
 });
 
 /// Progress of the background work of an array.

@@ -59,7 +59,7 @@ impl World {
         self.disk(disk).geometry().size
     }
 
-    /// Adds a disk, blank or thrown out, as a spare.
+    /// Adds a disk: one that was a member is caught up if it can be, any other becomes a spare.
     pub fn add_spare(&mut self, disk: usize) {
         if let Err(error) = self.try_add_spare(disk) {
             assert!(self.rules.errors_allowed.get(), "a spare: {error}");
@@ -70,7 +70,18 @@ impl World {
     pub fn try_add_spare(&mut self, disk: usize) -> Result<(), RaidError> {
         let array = self.array();
         let member = self.member(disk);
-        self.run(array.add_spare(member))
+        self.run(async move {
+            let probe = cairn_raid::probe(&*member.device).await?;
+            let ours = |probe| match probe {
+                cairn_raid::Probe::Member(identity) => identity.array_uuid == array.uuid(),
+                _ => false,
+            };
+            if ours(probe) {
+                array.readd_member(member).await.map(drop)
+            } else {
+                array.add_spare(member).await
+            }
+        })
     }
 
     /// A disk that the array doesn't know.

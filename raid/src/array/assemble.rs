@@ -27,6 +27,7 @@ use super::{Array, MemberDisk, Parts};
 use crate::error::RaidError;
 use crate::events::{EventKind, Hooks, Witness};
 use crate::geometry::Row;
+use crate::journal::entry::Seq;
 use crate::journal::log::Journal;
 use crate::journal::open::{OpenError, Opened};
 use crate::label::{ArrayLabel, Label, LabelError};
@@ -130,6 +131,17 @@ async fn best_label(device: &dyn BlockDevice) -> Result<Label, NoLabel> {
 
 fn rank(label: &ArrayLabel) -> (u64, u64) {
     (label.event_count, label.generation)
+}
+
+/// The best label of a disk that must have one.
+pub(super) async fn read_label(device: &dyn BlockDevice, path: &str) -> Result<Label, RaidError> {
+    best_label(device).await.map_err(|error| match error {
+        NoLabel::Io(error) => error.into(),
+        NoLabel::Label(error) => RaidError::Format {
+            disk: path.to_owned(),
+            reason: error.to_string(),
+        },
+    })
 }
 
 /// Looks for a label. A disk that can't be read at all is an error, not a damaged label.
@@ -398,6 +410,7 @@ async fn start(
     let label = verdict.reference;
     let mut paths = Vec::new();
     let mut disks = Vec::new();
+    let mut stale = Vec::new();
     for (uuid, (member, its)) in found {
         paths.push((uuid, Rc::clone(&member.path)));
         if verdict.trusted.contains(&uuid) {
@@ -412,12 +425,11 @@ async fn start(
                     ),
                 });
             }
-            disks.push(Disk::new(
-                uuid,
-                member.path,
-                member.device,
-                Some(its.layout),
-            ));
+            let disk = Disk::new(uuid, member.path, member.device, Some(its.layout));
+            disk.labelled.set(its.array.generation);
+            disks.push(disk);
+        } else {
+            stale.push((member, its));
         }
     }
     let in_sync: Vec<Rc<Disk>> = disks
@@ -460,7 +472,12 @@ async fn start(
             "the list of bad blocks is damaged on every member; a scrub finds them again".into(),
         );
     }
-    if let Err(error) = array.open_for_business(&degraded_by, ended, &options).await {
+    let opening = Opening {
+        absent: degraded_by,
+        ended,
+        stale,
+    };
+    if let Err(error) = array.open_for_business(opening, &options).await {
         array.abandon();
         return Err(error);
     }
@@ -474,6 +491,15 @@ struct Ended {
     unclean: bool,
     /// And there is no journal that knows of them.
     resync: bool,
+}
+
+/// What there is to see to at the start.
+struct Opening {
+    /// Members that should be in sync and aren't here.
+    absent: Vec<Uuid>,
+    ended: Ended,
+    /// Disks of the array that are behind.
+    stale: Vec<(Candidate, Label)>,
 }
 
 /// A map page and its generation.
@@ -558,10 +584,10 @@ impl Array {
     /// Notes who is absent, mends the map, recomputes parity if it must, and starts to serve.
     async fn open_for_business(
         self: &Rc<Self>,
-        absent: &[Uuid],
-        ended: Ended,
+        opening: Opening,
         options: &AssembleOptions,
     ) -> Result<(), RaidError> {
+        let ended = opening.ended;
         let AssembleOptions {
             force: forced,
             home_host,
@@ -570,9 +596,22 @@ impl Array {
         let resync = ended.resync;
         self.dirty.set(ended.unclean);
         self.ledger.borrow_mut().set_clean(!ended.unclean);
+        // Before the labels say who is absent: they also say where what the absent miss begins.
+        let has_journal = self.ledger.borrow().label().has_journal();
+        let opened = if has_journal {
+            let read = Opened::read(self.uuid, self.in_sync(), !ended.unclean).await;
+            Some(read.map_err(|error| self.journal_error(&error))?)
+        } else {
+            None
+        };
+        let floor = opened.as_ref().map(Opened::floor);
+        if let Some(floor) = floor {
+            self.load_missed(floor).await;
+        }
         let held = self.labels.lock().await;
         self.ledger.borrow_mut().set_home_host(home_host);
-        if self.note_absent(absent) {
+        self.ledger.borrow_mut().note_returned();
+        if self.note_absent(&opening.absent, floor) {
             self.commit_event(&held).await?;
             let missing = self.ledger.borrow().slots_missing();
             let detail = format!("started with {missing} member(s) missing");
@@ -590,8 +629,8 @@ impl Array {
             self.save_defects().await.map_err(|_| self.lost_error())?;
             self.flush_all().await.map_err(|_| self.lost_error())?;
         }
-        if self.ledger.borrow().label().has_journal() {
-            self.open_journal(ended.unclean).await?;
+        if let Some(opened) = opened {
+            self.open_journal(&opened, ended.unclean).await?;
         }
         if resync {
             // A write may have reached a member and not its replacement: copy it again.
@@ -614,6 +653,15 @@ impl Array {
             None,
             format!("{} of {}", self.geometry.level(), self.geometry.members()),
         );
+        // Before spares are looked for: a member that is back needs less than a spare would.
+        for (member, label) in opening.stale {
+            let Candidate { path, device } = member;
+            let back = self.return_by_itself(&path, device, &label).await;
+            if let Err(error) = back {
+                self.report(EventKind::MemberStale, Some(&path), error.to_string());
+            }
+            self.check_unbroken()?;
+        }
         self.start_idle_work();
         self.start_applying();
         self.kick_sync();
@@ -622,15 +670,19 @@ impl Array {
     }
 
     /// Opens the journal and, after an unclean stop, replays it.
-    async fn open_journal(self: &Rc<Self>, unclean: bool) -> Result<(), RaidError> {
-        let opened = Opened::read(self.uuid, self.in_sync(), !unclean)
-            .await
-            .map_err(|error| self.journal_error(&error))?;
+    async fn open_journal(
+        self: &Rc<Self>,
+        opened: &Opened,
+        unclean: bool,
+    ) -> Result<(), RaidError> {
         let copies = self.geometry.redundancy() + 1;
         let journal = Journal::resume(opened.resume(), copies);
         *self.journal.borrow_mut() = Some(Rc::clone(&journal));
         if unclean {
-            self.replay(&journal, &opened).await?;
+            self.replaying.set(true);
+            self.settle().await;
+            self.check_unbroken()?;
+            self.replay(&journal, opened).await?;
         }
         // What is still in the rings is behind us: the new epoch doesn't look at it.
         journal.begin_epoch();
@@ -676,20 +728,39 @@ impl Array {
     }
 
     /// Marks absent members, and targets and spares that aren't here, as missing. True if any is.
-    fn note_absent(&self, absent: &[Uuid]) -> bool {
+    /// `floor`: where the journal begins.
+    fn note_absent(&self, absent: &[Uuid], floor: Option<Seq>) -> bool {
         let mut ledger = self.ledger.borrow_mut();
-        let gone: Vec<Uuid> = ledger
+        // Every disk that is in has the label before the newest one.
+        let newest = ledger.label().generation.saturating_sub(1);
+        let gone: Vec<(Uuid, Option<u64>)> = ledger
             .label()
             .table
             .iter()
             .filter(|e| {
                 e.state.is_live() && (absent.contains(&e.uuid) || ledger.disk(e.uuid).is_none())
             })
-            .map(|entry| entry.uuid)
+            .map(|entry| {
+                let last = match entry.absence {
+                    Some(absence) if absence.returning => Some(absence.last_generation),
+                    Some(_) => Some(newest),
+                    None => (entry.state == MemberState::InSync).then_some(newest),
+                };
+                (entry.uuid, last)
+            })
             .collect();
-        for uuid in &gone {
+        for (uuid, _) in &gone {
             ledger.set_state(*uuid, MemberState::Missing);
         }
+        drop(ledger);
+        if let Some(floor) = floor {
+            for (uuid, last) in &gone {
+                if let Some(last) = last {
+                    self.begin_absence(*uuid, Some(floor), *last);
+                }
+            }
+        }
+        let mut ledger = self.ledger.borrow_mut();
         // A replacement whose original is absent goes on alone.
         let orphans: Vec<Uuid> = ledger
             .slots()

@@ -223,6 +223,8 @@ fn entry(disk: &Disk, slot: Option<usize>, state: MemberState) -> Entry {
         cursor_rows: 0,
         since_event: 1,
         disk_bytes: disk.size,
+        absence: None,
+        held_out: false,
     }
 }
 

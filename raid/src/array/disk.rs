@@ -15,9 +15,11 @@ use cairn_blockdev::{
 use uuid::Uuid;
 
 use super::flights::{Flights, Patience};
+use super::missed::SharedMap;
 use super::watch::{Operation, Watched};
 use crate::geometry::{Geometry, Row};
 use crate::layout::Layout;
+use crate::mutation::{Mutation, on};
 
 /// Medium errors within [`ERROR_WINDOW`] that fail a member.
 const MEDIUM_ERRORS_MAX: usize = 20;
@@ -41,11 +43,13 @@ pub struct ErrorCounts {
     pub timeouts: u64,
 }
 
-/// How far a disk is filled: rows below the watermark, and single rows above it.
-#[derive(Debug, Default)]
+/// How far a disk is filled: rows below the watermark, and single rows above it. A member that is
+/// caught up also has all that it didn't miss.
+#[derive(Default)]
 pub(crate) struct Progress {
     watermark: u64,
     above: BTreeSet<u64>,
+    missed: Option<SharedMap>,
 }
 
 impl Progress {
@@ -54,11 +58,42 @@ impl Progress {
         Self {
             watermark: row,
             above: BTreeSet::new(),
+            missed: None,
         }
     }
 
+    /// The same, where only what is in the map is lacking.
+    pub(crate) fn catching_up(self, missed: SharedMap) -> Self {
+        Self {
+            missed: Some(missed),
+            ..self
+        }
+    }
+
+    /// Whether it has less to get than everything.
+    pub(crate) fn is_catching_up(&self) -> bool {
+        self.missed.is_some()
+    }
+
     pub(crate) fn has(&self, row: Row) -> bool {
-        row.0 < self.watermark || self.above.contains(&row.0)
+        let missed = |map: &SharedMap| map.borrow().contains(row);
+        row.0 < self.watermark
+            || self.above.contains(&row.0)
+            || !self.missed.as_ref().is_none_or(missed)
+    }
+
+    /// The first row at or after `row` that may be lacking.
+    pub(crate) fn next_lacking(&self, row: Row) -> Option<Row> {
+        let mut at = row.max(self.watermark());
+        loop {
+            if let Some(map) = &self.missed {
+                at = map.borrow().next(at)?;
+            }
+            if !self.above.contains(&at.0) {
+                return Some(at);
+            }
+            at = Row(at.0 + 1);
+        }
     }
 
     pub(crate) fn watermark(&self) -> Row {
@@ -94,6 +129,10 @@ pub(crate) struct Disk {
     /// `None` on a spare, which has no zones yet.
     pub(crate) layout: Cell<Option<Layout>>,
     pub(crate) progress: RefCell<Progress>,
+    /// Generation of the last label that it has whole.
+    pub(crate) labelled: Cell<u64>,
+    /// The operator throws it out.
+    pub(crate) held_out: Cell<bool>,
     /// Rows filled and flushed: what a label may say.
     pub(crate) durable_rows: Cell<u64>,
     /// Set at the first sign of an ejection, so that nothing new is planned on it.
@@ -118,6 +157,8 @@ impl Disk {
             size,
             layout: Cell::new(layout),
             progress: RefCell::default(),
+            labelled: Cell::new(0),
+            held_out: Cell::new(false),
             durable_rows: Cell::new(0),
             out: Cell::new(false),
             errors: Cell::default(),
@@ -129,6 +170,17 @@ impl Disk {
     pub(crate) fn start_filling_at(&self, row: u64) {
         *self.progress.borrow_mut() = Progress::starting_at(row);
         self.durable_rows.set(row);
+    }
+
+    /// Whether it holds what `row` has in its slot, for a disk that is being filled.
+    pub(crate) fn has(&self, row: Row) -> bool {
+        self.progress.borrow().has(row) || on(Mutation::StaleMemberRead)
+    }
+
+    /// Lacks only what is in the map, of what it lacks.
+    pub(crate) fn catch_up(&self, missed: SharedMap) {
+        let progress = self.progress.take();
+        *self.progress.borrow_mut() = progress.catching_up(missed);
     }
 
     pub(crate) fn errors(&self) -> ErrorCounts {
@@ -269,6 +321,7 @@ pub(crate) fn is_late(error: &IoError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::missed::{MapId, MapShape, MissedMap};
 
     #[test]
     fn the_watermark_moves_over_what_is_done_without_a_gap() {
@@ -282,5 +335,32 @@ mod tests {
         progress.mark(Row(9));
         progress.skip_to(Row(9));
         assert_eq!(progress.watermark(), Row(10));
+        progress.mark(Row(11));
+        assert_eq!(progress.next_lacking(Row(11)), Some(Row(12)));
+    }
+
+    #[test]
+    fn a_member_that_is_caught_up_lacks_only_what_it_missed() {
+        let id = MapId {
+            array: Uuid::nil(),
+            member: Uuid::nil(),
+            number: 1,
+        };
+        let mut map = MissedMap::new(id, MapShape::new(1000, 1 << 20), 0);
+        for row in [10, 11, 500] {
+            map.insert(Row(row));
+        }
+        let map = Rc::new(RefCell::new(map));
+        let mut progress = Progress::starting_at(0).catching_up(Rc::clone(&map));
+        assert!(progress.has(Row(9)) && !progress.has(Row(10)) && progress.has(Row(12)));
+        progress.mark(Row(10));
+        assert!(progress.has(Row(10)));
+        assert_eq!(progress.next_lacking(Row(0)), Some(Row(11)));
+        progress.skip_to(Row(11));
+        progress.mark(Row(11));
+        assert_eq!(progress.next_lacking(Row(0)), Some(Row(500)));
+        // What is flushed leaves the map; nothing else changes.
+        map.borrow_mut().clear_below(progress.watermark());
+        assert!(progress.has(Row(11)) && !progress.has(Row(500)));
     }
 }

@@ -80,10 +80,13 @@ impl Array {
             let results = join_all(live.iter().map(|disk| write_label(disk, &label))).await;
             let mut all_written = true;
             for (disk, result) in live.iter().zip(results) {
-                if let Err(error) = result {
-                    all_written = false;
-                    disk.count_error(&error);
-                    lost_some |= self.put_out(disk, &error.to_string());
+                match result {
+                    Ok(()) => disk.labelled.set(label.generation),
+                    Err(error) => {
+                        all_written = false;
+                        disk.count_error(&error);
+                        lost_some |= self.put_out(disk, &error.to_string());
+                    }
                 }
             }
             if all_written {
@@ -145,6 +148,7 @@ impl Array {
         let disks = self.ledger.borrow().with_data();
         let journal = self.journal();
         let logged = journal.as_ref().map(|journal| journal.logged());
+        let maps = self.missed.written();
         let cached = disks
             .iter()
             .filter(|disk| disk.has_write_cache());
@@ -160,6 +164,7 @@ impl Array {
         if let (Some(journal), Some(logged)) = (journal, logged) {
             journal.note_flushed(logged);
         }
+        self.missed.note_flushed(maps);
     }
 
     /// Writes the changed map pages to every member, after a flush of the data they speak of.

@@ -3,7 +3,8 @@
 //! `ledger` holds the label and the live disks and is the one place where states change; `durable`
 //! writes labels, map pages and flushes; `eject` throws disks out; `watch`, `flights` and
 //! `slow` see to it that nobody waits for a disk that hangs; `create` and `assemble` make an [`Array`]; `operate` holds
-//! the operator's verbs; `volumes` the space. The stripe engine is in [`crate::stripe`], rebuild in
+//! the operator's verbs; `missed` and `returning` bring members back that were away; `volumes` the
+//! space. The stripe engine is in [`crate::stripe`], rebuild in
 //! [`crate::sync`].
 //!
 //! Invariants
@@ -23,7 +24,9 @@ mod filling;
 pub(crate) mod flights;
 mod ledger;
 mod losses;
+pub(crate) mod missed;
 mod operate;
+mod returning;
 mod slow;
 mod status;
 mod sums;
@@ -41,6 +44,7 @@ use uuid::Uuid;
 pub use bad_blocks::BadBlock;
 pub use disk::ErrorCounts;
 pub use flights::Deadlines;
+pub use returning::Readded;
 pub use slow::Unanswered;
 pub use status::{ArrayState, ArrayStatus, MemberStatus, SpaceStatus, SyncAction, SyncStatus};
 pub use volumes::VolumeInfo;
@@ -63,6 +67,7 @@ use crate::sync::SyncState;
 use crate::turnstile::Turnstile;
 use disk::{Disk, is_late};
 use ledger::Ledger;
+use missed::Missed;
 use volumes::ExtentGates;
 use watch::Watch;
 
@@ -118,6 +123,8 @@ pub struct Array {
     doubtful: Cell<bool>,
     /// Assembly or creation is over: slots may be filled.
     open: Cell<bool>,
+    /// Replay has begun: what it puts in place must not be trusted to disks that were thrown out.
+    replaying: Cell<bool>,
     active_writes: Cell<u64>,
     last_client_io: Cell<Ticks>,
     /// Why no more writes are taken.
@@ -130,6 +137,8 @@ pub struct Array {
     /// Blocks that are lost, and the scrub's record. Whoever changes it calls `save_defects`.
     pub(crate) defects: RefCell<Defects>,
     defect_saves: Rc<Turnstile>,
+    /// What members that are away have missed.
+    pub(crate) missed: Missed,
 }
 
 /// What an [`Array`] is made from.
@@ -178,6 +187,7 @@ impl Array {
             checkpoints: Rc::default(),
             doubtful: Cell::new(false),
             open: Cell::new(false),
+            replaying: Cell::new(false),
             active_writes: Cell::new(0),
             last_client_io: Cell::new(Ticks::default()),
             broken: RefCell::new(None),
@@ -191,6 +201,7 @@ impl Array {
             watch: parts.watch,
             defects: RefCell::new(parts.defects),
             defect_saves: Rc::default(),
+            missed: Missed::default(),
         });
         array.watch.tell(&array);
         array
@@ -250,7 +261,7 @@ impl Array {
                     .target
                     .as_ref()
                     .filter(live)
-                    .filter(|target| target.progress.borrow().has(row));
+                    .filter(|target| target.has(row));
                 let prompt = member.into_iter().chain(target).find(|disk| !disk.is_slow());
                 SlotView {
                     read: prompt.or(member).or(target).map(Rc::clone),
@@ -270,7 +281,7 @@ impl Array {
         let ledger = self.ledger.borrow();
         let slot = ledger.slots().get(self.geometry.data_slot(row, index).0)?;
         let usable = |disk: &&Rc<Disk>| !disk.out.get() && !disk.is_slow();
-        let filled = |disk: &&Rc<Disk>| usable(disk) && disk.progress.borrow().has(row);
+        let filled = |disk: &&Rc<Disk>| usable(disk) && disk.has(row);
         slot.member
             .as_ref()
             .filter(usable)

@@ -29,7 +29,7 @@ impl Array {
             })
     }
 
-    fn wrong_state(&self, disk: &str, state: MemberState, hint: &str) -> RaidError {
+    pub(super) fn wrong_state(&self, disk: &str, state: MemberState, hint: &str) -> RaidError {
         RaidError::MemberState {
             disk: disk.to_owned(),
             state: state.to_string(),
@@ -182,6 +182,7 @@ impl Array {
                 if entry.state == MemberState::InSync {
                     self.redundancy_without(path)?;
                 }
+                disk.held_out.set(true);
                 self.eject(&disk, "failed by the operator").await;
                 self.check_open()
             }

@@ -50,9 +50,12 @@ pub enum SyncAction {
     Replace,
     /// Everything that was written is read and compared.
     Scrub,
+    /// Members that were away get what they missed.
+    CatchUp,
 }
 
-/// Progress of a rebuild, replacement or scrub. Bytes are data bytes of written rows.
+/// Progress of filling or of a scrub. Bytes are data bytes of written rows; of those to be copied, for a
+/// catch-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncStatus {
     /// What is done.

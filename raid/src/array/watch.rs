@@ -283,6 +283,11 @@ impl Watched {
         &self.flights
     }
 
+    /// Bytes of the device.
+    pub(crate) fn device_size(&self) -> u64 {
+        self.device.geometry().size
+    }
+
     fn begin<T: Answer>(&self, request: Request, work: LocalFuture<T>) -> Operation<T> {
         let number = self.flights.start(self.watch.time.get(), request);
         self.watch.note_start(&self.flights);

@@ -5,7 +5,7 @@
 //! 2. flush: the records and notes are durable;
 //! 3. write P and Q, flush;
 //! 4. write data, flush;
-//! 5. write checksum pages and map pages, flush;
+//! 5. write checksum pages and map pages, and the missed maps of absent members, flush;
 //! 6. write the floor, flush: now the records are trimmed.
 //!
 //! Why parity goes before data, and why that is enough without journalling parity, is argued in
@@ -283,6 +283,9 @@ impl Array {
         if works.is_empty() {
             return Ok(());
         }
+        for work in works {
+            self.note_in_place(work.row, work.below);
+        }
         let mirrored = self.geometry.level() == Level::Raid1;
         for work in works.iter().filter(|work| !work.fresh && !mirrored) {
             self.log_notes(journal, work);
@@ -366,11 +369,19 @@ impl Array {
         }
         // Flushes what is in place, writes sums, flushes, and writes the map.
         self.checkpoint().await?;
-        self.flush_all().await?;
-        self.settle_losses().await?;
+        loop {
+            self.save_missed(floor).await?;
+            self.flush_all().await?;
+            self.settle_losses().await?;
+            // A member that has just gone has a map that isn't saved yet.
+            if self.is_missed_saved(floor) {
+                break;
+            }
+        }
         self.write_floor(journal, floor).await;
         self.flush_all().await?;
         journal.trimmed(floor);
+        self.missed.trimmed(floor);
         Ok(())
     }
 }

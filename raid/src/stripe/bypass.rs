@@ -61,6 +61,7 @@ impl Array {
         let first = self.log(journal, entry, Vec::new(), Some(admission));
         self.log_homeless(journal, &view, &overlay);
         let end = journal.next();
+        self.note_in_place(row, end);
         self.heal_row(row);
         let superseded = self.dirty_rows.supersede(row, Rc::clone(&overlay));
         let keep = superseded.unwrap_or(first).min(first);

@@ -126,6 +126,11 @@ impl RowCache {
         self.rows.borrow().range(row..).next().map(|(row, _)| *row)
     }
 
+    /// The rows that somebody uses.
+    pub(crate) fn busy(&self) -> Vec<Row> {
+        self.rows.borrow().keys().copied().collect()
+    }
+
     /// Waits for exclusive use of `cols`.
     pub(crate) async fn lock(self: &Rc<Self>, row: Row, cols: Columns) -> Lock {
         let entry = self.entry(row);

@@ -251,6 +251,10 @@ impl Array {
             });
             let computed: Result<Vec<_>, _> = join_all(computed).await.into_iter().collect();
             let computed = computed?;
+            let end = self.journal().map_or(Seq::FIRST, |journal| journal.next());
+            for (row, ..) in &computed {
+                self.note_in_place(*row, end);
+            }
             let put = async {
                 let parity = computed.iter().flat_map(|(row, view, _, parity, _)| {
                     let writes = Self::parity_writes(view, parity);

@@ -28,6 +28,8 @@ struct Inner {
     touched: RefCell<BTreeSet<u64>>,
     flying: RefCell<BTreeMap<u64, (u64, SharedBuf)>>,
     next_op: Cell<u64>,
+    /// Bytes written, by offset.
+    written: RefCell<BTreeMap<u64, u64>>,
     held: RefCell<Vec<Range<u64>>>,
     held_reads: RefCell<Vec<Range<u64>>>,
     flushes_held: Cell<bool>,
@@ -51,6 +53,7 @@ impl TestDisk {
             touched: RefCell::new(touched),
             flying: RefCell::default(),
             next_op: Cell::new(0),
+            written: RefCell::default(),
             held: RefCell::default(),
             held_reads: RefCell::default(),
             flushes_held: Cell::new(false),
@@ -90,6 +93,27 @@ impl TestDisk {
 
     pub(crate) fn inject(&self, fault: Fault) {
         self.0.sim.inject(fault);
+    }
+
+    /// It is pulled, with or without what its cache holds.
+    pub(crate) fn vanish(&self, lose_cache: bool) {
+        self.0.sim.vanish(lose_cache);
+    }
+
+    /// It is put back.
+    pub(crate) fn come_back(&self) {
+        self.0.sim.come_back();
+    }
+
+    /// The simulated disk itself.
+    pub(crate) fn sim(&self) -> &SimDisk {
+        &self.0.sim
+    }
+
+    /// Bytes written so far to a range.
+    pub(crate) fn written_in(&self, range: Range<u64>) -> u64 {
+        let written = self.0.written.borrow();
+        written.range(range).map(|(_, bytes)| bytes).sum()
     }
 
     /// The next flush fails; the one after succeeds, as on real disks (fault D3).
@@ -205,6 +229,7 @@ impl BlockDevice for TestDisk {
         let (disk, op) = (self.clone(), self.0.next_op.get());
         self.0.next_op.set(op + 1);
         self.touch(offset, u64_of(data.len()));
+        *self.0.written.borrow_mut().entry(offset).or_default() += u64_of(data.len());
         self.0
             .flying
             .borrow_mut()

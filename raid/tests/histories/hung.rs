@@ -39,7 +39,7 @@ impl Bench {
         self.now_ms() - began
     }
 
-    fn state_of(&self, disk: usize) -> MemberState {
+    pub(crate) fn state_of(&self, disk: usize) -> MemberState {
         let path = self.world.path(disk);
         let members = self.array.status().members;
         let member = members.iter().find(|m| *m.path == *path);
@@ -56,7 +56,7 @@ impl Bench {
             .sum()
     }
 
-    fn check(&self, what: &str) {
+    pub(crate) fn check(&self, what: &str) {
         self.world
             .run(check_all(&self.volume, &self.model, None, what));
     }

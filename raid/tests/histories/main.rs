@@ -26,6 +26,8 @@ mod races;
 #[cfg(test)]
 mod region;
 #[cfg(test)]
+mod returns;
+#[cfg(test)]
 mod scrub;
 #[cfg(test)]
 mod story;
