@@ -3,6 +3,8 @@
 //! Translates addresses and allocates on first write. Everything else — rows, parity, durability —
 //! is the array's. Ranges that were never written, or were trimmed, read as zeros without I/O.
 
+mod prepared;
+
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK, SECTOR, align_down, u64_of, usize_of};

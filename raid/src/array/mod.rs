@@ -22,10 +22,11 @@ mod filling;
 pub(crate) mod flights;
 mod ledger;
 mod operate;
+pub(crate) mod prepared;
 mod slow;
 mod status;
 mod sums;
-mod volumes;
+pub(crate) mod volumes;
 pub(crate) mod watch;
 
 use std::cell::{Cell, RefCell};
@@ -38,6 +39,7 @@ use uuid::Uuid;
 pub use bad_blocks::BadBlock;
 pub use disk::ErrorCounts;
 pub use flights::Deadlines;
+pub use prepared::{ListedLog, list_logs};
 pub use slow::Unanswered;
 pub use status::{ArrayState, ArrayStatus, MemberStatus, SpaceStatus, SyncAction, SyncStatus};
 pub use volumes::VolumeInfo;
@@ -57,6 +59,7 @@ use crate::sync::SyncState;
 use crate::turnstile::Turnstile;
 use disk::{Disk, is_late};
 use ledger::Ledger;
+use prepared::Logs;
 use volumes::ExtentGates;
 use watch::Watch;
 
@@ -93,6 +96,8 @@ pub struct Array {
     journal: RefCell<Option<Rc<Journal>>>,
     /// What is logged and not in place yet.
     pub(crate) dirty_rows: Rc<Dirty>,
+    /// Logs of prepared operations.
+    pub(crate) logs: Rc<Logs>,
     /// Complete rows that are in place and not flushed yet.
     pub(crate) bypassed: RefCell<Vec<Hold>>,
     pub(crate) cycles: Rc<Turnstile>,
@@ -154,6 +159,7 @@ impl Array {
             row_cost: u32::try_from(row_units.clamp(1, permits)).unwrap_or(1),
             journal: RefCell::new(None),
             dirty_rows: Rc::new(Dirty::new(geometry.data_chunks())),
+            logs: Rc::default(),
             bypassed: RefCell::default(),
             cycles: Rc::default(),
             apply_kicked: Rc::default(),

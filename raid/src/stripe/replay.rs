@@ -13,7 +13,7 @@
 //!   comes to the same end.
 //! - An older record never goes over a newer one, nor over a complete row that was written past it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, SECTOR, u64_of, usize_of};
@@ -35,6 +35,7 @@ use crate::geometry::{Columns, Role, Row, Set, Slot};
 use crate::journal::entry::{Entry, Kind, Seq};
 use crate::journal::log::Journal;
 use crate::journal::open::Opened;
+use crate::journal::union::Record;
 use crate::mutation::{Mutation, on};
 use crate::parity::{Word, coefficient, mul_into, xor_into};
 
@@ -77,7 +78,8 @@ impl Array {
                 self.make_dirty(row, &history);
             }
         }
-        while journal.floor() < journal.next() {
+        self.pin_pending();
+        while journal.applied() < journal.next() {
             self.check_alive().map_err(|_| self.lost_error())?;
             self.run_cycle().await;
         }
@@ -91,8 +93,12 @@ impl Array {
         for record in opened.records() {
             let entry = &record.entry;
             let (offset, end) = (entry.offset, entry.offset.saturating_add(entry.len));
+            if entry.is_prepared() {
+                self.replay_log(opened, record, &mut rows).await?;
+                continue;
+            }
             match entry.kind {
-                Kind::Data if !entry.is_prepared() => {
+                Kind::Data => {
                     if !self.is_mapped(offset) {
                         continue;
                     }
@@ -131,6 +137,10 @@ impl Array {
                     }
                 }
                 Kind::Map => {
+                    // What was put where it lies belonged to a mapping that is gone.
+                    let (first, last) =
+                        (self.geometry.locate(offset).0, self.geometry.locate(end).0);
+                    rows.retain(|row, _| *row < first || *row >= last);
                     let mut space = self.space.borrow_mut();
                     if let Some(extent) = space.extent_at(offset) {
                         space.adopt(extent, entry.tag.bytes());
@@ -154,16 +164,44 @@ impl Array {
                         history.note(Note::new(entry, cols));
                     }
                 }
-                // Nothing for rows: the logs above, and order.
-                Kind::Data
-                | Kind::Zero
-                | Kind::Commit
-                | Kind::Abort
-                | Kind::Barrier
-                | Kind::Meta => {}
+                Kind::Commit | Kind::Abort | Kind::Meta => {
+                    self.replay_log(opened, record, &mut rows).await?;
+                }
+                // Only logs have them.
+                Kind::Zero | Kind::Barrier => {}
             }
         }
+        self.logs.book.borrow_mut().end_of_replay();
         Ok(rows)
+    }
+
+    /// Brings a record to its log. What takes effect with it is the rows' from that place on.
+    async fn replay_log(
+        self: &Rc<Self>,
+        opened: &Opened,
+        record: &Record,
+        rows: &mut Histories,
+    ) -> Result<(), RaidError> {
+        let mut payload = Vec::new();
+        if record.entry.payload_len > 0 {
+            let read = opened.payload(record).await;
+            payload.push(
+                read.map_err(|error| self.unreadable_record(record.seq, &error.to_string()))?,
+            );
+        }
+        let mut book = self.logs.book.borrow_mut();
+        let effects = book.take(record.seq, &record.entry, payload);
+        drop(book);
+        for held in effects {
+            let has_data: BTreeSet<Row> = rows.keys().copied().collect();
+            let has_data =
+                |row| has_data.contains(&row) || self.space.borrow().is_written(row);
+            self.effects_of(&held, has_data, |row, index, col, data| {
+                let history = rows.entry(row).or_insert_with(|| self.history(record.seq));
+                history.data(record.seq, index, col, data);
+            });
+        }
+        Ok(())
     }
 
     fn history(&self, first: Seq) -> RowHistory {
