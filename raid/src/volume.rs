@@ -355,6 +355,8 @@ impl BlockDevice for Volume {
     fn flush(&self) -> IoFuture<()> {
         let volume = self.clone();
         Box::pin(async move {
+            let settled = volume.array.settle_commits().await;
+            settled.map_err(volume.fail(IoOp::Flush, 0, 0))?;
             let flushed = volume.array.flush_all().await;
             flushed.map_err(volume.fail(IoOp::Flush, 0, 0))
         })

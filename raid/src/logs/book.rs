@@ -42,7 +42,12 @@ impl Book {
     // --- replay
 
     /// Takes a record of the lane, in order. Gives the operations that take effect with it.
-    pub(crate) fn take(&mut self, lane: Seq, entry: &Entry, payload: Vec<SharedBuf>) -> Vec<Rc<Held>> {
+    pub(crate) fn take(
+        &mut self,
+        lane: Seq,
+        entry: &Entry,
+        payload: Vec<SharedBuf>,
+    ) -> Vec<Rc<Held>> {
         let Some(said) = said(entry, &payload) else {
             return Vec::new();
         };
@@ -131,7 +136,9 @@ impl Book {
 
     /// Everything in the lane below this is in place and flushed.
     pub(crate) fn note_applied(&mut self, below: Seq) {
-        self.logs.values_mut().for_each(|log| log.note_applied(below));
+        self.logs
+            .values_mut()
+            .for_each(|log| log.note_applied(below));
     }
 
     /// The highest floor up to `most` that the logs allow: not beyond what one of them needs, and not

@@ -3,7 +3,7 @@
 //! ```text
 //!  operation  kind data, zero, discard, barrier   flags PREPARED   log   log sequence
 //!             offset, len: bytes of the volume     arg: the volume's mark     tag: the owner's
-//!  commit     log   log sequence: the last one committed
+//!  commit     log   log sequence: the last one that takes effect       arg: the first one
 //!  abort      log   log sequence: the first one void          arg: 1 if the log is forgotten
 //!  state      kind meta   log   log sequence: next, 0 if none   offset: base   arg: committed
 //!             tag: applied u64, bytes of metadata u32           payload: the metadata, if any
@@ -34,24 +34,53 @@ pub(crate) struct State {
     pub(crate) meta: Vec<u8>,
 }
 
+impl State {
+    fn makes_sense(&self) -> bool {
+        let begun = self.next > self.committed;
+        let blank = (self.base, self.next, self.committed) == (0, 0, 0);
+        (begun || blank)
+            && self.applied <= self.committed
+            && self.base <= self.applied.saturating_add(1)
+    }
+}
+
 /// What an entry says to a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Said {
     Prepared(u64),
-    Commit(u64),
+    /// First and last that take effect.
+    Commit(u64, u64),
     Abort(u64),
     Forget,
     State(State),
 }
 
 /// An operation as an entry and its payload.
-pub(crate) fn of_op(log: u32, seq: u64, device: u64, tag: &OwnersTag, op: &Op) -> (Entry, Vec<SharedBuf>) {
+pub(crate) fn of_op(
+    log: u32,
+    seq: u64,
+    device: u64,
+    tag: &OwnersTag,
+    op: &Op,
+) -> (Entry, Vec<SharedBuf>) {
     let (offset, len) = op.range();
     let (entry, payload) = match op {
-        Op::Write { data, .. } => (Entry::with_payload(Kind::Data, offset, data), vec![data.clone()]),
-        Op::Zero { .. } => (Entry::without_payload(Kind::Zero, offset, len, Vec::new()), Vec::new()),
-        Op::Discard { .. } => (Entry::without_payload(Kind::Discard, offset, len, Vec::new()), Vec::new()),
-        Op::Barrier => (Entry::without_payload(Kind::Barrier, 0, 0, Vec::new()), Vec::new()),
+        Op::Write { data, .. } => (
+            Entry::with_payload(Kind::Data, offset, data),
+            vec![data.clone()],
+        ),
+        Op::Zero { .. } => (
+            Entry::without_payload(Kind::Zero, offset, len, Vec::new()),
+            Vec::new(),
+        ),
+        Op::Discard { .. } => (
+            Entry::without_payload(Kind::Discard, offset, len, Vec::new()),
+            Vec::new(),
+        ),
+        Op::Barrier => (
+            Entry::without_payload(Kind::Barrier, 0, 0, Vec::new()),
+            Vec::new(),
+        ),
     };
     let entry = Entry {
         flags: PREPARED,
@@ -87,8 +116,11 @@ fn control(kind: Kind, log: u32, seq: u64) -> Entry {
     }
 }
 
-pub(crate) fn of_commit(log: u32, through: u64) -> Entry {
-    control(Kind::Commit, log, through)
+pub(crate) fn of_commit(log: u32, first: u64, through: u64) -> Entry {
+    Entry {
+        arg: first,
+        ..control(Kind::Commit, log, through)
+    }
 }
 
 pub(crate) fn of_abort(log: u32, from: u64) -> Entry {
@@ -130,21 +162,30 @@ pub(crate) fn said(entry: &Entry, payload: &[SharedBuf]) -> Option<Said> {
             to_op(entry, payload)?;
             Said::Prepared(entry.log_seq)
         }
-        Kind::Commit => Said::Commit(entry.log_seq),
+        Kind::Commit if entry.arg > entry.log_seq => return None,
+        Kind::Commit => Said::Commit(entry.arg, entry.log_seq),
         Kind::Abort if entry.arg == FORGET => Said::Forget,
         Kind::Abort => Said::Abort(entry.log_seq),
         Kind::Meta => {
             let tag = entry.tag.bytes();
             let applied = tag.first_chunk::<8>().copied().map(u64::from_le_bytes)?;
-            let len = tag.get(8..)?.first_chunk::<4>().copied().map(u32::from_le_bytes)?;
+            let len = tag
+                .get(8..)?
+                .first_chunk::<4>()
+                .copied()
+                .map(u32::from_le_bytes)?;
             let block: &[u8] = payload.first().map_or(&[], |block| block);
-            Said::State(State {
+            let state = State {
                 base: entry.offset,
                 next: entry.log_seq,
                 committed: entry.arg,
                 applied,
                 meta: block.get(..usize_of_u32(len))?.to_vec(),
-            })
+            };
+            if !state.makes_sense() {
+                return None;
+            }
+            Said::State(state)
         }
         _ => return None,
     })

@@ -62,11 +62,17 @@ impl Log {
     // --- what the lane says, in its order
 
     /// Takes a record of the lane. Gives the operations that take effect with it, in order.
-    pub(crate) fn take(&mut self, lane: Seq, entry: &Entry, payload: Vec<SharedBuf>, said: Said) -> Vec<Rc<Held>> {
+    pub(crate) fn take(
+        &mut self,
+        lane: Seq,
+        entry: &Entry,
+        payload: Vec<SharedBuf>,
+        said: Said,
+    ) -> Vec<Rc<Held>> {
         match said {
             Said::Prepared(seq) => self.found(seq, lane, entry.clone(), payload),
-            Said::Commit(through) => return self.commit(lane, through),
-            Said::Abort(from) => drop(self.abort(from)),
+            Said::Commit(first, through) => return self.take_effect(lane, first, through),
+            Said::Abort(from) => drop(self.cut(from)),
             Said::Forget => *self = Self::default(),
             Said::State(state) => self.found_state(lane, state),
         }
@@ -78,9 +84,11 @@ impl Log {
             self.begin(seq);
         }
         self.next = self.next.max(seq.saturating_add(1));
-        if seq < self.base {
+        if seq < self.base && self.anchor.is_some() {
             return;
         }
+        // A copy may come first; the state behind it says where the log really begins.
+        self.base = self.base.min(seq);
         let stamp = self.records.get(&seq).map_or(lane, |held| held.stamp);
         let held = Held {
             entry,
@@ -98,7 +106,8 @@ impl Log {
         self.committed = state.committed;
         self.applied = state.applied;
         self.meta = state.meta;
-        self.records.retain(|seq, _| (state.base..state.next).contains(seq));
+        self.records
+            .retain(|seq, _| (state.base..state.next).contains(seq));
         self.commits.retain(|(_, through)| *through > state.applied);
         self.note_anchor(lane);
     }
@@ -140,29 +149,42 @@ impl Log {
 
     /// A record is flushed, and all before it.
     pub(crate) fn note_durable(&mut self, seq: u64, stamp: Seq) {
-        let is_it = self.records.get(&seq).is_some_and(|held| held.stamp == stamp);
+        let is_it = self
+            .records
+            .get(&seq)
+            .is_some_and(|held| held.stamp == stamp);
         if is_it {
             self.durable = self.durable.max(seq);
         }
     }
 
-    /// What a commit through `through` would change: its end, if it is anything.
-    pub(crate) fn commits_to(&self, through: u64) -> Option<u64> {
+    /// What would take effect with a commit through `through`: first and last, if anything.
+    pub(crate) fn commits_to(&self, through: u64) -> Option<(u64, u64)> {
         let through = through.min(self.next.saturating_sub(1));
-        (through > self.committed).then_some(through)
+        (through > self.committed).then_some((self.committed + 1, through))
     }
 
     /// Commits; gives what takes effect, in order.
     pub(crate) fn commit(&mut self, lane: Seq, through: u64) -> Vec<Rc<Held>> {
-        let Some(through) = self.commits_to(through) else {
+        let Some((first, through)) = self.commits_to(through) else {
             return Vec::new();
         };
-        let first = self.committed + 1;
-        self.committed = through;
+        self.take_effect(lane, first, through)
+    }
+
+    fn take_effect(&mut self, lane: Seq, first: u64, through: u64) -> Vec<Rc<Held>> {
+        if self.next == 0 {
+            self.begin(first);
+        }
+        self.next = self.next.max(through.saturating_add(1));
+        self.committed = self.committed.max(through);
         self.durable = self.durable.max(through);
         self.commits.push_back((lane, through));
         self.changed = true;
-        self.records.range(first..=through).map(|(_, held)| Rc::clone(held)).collect()
+        self.records
+            .range(first..=through)
+            .map(|(_, held)| Rc::clone(held))
+            .collect()
     }
 
     /// Whether `from` can be aborted.
@@ -172,7 +194,10 @@ impl Log {
 
     /// Aborts everything from `from` on; gives what is void.
     pub(crate) fn abort(&mut self, from: u64) -> Vec<Rc<Held>> {
-        let from = from.max(self.committed + 1);
+        self.cut(from.max(self.committed + 1))
+    }
+
+    fn cut(&mut self, from: u64) -> Vec<Rc<Held>> {
         if self.next == 0 || from >= self.next {
             return Vec::new();
         }
@@ -216,7 +241,8 @@ impl Log {
 
     /// Whether [`Log::trim`] would let anything go.
     pub(crate) fn would_trim(&self) -> bool {
-        self.could_trim().is_some_and(|through| through.min(self.released) >= self.base)
+        self.could_trim()
+            .is_some_and(|through| through.min(self.released) >= self.base)
     }
 
     /// The hook agreed to everything through this.
@@ -236,7 +262,9 @@ impl Log {
         self.base = through + 1;
         self.changed = true;
         let kept = self.records.split_off(&self.base);
-        std::mem::replace(&mut self.records, kept).into_values().collect()
+        std::mem::replace(&mut self.records, kept)
+            .into_values()
+            .collect()
     }
 
     /// The lowest place in the lane that this log needs. [`None`]: nothing of it is there.
@@ -259,7 +287,10 @@ impl Log {
     /// # Panics
     /// If there is no such record, or it is on its way into place.
     pub(crate) fn note_moved(&mut self, seq: u64, lane: Seq) {
-        assert!(seq > self.committed || seq <= self.applied, "a copy of what is on its way");
+        assert!(
+            seq > self.committed || seq <= self.applied,
+            "a copy of what is on its way"
+        );
         let Some(held) = self.records.get_mut(&seq) else {
             unreachable!("a copy of nothing");
         };

@@ -61,26 +61,36 @@ impl Lane {
     }
 
     fn commit(&mut self, id: u32, count: u64) {
-        let Some(log) = self.book.get(LogId(id)) else { return };
+        let Some(log) = self.book.get(LogId(id)) else {
+            return;
+        };
         let through = log.watermarks().committed.0 + count;
-        let Some(through) = log.commits_to(through) else { return };
-        let lane = self.log(of_commit(id, through), Vec::new());
+        let Some((first, through)) = log.commits_to(through) else {
+            return;
+        };
+        let lane = self.log(of_commit(id, first, through), Vec::new());
         for held in self.book.commit(LogId(id), lane, through) {
             self.effects.push((lane, value_of(&held)));
         }
     }
 
     fn abort(&mut self, id: u32, back: u64) {
-        let Some(log) = self.book.get(LogId(id)) else { return };
+        let Some(log) = self.book.get(LogId(id)) else {
+            return;
+        };
         let marks = log.watermarks();
-        let from = (marks.contiguous.0 + 1).saturating_sub(back).max(marks.committed.0 + 1);
+        let from = (marks.contiguous.0 + 1)
+            .saturating_sub(back)
+            .max(marks.committed.0 + 1);
         self.log(of_abort(id, from), Vec::new());
         self.book.get_mut(LogId(id)).unwrap().abort(from);
     }
 
     /// A cycle: everything in the lane is in place; some is copied, the rest stays.
     fn cycle(&mut self, applied_below: u64, copies: usize) {
-        self.applied_below = self.applied_below.max(applied_below.min(self.lines.len() as u64 + 1));
+        self.applied_below = self
+            .applied_below
+            .max(applied_below.min(self.lines.len() as u64 + 1));
         let below = Seq(self.applied_below);
         self.book.note_applied(below);
         for id in self.book.ids() {
@@ -193,10 +203,15 @@ proptest! {
         log in any::<u32>(), next in any::<u64>(), base in any::<u64>(), committed in any::<u64>(),
         applied in any::<u64>(), meta in proptest::collection::vec(any::<u8>(), 0..=4096),
     ) {
+        let mut order = [base, applied, committed, next];
+        order.sort_unstable();
+        let [base, applied, committed, next] = order;
         let state = State { base, next, committed, applied, meta };
         let (entry, payload) = of_state(log, &state);
-        prop_assert_eq!(said(&entry, &payload), Some(Said::State(state)));
-        prop_assert_eq!(said(&of_commit(log, next), &[]), Some(Said::Commit(next)));
+        let expected = (committed < next).then_some(Said::State(state));
+        prop_assert_eq!(said(&entry, &payload), expected);
+        let (first, last) = (next.min(base), next.max(base));
+        prop_assert_eq!(said(&of_commit(log, first, last), &[]), Some(Said::Commit(first, last)));
         prop_assert_eq!(said(&of_abort(log, next), &[]), Some(Said::Abort(next)));
         prop_assert_eq!(said(&of_forget(log), &[]), Some(Said::Forget));
     }

@@ -13,7 +13,7 @@
 //!   comes to the same end.
 //! - An older record never goes over a newer one, nor over a complete row that was written past it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, SECTOR, u64_of, usize_of};
@@ -193,13 +193,16 @@ impl Array {
         let effects = book.take(record.seq, &record.entry, payload);
         drop(book);
         for held in effects {
-            let has_data: BTreeSet<Row> = rows.keys().copied().collect();
+            let mut puts = Vec::new();
             let has_data =
-                |row| has_data.contains(&row) || self.space.borrow().is_written(row);
+                |row| rows.contains_key(&row) || self.space.borrow().is_written(row);
             self.effects_of(&held, has_data, |row, index, col, data| {
+                puts.push((row, index, col, data));
+            });
+            for (row, index, col, data) in puts {
                 let history = rows.entry(row).or_insert_with(|| self.history(record.seq));
                 history.data(record.seq, index, col, data);
-            });
+            }
         }
         Ok(())
     }

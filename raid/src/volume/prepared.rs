@@ -40,7 +40,13 @@ impl Volume {
         Ok(())
     }
 
-    async fn do_prepare(&self, ticket: Ticket, seq: Seq, tag: Tag, op: Op) -> Result<(), IoErrorKind> {
+    async fn do_prepare(
+        &self,
+        ticket: Ticket,
+        seq: Seq,
+        tag: Tag,
+        op: Op,
+    ) -> Result<(), IoErrorKind> {
         // A copy: the record may stay for long, and the view may be of a much larger buffer.
         let op = match op {
             Op::Write { offset, data } => Op::Write {

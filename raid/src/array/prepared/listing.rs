@@ -91,7 +91,9 @@ pub async fn list_logs(
     let listed = book.ids().into_iter().map(|log| ListedLog {
         log,
         watermarks: book.get(log).map(Log::watermarks).unwrap_or_default(),
-        meta: book.get(log).map_or_else(Vec::new, |log| log.meta().to_vec()),
+        meta: book
+            .get(log)
+            .map_or_else(Vec::new, |log| log.meta().to_vec()),
         records: book.records(log, LogSeq::NONE),
     });
     Ok((listed.collect(), complete))

@@ -100,15 +100,27 @@ impl Array {
         let Ok(journal) = self.journal_for_logs() else {
             return;
         };
-        let end = self.logs.look(id, |log| log.commits_to(through.0)).flatten();
-        let Some(through) = end else {
+        let end = self
+            .logs
+            .look(id, |log| log.commits_to(through.0))
+            .flatten();
+        let Some((first, through)) = end else {
             return;
         };
-        let lane = self.log(&journal, of_commit(id.0, through), Vec::new(), None);
+        let lane = self.log(&journal, of_commit(id.0, first, through), Vec::new(), None);
+        self.logs.newest_commit.set(Some(lane));
         let effects = self.logs.book.borrow_mut().commit(id, lane, through);
         self.put_effects(&effects, lane);
         if journal.is_crowded() {
             self.kick_apply();
+        }
+    }
+
+    /// Waits until every commit that was called is logged, so that a flush makes it durable.
+    pub(crate) async fn settle_commits(&self) -> Result<(), IoErrorKind> {
+        match (self.journal(), self.logs.newest_commit.get()) {
+            (Some(journal), Some(lane)) => journal.logged_below(lane.plus(1)).await,
+            _ => Ok(()),
         }
     }
 

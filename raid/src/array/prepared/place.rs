@@ -46,7 +46,12 @@ impl Array {
                     let (row, within) = self.geometry.locate(address + done);
                     let len = (row_bytes - within).min(run - done);
                     let at = at - entry.offset + done;
-                    parts.push(RowPart { row, within, len, at });
+                    parts.push(RowPart {
+                        row,
+                        within,
+                        len,
+                        at,
+                    });
                     done += len;
                 }
             }
@@ -69,7 +74,9 @@ impl Array {
             _ => return,
         };
         let zeros = usize_of(self.geometry.chunk_bytes());
-        let mut zeros = data.is_none().then(|| self.pool.take_zeroed(zeros).freeze());
+        let mut zeros = data
+            .is_none()
+            .then(|| self.pool.take_zeroed(zeros).freeze());
         for part in self.row_parts(&held.entry) {
             if data.is_none() && !has_data(part.row) {
                 continue;
@@ -92,8 +99,7 @@ impl Array {
     /// Makes what was committed at `lane` the newest contents.
     pub(super) fn put_effects(self: &Rc<Self>, effects: &[Rc<Held>], lane: Seq) {
         for held in effects {
-            let has_data =
-                |row| self.space.borrow().is_written(row) || self.dirty_rows.has(row);
+            let has_data = |row| self.space.borrow().is_written(row) || self.dirty_rows.has(row);
             self.effects_of(held, has_data, |row, index, col, data| {
                 self.dirty_rows.put(row, index, col, data, lane);
             });

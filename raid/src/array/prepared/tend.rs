@@ -121,7 +121,11 @@ impl Array {
     fn write_states(self: &Rc<Self>, journal: &Rc<Journal>, applied: Seq) {
         let forced = self.logs.renew_below.get().unwrap_or(Seq::NONE);
         for id in self.log_ids() {
-            let below = if self.copying_pays(journal) { applied } else { forced.min(applied) };
+            let below = if self.copying_pays(journal) {
+                applied
+            } else {
+                forced.min(applied)
+            };
             let wants = self.logs.look(id, |log| log.wants_anchor(below));
             if wants == Some(true) {
                 self.write_state(journal, id);
@@ -148,9 +152,16 @@ impl Array {
     ///
     /// The epoch's number is one that no earlier start that was interrupted here can have used: its
     /// groups may lie in the rings, and on members that are away.
-    pub(crate) async fn begin_epoch(self: &Rc<Self>, journal: &Rc<Journal>) -> Result<(), IoErrorKind> {
+    pub(crate) async fn begin_epoch(
+        self: &Rc<Self>,
+        journal: &Rc<Journal>,
+    ) -> Result<(), IoErrorKind> {
         let step = u64::from(u32::try_from(self.env.entropy.bits() >> 96).unwrap_or(0));
-        let step = if self.logs.book.borrow().is_empty() { 0 } else { step };
+        let step = if self.logs.book.borrow().is_empty() {
+            0
+        } else {
+            step
+        };
         journal.begin_epoch(1 + step);
         let first = journal.next();
         let all = self.logs.book.borrow().movable(first);
@@ -172,4 +183,3 @@ impl Array {
         Ok(())
     }
 }
-

@@ -37,6 +37,8 @@ pub(crate) struct Logs {
     /// Logs whose hook is being asked.
     pub(super) asked: RefCell<BTreeSet<LogId>>,
     moved: Notify,
+    /// The newest commit.
+    pub(super) newest_commit: Cell<Option<Seq>>,
     /// Everything that logs need below this is to be copied, whatever it costs.
     pub(super) renew_below: Cell<Option<Seq>>,
 }
@@ -128,7 +130,10 @@ impl Logs {
 
     pub(super) fn abort(&self, id: LogId, from: u64) -> Vec<Rc<Held>> {
         let mut book = self.book.borrow_mut();
-        let void = book.get_mut(id).map(|log| log.abort(from)).unwrap_or_default();
+        let void = book
+            .get_mut(id)
+            .map(|log| log.abort(from))
+            .unwrap_or_default();
         void.iter().for_each(|held| book.unpin(&held.pins));
         drop(book);
         self.void_tickets(id, from);
