@@ -15,6 +15,7 @@ pub mod journal;
 pub mod label;
 pub mod layout;
 mod level;
+mod logs;
 mod member;
 pub mod missed;
 pub mod mutation;
@@ -29,8 +30,8 @@ mod volume;
 pub use array::assemble::{AssembleOptions, Identity, Probe, assemble, probe};
 pub use array::create::{CreateSpec, create, wipe_label};
 pub use array::{
-    Array, ArrayState, ArrayStatus, BadBlock, Deadlines, ErrorCounts, MemberDisk, MemberStatus, Readded,
-    SpaceStatus, SyncAction, SyncStatus, Unanswered, VolumeInfo,
+    Array, ArrayState, ArrayStatus, BadBlock, Deadlines, ErrorCounts, ListedLog, MemberDisk, MemberStatus, Readded,
+    SpaceStatus, SyncAction, SyncStatus, Unanswered, VolumeInfo, list_logs,
 };
 pub use error::RaidError;
 pub use events::{ArrayEvent, EventKind, EventSink, Hooks, Witness, WitnessStore};

@@ -3,6 +3,8 @@
 //! Translates addresses and allocates on first write. Everything else — rows, parity, durability —
 //! is the array's. Ranges that were never written, or were trimmed, read as zeros without I/O.
 
+mod prepared;
+
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK, SECTOR, align_down, u64_of, usize_of};
@@ -358,6 +360,8 @@ impl BlockDevice for Volume {
     fn flush(&self) -> IoFuture<()> {
         let volume = self.clone();
         Box::pin(async move {
+            let settled = volume.array.settle_commits().await;
+            settled.map_err(volume.fail(IoOp::Flush, 0, 0))?;
             let flushed = volume.array.flush_all().await;
             flushed.map_err(volume.fail(IoOp::Flush, 0, 0))
         })

@@ -80,7 +80,7 @@ pub struct AssembleOptions {
 }
 
 /// Why a disk has no label to go by.
-enum NoLabel {
+pub(super) enum NoLabel {
     Label(LabelError),
     /// None of the places could be read.
     Io(IoError),
@@ -96,7 +96,7 @@ impl std::fmt::Display for NoLabel {
 }
 
 /// Reads the best label of a disk.
-async fn best_label(device: &dyn BlockDevice) -> Result<Label, NoLabel> {
+pub(super) async fn best_label(device: &dyn BlockDevice) -> Result<Label, NoLabel> {
     let size = device.geometry().size;
     let mut best: Result<Label, NoLabel> = Err(NoLabel::Label(LabelError::Absent));
     for offset in [LABEL_A, LABEL_B, label_copy(size)] {
@@ -129,7 +129,7 @@ async fn best_label(device: &dyn BlockDevice) -> Result<Label, NoLabel> {
     best
 }
 
-fn rank(label: &ArrayLabel) -> (u64, u64) {
+pub(super) fn rank(label: &ArrayLabel) -> (u64, u64) {
     (label.event_count, label.generation)
 }
 
@@ -685,9 +685,8 @@ impl Array {
             self.replay(&journal, opened).await?;
         }
         // What is still in the rings is behind us: the new epoch doesn't look at it.
-        journal.begin_epoch();
-        self.write_journal_headers(&journal, &self.in_sync()).await;
-        self.flush_all().await.map_err(|_| self.lost_error())?;
+        let begun = self.begin_epoch(&journal).await;
+        begun.map_err(|_| self.lost_error())?;
         if unclean {
             self.mark_clean().await?;
         }

@@ -26,11 +26,12 @@ mod ledger;
 mod losses;
 pub(crate) mod missed;
 mod operate;
+pub(crate) mod prepared;
 mod returning;
 mod slow;
 mod status;
 mod sums;
-mod volumes;
+pub(crate) mod volumes;
 pub(crate) mod vouch;
 pub(crate) mod watch;
 
@@ -44,6 +45,7 @@ use uuid::Uuid;
 pub use bad_blocks::BadBlock;
 pub use disk::ErrorCounts;
 pub use flights::Deadlines;
+pub use prepared::{ListedLog, list_logs};
 pub use returning::Readded;
 pub use slow::Unanswered;
 pub use status::{ArrayState, ArrayStatus, MemberStatus, SpaceStatus, SyncAction, SyncStatus};
@@ -68,6 +70,7 @@ use crate::turnstile::Turnstile;
 use disk::{Disk, is_late};
 use ledger::Ledger;
 use missed::Missed;
+use prepared::Logs;
 use volumes::ExtentGates;
 use watch::Watch;
 
@@ -106,6 +109,8 @@ pub struct Array {
     sums: Option<Sums>,
     /// What is logged and not in place yet.
     pub(crate) dirty_rows: Rc<Dirty>,
+    /// Logs of prepared operations.
+    pub(crate) logs: Rc<Logs>,
     /// Complete rows that are in place and not flushed yet.
     pub(crate) bypassed: RefCell<Vec<Hold>>,
     pub(crate) cycles: Rc<Turnstile>,
@@ -177,6 +182,7 @@ impl Array {
             journal: RefCell::new(None),
             sums,
             dirty_rows: Rc::new(Dirty::new(geometry.data_chunks())),
+            logs: Rc::default(),
             bypassed: RefCell::default(),
             cycles: Rc::default(),
             apply_kicked: Rc::default(),

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
-use cairn_blockdev::{BlockDevice, IoErrorKind};
+use cairn_blockdev::{BlockDevice, IoErrorKind, PreparedDevice};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use uuid::Uuid;
 
@@ -246,6 +246,17 @@ impl Array {
         Ok(Rc::new(Volume::new(Rc::clone(self), id, &record)))
     }
 
+    /// A volume as a device whose writes can be prepared. The logs are the array's: all its volumes'
+    /// devices speak of the same.
+    pub fn open_prepared(
+        self: &Rc<Self>,
+        name: &str,
+    ) -> Result<Rc<dyn PreparedDevice>, RaidError> {
+        self.check_open()?;
+        let (id, record) = self.find_volume(name)?;
+        Ok(Rc::new(Volume::new(Rc::clone(self), id, &record)))
+    }
+
     /// Keeps an extent mapped until the guard is dropped.
     pub(crate) async fn enter_extent(&self, extent: ExtentId) -> InUse {
         self.gates.enter(extent).await
@@ -276,9 +287,11 @@ impl Array {
         Row(first)..=Row(first + rows - 1)
     }
 
-    /// Whether nothing is written in an extent, nor logged for it.
+    /// Whether nothing is written in an extent, nor logged or prepared for it.
     pub(crate) fn is_empty_extent(&self, extent: ExtentId) -> bool {
-        !self.space.borrow().any_written(extent) && !self.dirty_rows.any(self.rows_of(extent))
+        let rows = self.rows_of(extent);
+        let written = self.space.borrow().any_written(extent) || self.dirty_rows.any(rows);
+        !written && !self.is_pinned(extent)
     }
 
     /// Unmaps an extent: what is logged for it is revoked, and nothing of it is on its way. The

@@ -89,7 +89,9 @@ pub(crate) struct Journal {
     logged: Cell<Seq>,
     /// Everything below is durable.
     durable: Cell<Seq>,
-    /// Everything below is in place and may be overwritten in the rings.
+    /// Everything below is in place and flushed.
+    applied: Cell<Seq>,
+    /// Everything below is needed by nobody and may be overwritten in the rings.
     floor: Cell<Seq>,
     /// Why nothing can be logged any more.
     failed: Cell<Option<IoErrorKind>>,
@@ -177,17 +179,17 @@ impl Journal {
         Self::resume(from, copies)
     }
 
-    /// Leaves everything so far behind: the next header begins a new epoch.
+    /// Leaves everything so far behind: the next header begins a new epoch, so many further on.
     ///
     /// # Panics
-    /// If something isn't trimmed.
-    pub(crate) fn begin_epoch(&self) {
+    /// If something isn't in place.
+    pub(crate) fn begin_epoch(&self, step: u64) {
         assert_eq!(
-            self.floor.get(),
+            self.applied.get(),
             self.next.get(),
-            "an epoch ends with records"
+            "an epoch ends with records that aren't in place"
         );
-        self.epoch.set(self.epoch.get() + 1);
+        self.epoch.set(self.epoch.get() + step);
     }
 
     /// A journal that goes on from there, for groups on `copies` of the members.
@@ -203,6 +205,7 @@ impl Journal {
             beyond: RefCell::default(),
             logged: Cell::new(from.next),
             durable: Cell::new(from.next),
+            applied: Cell::new(from.floor),
             floor: Cell::new(from.floor),
             failed: Cell::new(None),
             moved: Notify::new(),
@@ -222,9 +225,40 @@ impl Journal {
         self.next.get()
     }
 
-    /// Everything below is in place.
+    /// Everything below is trimmed.
     pub(crate) fn floor(&self) -> Seq {
         self.floor.get()
+    }
+
+    /// Everything below is in place and flushed.
+    pub(crate) fn applied(&self) -> Seq {
+        self.applied.get()
+    }
+
+    /// Everything below is in place and flushed.
+    pub(crate) fn note_applied(&self, below: Seq) {
+        self.applied.set(self.applied.get().max(below));
+    }
+
+    /// Bytes of records that may be admitted at once.
+    pub(crate) fn admits_bytes(&self) -> u64 {
+        u64::from(self.admission_units.get()) * BLOCK
+    }
+
+    /// Bytes of admitted records that aren't trimmed.
+    pub(crate) fn admitted_bytes(&self) -> u64 {
+        let left = u64_of(self.admission.available_permits()) * BLOCK;
+        self.admits_bytes().saturating_sub(left)
+    }
+
+    /// A record was copied: the copy takes over what it was admitted with. The copy is the newest record.
+    pub(crate) fn readmit(&self, old: Seq, copy: Seq) {
+        let mut admitted = self.admitted.borrow_mut();
+        let at = admitted.binary_search_by_key(&old, |one| one.seq);
+        if let Some(one) = at.ok().and_then(|at| admitted.get_mut(at)) {
+            let units = std::mem::take(&mut one.units);
+            admitted.push_back(Admitted { seq: copy, units });
+        }
     }
 
     /// Keeps a record from being trimmed.
@@ -247,11 +281,22 @@ impl Journal {
         left * 4 < u64::from(self.admission_units.get()) * 3
     }
 
-    /// Waits for room for a record of so many payload bytes.
-    pub(crate) async fn admit(&self, payload: usize) -> Result<Admission, IoErrorKind> {
+    fn units_of(&self, payload: usize) -> u32 {
         let bytes = u64_of(payload) + RECORD_COST;
         let units = u32::try_from(bytes.div_ceil(BLOCK)).unwrap_or(u32::MAX);
-        let units = units.min(self.admission_units.get());
+        units.min(self.admission_units.get())
+    }
+
+    /// Room for a record of so many payload bytes, if there is some now.
+    pub(crate) fn try_admit(&self, payload: usize) -> Option<Admission> {
+        let units = self.units_of(payload);
+        self.admission.try_acquire_many(units).ok()?.forget();
+        Some(Admission { units })
+    }
+
+    /// Waits for room for a record of so many payload bytes.
+    pub(crate) async fn admit(&self, payload: usize) -> Result<Admission, IoErrorKind> {
+        let units = self.units_of(payload);
         let permit = self.admission.acquire_many(units).await;
         let stopped = |_| self.failed.get().unwrap_or(IoErrorKind::Stopped);
         permit.map_err(stopped)?.forget();

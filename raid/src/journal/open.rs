@@ -18,7 +18,7 @@ use super::header::{JournalHeader, RING_OFFSET, SLOTS, newest};
 use super::log::{Resume, ring_bytes};
 use super::ring::Ring;
 use super::scan::{Found, PayloadError, read_payload, scan};
-use super::union::{Record, Replay, union};
+use super::union::{Record, Replay, all_there_is, union};
 use crate::array::disk::Disk;
 use crate::array::flights::Patience;
 use crate::layout::ZoneKind;
@@ -71,37 +71,78 @@ async fn read_header(disk: &Disk) -> Result<JournalHeader, String> {
     newest(a, b).map_err(|error| format!("{}: {error}", disk.path))
 }
 
+/// The headers of the array's journals; never none.
+async fn read_headers(array: Uuid, disks: &[Rc<Disk>]) -> Result<Vec<JournalHeader>, OpenError> {
+    let mut headers = Vec::new();
+    let mut faults = Vec::new();
+    for read in join_all(disks.iter().map(|disk| read_header(disk))).await {
+        match read {
+            Ok(header) if header.array == array => headers.push(header),
+            Ok(_) => {}
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if headers.is_empty() {
+        return Err(OpenError::NoHeader(faults.join("; ")));
+    }
+    Ok(headers)
+}
+
+/// The journal's epoch, and the highest floor that a header of it knows.
+fn newest_of(headers: &[JournalHeader]) -> (u64, Seq) {
+    let all = headers.iter().map(|header| (header.epoch, header.floor));
+    all.max().unwrap_or((0, Seq::NONE))
+}
+
+async fn scan_all(
+    array: Uuid,
+    disks: &[Rc<Disk>],
+    epoch: u64,
+    floor: Seq,
+) -> Vec<(usize, Vec<Found>)> {
+    let scans = disks.iter().map(|disk| {
+        let (zone, len) = (zone(disk), ring_bytes(disk));
+        scan(disk.device(), zone, len, array, epoch, 0, floor)
+    });
+    let scans = join_all(scans).await.into_iter().enumerate();
+    // A member whose ring can't be read at all counts as one that lost its copies.
+    scans.map(|(member, scanned)| (member, scanned.unwrap_or_default())).collect()
+}
+
 impl Opened {
+    /// Reads what the journals of `disks` hold, and says whether that is all of it. To be looked at: of a
+    /// journal with holes nothing may be replayed.
+    pub(crate) async fn survey(
+        array: Uuid,
+        disks: Vec<Rc<Disk>>,
+    ) -> Result<(Self, bool), OpenError> {
+        let headers = read_headers(array, &disks).await?;
+        let (epoch, floor) = newest_of(&headers);
+        let found = scan_all(array, &disks, epoch, floor).await;
+        let (replay, complete) = all_there_is(&found, floor)?;
+        let opened = Self {
+            array,
+            epoch,
+            header_generation: 0,
+            disks,
+            found,
+            replay,
+        };
+        Ok((opened, complete))
+    }
+
     /// Reads the journals of the members in sync. After a clean stop there is nothing to look for.
     pub(crate) async fn read(
         array: Uuid,
         disks: Vec<Rc<Disk>>,
         clean: bool,
     ) -> Result<Self, OpenError> {
-        let mut headers = Vec::new();
-        let mut faults = Vec::new();
-        for read in join_all(disks.iter().map(|disk| read_header(disk))).await {
-            match read {
-                Ok(header) if header.array == array => headers.push(header),
-                Ok(_) => {}
-                Err(fault) => faults.push(fault),
-            }
-        }
-        let Some(newest) = headers.iter().max_by_key(|h| (h.epoch, h.floor)) else {
-            return Err(OpenError::NoHeader(faults.join("; ")));
-        };
-        let (epoch, floor) = (newest.epoch, newest.floor);
+        let headers = read_headers(array, &disks).await?;
+        let (epoch, floor) = newest_of(&headers);
         let header_generation = headers.iter().map(|h| h.generation).max().unwrap_or(0);
         let mut found = Vec::new();
         if !clean {
-            let scans = disks.iter().map(|disk| {
-                let (zone, len) = (zone(disk), ring_bytes(disk));
-                scan(disk.device(), zone, len, array, epoch, 0, floor)
-            });
-            for (member, scanned) in join_all(scans).await.into_iter().enumerate() {
-                // A member whose ring can't be read at all counts as one that lost its copies.
-                found.push((member, scanned.unwrap_or_default()));
-            }
+            found = scan_all(array, &disks, epoch, floor).await;
         }
         let replay = union(&found, floor)?;
         Ok(Self {

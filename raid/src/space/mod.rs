@@ -178,6 +178,12 @@ impl SpaceMap {
         self.volumes.get(usize_of_u32(id.0))?.as_ref()
     }
 
+    /// A volume by the first eight bytes of its UUID, as records speak of it.
+    pub(crate) fn volume_by_mark(&self, mark: u64) -> Option<VolumeId> {
+        let mut volumes = self.volumes();
+        volumes.find_map(|(id, volume)| (tag(volume.uuid) == mark).then_some(id))
+    }
+
     /// Puts a volume in a free place of the table. `None` if it is full.
     pub fn add_volume(&mut self, record: VolumeRecord) -> Option<VolumeId> {
         let (at, id) =

@@ -14,8 +14,8 @@
 //! Invariants
 //! - One cycle at a time: when a note is written, all that earlier cycles put in place is durable.
 //! - A row's columns are locked from before its plan until it is in place.
-//! - The floor rises to the oldest record that is in nobody's hands: not dirty, not held, not newer
-//!   than the snapshot.
+//! - What is in place ends at the oldest record that is in somebody's hands: dirty, held, or newer than
+//!   the snapshot. The floor rises that far, but for what logs need.
 //! - Memory is taken before locks, by everybody, so that nobody waits in a circle.
 
 use std::rc::Rc;
@@ -75,8 +75,10 @@ impl Array {
                 futures_util::future::select(pause, std::pin::pin!(kick)).await;
                 let Some(array) = weak.upgrade() else { return };
                 if array.is_stopping() || array.check_alive().is_err() {
+                    array.logs.wake();
                     return;
                 }
+                array.ask_hooks();
                 if array.has_something_to_apply() {
                     array.run_cycle().await;
                 }
@@ -96,8 +98,13 @@ impl Array {
     }
 
     fn has_something_to_apply(&self) -> bool {
-        self.journal()
-            .is_some_and(|journal| journal.floor() < journal.next())
+        let journal = self.journal();
+        journal.is_some_and(|journal| {
+            let could = self.log_floor(journal.applied());
+            journal.applied() < journal.next()
+                || journal.floor() < could
+                || self.logs_want_a_cycle()
+        })
     }
 
     /// One cycle that starts after this call.
@@ -110,12 +117,27 @@ impl Array {
             .await;
     }
 
-    /// Applies until everything that is logged now is in place and trimmed.
+    /// Applies until everything that is logged now is in place.
+    pub(crate) async fn apply_all(self: &Rc<Self>) -> Result<(), IoErrorKind> {
+        let Some(journal) = self.journal() else {
+            return Ok(());
+        };
+        let target = journal.next();
+        while journal.applied() < target {
+            self.check_alive()?;
+            self.run_cycle().await;
+        }
+        Ok(())
+    }
+
+    /// Applies until everything that is logged now is in place and trimmed. What logs still need of it
+    /// is written anew, with as many copies as the members of now give it.
     pub(crate) async fn drain_journal(self: &Rc<Self>) -> Result<(), IoErrorKind> {
         let Some(journal) = self.journal() else {
             return Ok(());
         };
         let target = journal.next();
+        self.renew_logs(target);
         while journal.floor() < target {
             self.check_alive()?;
             self.run_cycle().await;
@@ -125,7 +147,7 @@ impl Array {
 
     /// Brings everything that is logged now to its place: what an audit of the members wants first.
     pub async fn drain(self: &Rc<Self>) -> Result<(), crate::RaidError> {
-        self.drain_journal().await.map_err(|_| self.lost_error())
+        self.apply_all().await.map_err(|_| self.lost_error())
     }
 
     async fn cycle(self: Rc<Self>) {
@@ -152,11 +174,11 @@ impl Array {
         let works = self.plan_rows(works).await;
         self.put_in_place(journal, &works).await?;
         drop((works, memory));
-        let floor = self.trimmable(journal, snapshot);
-        self.checkpoint_all(journal, floor).await
+        let applied = self.trimmable(journal, snapshot);
+        self.checkpoint_all(journal, applied).await
     }
 
-    /// The floor that nobody's needs forbid.
+    /// What is in place but for its flush: everything below the oldest record that is in somebody's hands.
     fn trimmable(&self, journal: &Journal, most: Seq) -> Seq {
         let needs = [self.dirty_rows.first(), journal.first_held()];
         needs.into_iter().flatten().fold(most, Seq::min)
@@ -362,13 +384,16 @@ impl Array {
     async fn checkpoint_all(
         self: &Rc<Self>,
         journal: &Rc<Journal>,
-        floor: Seq,
+        applied: Seq,
     ) -> Result<(), IoErrorKind> {
         if on(Mutation::TrimBeforePages) {
-            self.write_floor(journal, floor).await;
+            self.write_floor(journal, applied).await;
         }
         // Flushes what is in place, writes sums, flushes, and writes the map.
         self.checkpoint().await?;
+        self.flush_all().await?;
+        journal.note_applied(applied);
+        let floor = self.tend_logs(journal, applied).await?;
         loop {
             self.save_missed(floor).await?;
             self.flush_all().await?;
@@ -382,6 +407,7 @@ impl Array {
         self.flush_all().await?;
         journal.trimmed(floor);
         self.missed.trimmed(floor);
+        self.logs.book.borrow_mut().passed(floor);
         Ok(())
     }
 }

@@ -81,7 +81,8 @@ impl Array {
         }
         // Before zeros take the place of what is lost.
         self.settle_losses().await.map_err(|_| self.lost_error())?;
-        while journal.floor() < journal.next() {
+        self.pin_pending();
+        while journal.applied() < journal.next() {
             self.check_alive().map_err(|_| self.lost_error())?;
             self.run_cycle().await;
         }
@@ -95,8 +96,12 @@ impl Array {
         for record in opened.records() {
             let entry = &record.entry;
             let (offset, end) = (entry.offset, entry.offset.saturating_add(entry.len));
+            if entry.is_prepared() {
+                self.replay_log(opened, record, &mut rows).await?;
+                continue;
+            }
             match entry.kind {
-                Kind::Data if !entry.is_prepared() => {
+                Kind::Data => {
                     if !self.is_mapped(offset) {
                         continue;
                     }
@@ -139,6 +144,10 @@ impl Array {
                     }
                 }
                 Kind::Map => {
+                    // What was put where it lies belonged to a mapping that is gone.
+                    let (first, last) =
+                        (self.geometry.locate(offset).0, self.geometry.locate(end).0);
+                    rows.retain(|row, _| *row < first || *row >= last);
                     let mut space = self.space.borrow_mut();
                     if let Some(extent) = space.extent_at(offset) {
                         space.adopt(extent, entry.tag.bytes());
@@ -163,15 +172,14 @@ impl Array {
                         history.note(Note::new(entry, cols));
                     }
                 }
-                // Nothing for rows: the logs above, and order.
-                Kind::Data
-                | Kind::Zero
-                | Kind::Commit
-                | Kind::Abort
-                | Kind::Barrier
-                | Kind::Meta => {}
+                Kind::Commit | Kind::Abort | Kind::Meta => {
+                    self.replay_log(opened, record, &mut rows).await?;
+                }
+                // Only logs have them.
+                Kind::Zero | Kind::Barrier => {}
             }
         }
+        self.logs.book.borrow_mut().end_of_replay();
         Ok(rows)
     }
 
@@ -191,6 +199,38 @@ impl Array {
             let zeros = self.pool.take_zeroed(usize_of(piece.len)).freeze();
             history.data(record.seq, piece.index, first, zeros);
         }
+    }
+
+    /// Brings a record to its log. What takes effect with it is the rows' from that place on.
+    async fn replay_log(
+        self: &Rc<Self>,
+        opened: &Opened,
+        record: &Record,
+        rows: &mut Histories,
+    ) -> Result<(), RaidError> {
+        let mut payload = Vec::new();
+        if record.entry.payload_len > 0 {
+            let read = opened.payload(record).await;
+            payload.push(
+                read.map_err(|error| self.unreadable_record(record.seq, &error.to_string()))?,
+            );
+        }
+        let mut book = self.logs.book.borrow_mut();
+        let effects = book.take(record.seq, &record.entry, payload);
+        drop(book);
+        for held in effects {
+            let mut puts = Vec::new();
+            let has_data =
+                |row| rows.contains_key(&row) || self.space.borrow().is_written(row);
+            self.effects_of(&held, has_data, |row, index, col, data| {
+                puts.push((row, index, col, data));
+            });
+            for (row, index, col, data) in puts {
+                let history = rows.entry(row).or_insert_with(|| self.history(record.seq));
+                history.data(record.seq, index, col, data);
+            }
+        }
+        Ok(())
     }
 
     fn history(&self, first: Seq) -> RowHistory {

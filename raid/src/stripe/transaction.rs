@@ -104,7 +104,7 @@ impl Array {
         Ok(())
     }
 
-    pub(super) fn copy_of(&self, data: &SharedBuf) -> Buf {
+    pub(crate) fn copy_of(&self, data: &SharedBuf) -> Buf {
         let mut copy = self.pool.take(data.len());
         copy.copy_from_slice(data);
         copy
