@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use array::{ArrayVerb, Goal, JournalPlace, ScrubVerb, SpareVerb};
+pub(crate) use array::{ArrayVerb, Goal, JournalPlace, SpareVerb};
 pub(crate) use disk::DiskVerb;
 pub(crate) use volume::VolumeVerb;
 
