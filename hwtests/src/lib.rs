@@ -16,4 +16,5 @@ pub mod fault;
 pub mod host;
 pub mod program;
 pub mod scratch;
+pub mod storm;
 pub mod wait;

@@ -10,16 +10,14 @@ pub mod defects;
 mod error;
 mod events;
 mod geometry;
+pub mod integrity;
 pub mod journal;
 pub mod label;
 pub mod layout;
 mod level;
 mod logs;
 mod member;
-#[cfg(feature = "mutations")]
 pub mod mutation;
-#[cfg(not(feature = "mutations"))]
-mod mutation;
 pub mod parity;
 pub mod space;
 mod stripe;

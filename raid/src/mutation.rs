@@ -1,50 +1,50 @@
-//! Deliberate bugs, planted one at a time, to see whether the simulator finds them.
+//! Deliberate bugs, for the simulator to find: one that can't find planted bugs proves nothing.
 //!
-//! Exists only with the feature `mutations`, which nothing but the simulator's own build turns on, and
-//! even then does nothing until a bug is planted on the thread.
+//! Without the feature `mutations` every site is `false` at compile time and gone. With it, a bug is
+//! planted for the thread that asks for it.
 
-/// A bug that can be planted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A bug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mutation {
-    /// A write is acked as soon as it is queued.
+    /// A write is acked before its record is in the journal.
     AckBeforeJournal,
-    /// A record is acked although one before it isn't logged.
+    /// A record is acked before all lower ones are.
     AckOutOfSequence,
-    /// A group goes to one member fewer than it must.
+    /// A group goes to one member less than it must.
     OneCopyTooFew,
-    /// Replay takes a torn group for the end of a member's journal.
+    /// Replay ends where the first copy has a gap, though others have the record.
     ReplayStopsAtFirstGap,
-    /// Data goes in place before parity.
+    /// Data is written in place before parity is.
     DataBeforeParity,
     /// No flush between parity and data.
     NoFlushBetween,
-    /// Replay puts an older record over a complete row that was written past the journal.
+    /// An older record is replayed over a completed bypass.
     OldRecordOverBypass,
-    /// Older records are trimmed before a complete row that supersedes them is flushed.
+    /// An older record is trimmed before the bypassed data is flushed.
     TrimBeforeBypassFlushed,
-    /// Records are trimmed before the checksum pages are written.
+    /// Records are trimmed before the checksum pages are flushed.
     TrimBeforePages,
-    /// A returning member's missed map is cleared before the member was flushed.
+    /// A bit of the missed map is cleared before the target is flushed.
     MissedMapClearedEarly,
-    /// A member that missed writes is read.
+    /// A stale member is believed.
     StaleMemberRead,
-    /// Parity is computed from a block that doesn't match its checksum.
+    /// Parity is computed from a block that wasn't verified.
     ParityFromUnverified,
-    /// Checksums don't know their block's address.
+    /// The checksum doesn't cover where the block belongs.
     SumWithoutAddress,
-    /// The first valid copy of a checksum page wins, however old.
+    /// The generation of a checksum page isn't compared.
     PageWithoutGeneration,
-    /// An extent is reused before its unmapping is durable.
+    /// An extent is used again before its unmapping is durable.
     ReuseBeforeUnmapDurable,
-    /// A replay that is interrupted leaves what the next one can't finish.
+    /// A second replay does something else than the first.
     ReplayNotIdempotent,
-    /// A note doesn't say which records its parity covers.
+    /// A note is taken to cover records that came after its parity was computed.
     NoteWithoutThrough,
     /// A write is acked before the ejection that it caused is durable.
     AckBeforeEjection,
-    /// A rebuild's cursor in the labels runs ahead of what is flushed.
+    /// The labels say that more is filled than was flushed.
     CursorAheadOfFlush,
-    /// Replay doesn't let a discard revoke older records.
+    /// A discard leaves older records of its range to be replayed.
     DiscardDoesNotRevoke,
 }
 
@@ -75,24 +75,43 @@ impl Mutation {
 }
 
 #[cfg(feature = "mutations")]
-thread_local! {
-    static PLANTED: std::cell::Cell<Option<Mutation>> = const { std::cell::Cell::new(None) };
+mod planted {
+    use std::cell::Cell;
+
+    use super::Mutation;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Mutation>> = const { Cell::new(None) };
+        static REACHED: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Plants a bug for this thread, or none.
+    pub fn plant(mutation: Option<Mutation>) {
+        PLANTED.set(mutation);
+        REACHED.set(false);
+    }
+
+    /// Whether the code that bears the planted bug has run since.
+    pub fn reached() -> bool {
+        REACHED.get()
+    }
+
+    pub(crate) fn on(mutation: Mutation) -> bool {
+        let on = PLANTED.get() == Some(mutation);
+        if on {
+            REACHED.set(true);
+        }
+        on
+    }
 }
 
-/// Plants a bug on this thread, or takes it away.
 #[cfg(feature = "mutations")]
-pub fn plant(mutation: Option<Mutation>) {
-    PLANTED.set(mutation);
-}
-
-/// Whether a bug is planted.
+pub(crate) use planted::on;
 #[cfg(feature = "mutations")]
-pub(crate) fn on(mutation: Mutation) -> bool {
-    PLANTED.get() == Some(mutation)
-}
+pub use planted::{plant, reached};
 
-/// Never, in a build that is for use.
+/// Whether a bug is planted: never, in a build that serves data.
 #[cfg(not(feature = "mutations"))]
-pub(crate) const fn on(_mutation: Mutation) -> bool {
+pub(crate) const fn on(_: Mutation) -> bool {
     false
 }

@@ -24,6 +24,7 @@ use crate::events::EventKind;
 use crate::geometry::{Role, Row, Set, Slot};
 use crate::level::Level;
 use crate::member::MemberState;
+use crate::mutation::{self, Mutation};
 
 /// Rows filled at once, at most.
 const ROWS_AT_ONCE: u64 = 16;
@@ -219,7 +220,8 @@ impl Array {
             }
             let results = join_all(rows.iter().map(|row| self.fill_row(*row, targets))).await;
             for (row, result) in rows.iter().zip(results) {
-                if let Err(kind) = result {
+                let Err(kind) = result else { continue };
+                if self.check_alive().is_err() || self.let_go(*row, targets).await.is_err() {
                     return PassEnd::Stuck(format!("row {} can't be rebuilt: {kind}", row.0));
                 }
             }
@@ -237,6 +239,13 @@ impl Array {
                     .await;
             }
         }
+    }
+
+    /// Gives up what of a row can't be had, and fills the rest of it.
+    async fn let_go(self: &Rc<Self>, row: Row, targets: &[Target]) -> Result<(), IoErrorKind> {
+        self.give_up(row).await?;
+        self.drain_journal().await?;
+        self.fill_row(row, targets).await
     }
 
     /// The next rows that some target lacks. The watermarks move over what needs nothing, in the
@@ -276,8 +285,12 @@ impl Array {
             .filter(|t| !t.disk.progress.borrow().has(row))
             .collect();
         if self.space.borrow().is_written(row) {
+            let _sums = self.sums_ready(row, &cols).await?;
             let contents = self.slot_contents(row, &lacking).await?;
+            self.touch_sums(row);
             for (target, data) in lacking.iter().zip(contents) {
+                // Nobody vouched for a parity that had no place to go.
+                self.note_blocks(row, target.slot, 0, &data);
                 let written = target.disk.write(&self.geometry, row, 0, data).await;
                 if let Err(error) = written {
                     self.write_failed(&target.disk, &error).await;
@@ -360,7 +373,11 @@ impl Array {
             .map(|t| t.disk.progress.borrow().watermark().0)
             .collect();
         let rows = self.space.borrow().extents_total() * self.rows_per_extent();
-        self.flush_all().await.map_err(|_| self.lost_error())?;
+        // The pages that the targets' copies need, too.
+        self.checkpoint().await.map_err(|_| self.lost_error())?;
+        if !mutation::on(Mutation::CursorAheadOfFlush) {
+            self.flush_all().await.map_err(|_| self.lost_error())?;
+        }
         for (target, row) in targets.iter().zip(reached) {
             target.disk.durable_rows.set(row.min(rows));
         }
@@ -380,7 +397,10 @@ impl Array {
             self.write_journal_headers(&journal, &disks).await;
             disks.iter().for_each(|disk| journal.add_ring(disk));
         }
-        self.flush_all().await.map_err(|_| self.lost_error())?;
+        self.checkpoint().await.map_err(|_| self.lost_error())?;
+        if !mutation::on(Mutation::CursorAheadOfFlush) {
+            self.flush_all().await.map_err(|_| self.lost_error())?;
+        }
         let held = self.lock_labels().await;
         let mut done = Vec::new();
         let mut replaced = Vec::new();

@@ -259,6 +259,7 @@ impl Volume {
             let entry = Entry::without_payload(Kind::Discard, row.0 * bytes, bytes, Vec::new());
             self.array.log(&journal, entry, Vec::new(), admission);
             self.array.dirty_rows.revoke(row);
+            self.array.heal_row(row);
         }
         self.array.space.borrow_mut().mark(row, false);
         Ok(())

@@ -4,21 +4,26 @@
 //! - What a read sees is every write that completed; what survives a power cut is what was flushed
 //!   before it, and of the rest a seeded choice per sector.
 //! - A write takes effect at its completion, so an abandoned operation (its task dropped by a power
-//!   cut) leaves nothing or, torn by [`SimDisk::power_cut`], a part.
+//!   cut) leaves nothing or, torn by [`SimDisk::power_cut`] or [`SimDisk::kill`], a part.
+//! - Everything is decided by the seed and the order of the operations.
 
-use std::cell::{Cell, RefCell};
+mod run;
+
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Duration;
+use std::task::Waker;
 
+use super::fault::{Fault, FaultCounts, Strike};
+use super::medium::{Medium, Payload, Write};
 use super::rng::Rng;
 use crate::buf::{Buf, SharedBuf};
 use crate::device::{
     BlockDevice, DeviceGeometry, IoFuture, LocalFuture, ReadResult, WriteFlags, ZeroFlags,
 };
 use crate::env::Env;
-use crate::error::{IoError, IoErrorKind, IoOp};
-use crate::units::{BLOCK, BLOCK_BYTES, SECTOR, u64_of, usize_of};
+use crate::error::{IoErrorKind, IoOp};
+use crate::units::{BLOCK, SECTOR, u64_of};
 
 /// Shape and pace of a [`SimDisk`].
 #[derive(Debug, Clone, Copy)]
@@ -31,51 +36,55 @@ pub struct SimDiskConfig {
     pub latency_us_max: u64,
 }
 
-/// A fault to come.
+/// An operation that came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// Reads that touch the range fail until it is written again.
-    BadRange {
-        /// First byte.
-        offset: u64,
-        /// Bytes.
-        len: u64,
-    },
-    /// Every write fails with a medium error.
-    WritesFail,
-    /// Every flush fails.
-    FlushFails,
-    /// Everything fails: the disk is pulled.
-    Gone,
+pub struct Completion {
+    /// What it was.
+    pub op: IoOp,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// How it failed, if it did.
+    pub error: Option<IoErrorKind>,
 }
 
-type Pages = BTreeMap<u64, Box<[u8; BLOCK_BYTES]>>;
+/// Is told of every completion: a log, or the hand at the plug.
+pub trait Watch {
+    /// An operation came to its end; nobody has been told yet.
+    fn completed(&self, done: &Completion);
+}
 
-#[derive(Default)]
+/// A disk's contents at some moment; cheap to keep.
+#[derive(Clone)]
+pub struct Image(Medium);
+
 struct State {
-    /// What reads see.
-    current: Pages,
-    /// What is on the medium for certain.
-    durable: Pages,
-    /// Completed writes since the last flush, in order.
-    unflushed: Vec<(u64, SharedBuf)>,
-    /// Cached writes completed, and flushed, since the beginning.
-    cached_total: usize,
-    flushed_total: usize,
+    medium: Medium,
+    /// Writes without a completion: what a power cut may leave in part.
+    in_flight: BTreeMap<u64, Write>,
+    next_op: u64,
     faults: Vec<Fault>,
+    strikes: Vec<Strike>,
+    struck: FaultCounts,
+    /// Operations that hang until they are released.
+    hung: BTreeMap<u64, Waker>,
+    releases: u64,
+    /// What the disk writes at once.
+    tear_bytes: u64,
+    rng: Rng,
+    watch: Option<Rc<dyn Watch>>,
     reads: u64,
     writes: u64,
     flushes: u64,
+    bytes_written: u64,
 }
 
 struct Inner {
     name: Rc<str>,
     config: SimDiskConfig,
     env: Env,
-    rng: RefCell<Rng>,
     state: RefCell<State>,
-    in_flight: RefCell<BTreeMap<u64, (u64, SharedBuf)>>,
-    next_op: Cell<u64>,
 }
 
 /// A simulated disk; clones are the same disk.
@@ -94,175 +103,196 @@ impl SimDisk {
             name: Rc::from(name),
             config,
             env: env.clone(),
-            rng: RefCell::new(Rng::new(seed)),
-            state: RefCell::default(),
-            in_flight: RefCell::default(),
-            next_op: Cell::new(0),
+            state: RefCell::new(State {
+                medium: Medium::default(),
+                in_flight: BTreeMap::new(),
+                next_op: 0,
+                faults: Vec::new(),
+                strikes: Vec::new(),
+                struck: FaultCounts::default(),
+                hung: BTreeMap::new(),
+                releases: 0,
+                tear_bytes: SECTOR,
+                rng: Rng::new(seed),
+                watch: None,
+                reads: 0,
+                writes: 0,
+                flushes: 0,
+                bytes_written: 0,
+            }),
         }))
     }
 
-    /// The same contents in another world, as after a reboot; faults are not carried over.
+    /// The same contents in another world, as after a reboot; faults, strikes, counts and the watch
+    /// are not carried over.
     pub fn reborn(&self, env: &Env, seed: u64) -> Self {
         let new = Self::new(&self.0.name, self.0.config, env, seed);
         {
             let old = self.0.state.borrow();
             let mut state = new.0.state.borrow_mut();
-            state.current = old.current.clone();
-            state.durable = old.durable.clone();
-            state.unflushed.clone_from(&old.unflushed);
-            state.cached_total = state.unflushed.len();
+            state.medium = old.medium.clone();
+            state.tear_bytes = old.tear_bytes;
         }
         new
     }
+
+    /// What the disk writes at once, so that nothing smaller is ever torn: 512 bytes, or 4096.
+    pub fn tear_in(&self, bytes: u64) {
+        assert!(bytes.is_power_of_two() && (SECTOR..=BLOCK).contains(&bytes));
+        self.0.state.borrow_mut().tear_bytes = bytes;
+    }
+
+    /// Tells `watch` of every completion from now on.
+    pub fn watch(&self, watch: Rc<dyn Watch>) {
+        self.0.state.borrow_mut().watch = Some(watch);
+    }
+
+    // --- faults
 
     /// Adds a fault.
     pub fn inject(&self, fault: Fault) {
         self.0.state.borrow_mut().faults.push(fault);
     }
 
-    /// Takes every fault back.
-    pub fn heal(&self) {
-        self.0.state.borrow_mut().faults.clear();
+    /// Orders a strike. Where several would hit the same operation, the last ordered does.
+    pub fn strike(&self, strike: Strike) {
+        self.0.state.borrow_mut().strikes.push(strike);
     }
+
+    /// Takes every fault and strike back, and lets go of what hangs.
+    pub fn heal(&self) {
+        let mut state = self.0.state.borrow_mut();
+        state.faults.clear();
+        state.strikes.clear();
+        drop(state);
+        self.release();
+    }
+
+    /// Lets everything complete that hangs.
+    pub fn release(&self) {
+        let mut state = self.0.state.borrow_mut();
+        state.releases += 1;
+        for waker in std::mem::take(&mut state.hung).into_values() {
+            waker.wake();
+        }
+    }
+
+    /// Operations that hang until they are released.
+    pub fn hung(&self) -> usize {
+        self.0.state.borrow().hung.len()
+    }
+
+    /// The disk is pulled: what is in flight lands whole, in part or not, and fails; so does what
+    /// comes. With `lose_cache` its unflushed writes go as well, or a part of them (fault D12).
+    pub fn vanish(&self, lose_cache: bool) {
+        let mut state = self.0.state.borrow_mut();
+        let state = &mut *state;
+        let in_flight: Vec<Write> = std::mem::take(&mut state.in_flight).into_values().collect();
+        let (rng, tear) = (&mut state.rng, state.tear_bytes);
+        if lose_cache {
+            state.struck.caches_lost += 1;
+            state.struck.torn_writes += state.medium.power_cut(in_flight, rng, tear);
+        } else {
+            state.struck.torn_writes += state.medium.land(in_flight, rng, tear);
+        }
+        state.faults.push(Fault::Gone);
+        state.releases += 1;
+        for waker in std::mem::take(&mut state.hung).into_values() {
+            waker.wake();
+        }
+    }
+
+    /// It is plugged in again.
+    pub fn come_back(&self) {
+        let mut state = self.0.state.borrow_mut();
+        state.faults.retain(|fault| *fault != Fault::Gone);
+    }
+
+    /// Whether it is pulled.
+    pub fn is_gone(&self) -> bool {
+        self.0.state.borrow().faults.contains(&Fault::Gone)
+    }
+
+    /// Flips one bit of what is stored at `offset`: rot.
+    pub fn rot(&self, offset: u64, bit: u8) {
+        let mut byte = [0];
+        let mut state = self.0.state.borrow_mut();
+        state.medium.load(offset, &mut byte);
+        state
+            .medium
+            .poke(offset, &byte.map(|byte| byte ^ (1 << (bit % 8))));
+        state.struck.rotten += 1;
+    }
+
+    /// Faults that have struck so far.
+    pub fn struck(&self) -> FaultCounts {
+        self.0.state.borrow().struck
+    }
+
+    // --- crashes
 
     /// Loses power: of every write since the last flush, and of those in flight, each sector
     /// survives or not by the seed; what reads see from now on is what survived.
     pub fn power_cut(&self) {
         let mut state = self.0.state.borrow_mut();
-        let mut rng = self.0.rng.borrow_mut();
-        let mut lost: Vec<_> = std::mem::take(&mut state.unflushed);
-        state.flushed_total = state.cached_total;
-        lost.extend(std::mem::take(&mut *self.0.in_flight.borrow_mut()).into_values());
-        for (offset, data) in lost {
-            // Whole, gone, or torn in sectors.
-            let fate = rng.below(3);
-            for (sector, bytes) in (0u64..).zip(data.chunks(usize_of(SECTOR))) {
-                if fate == 0 || (fate == 2 && rng.one_in(2)) {
-                    store(&mut state.durable, offset + sector * SECTOR, bytes);
-                }
-            }
-        }
-        state.current = state.durable.clone();
+        let state = &mut *state;
+        let in_flight = std::mem::take(&mut state.in_flight).into_values().collect();
+        let (rng, tear) = (&mut state.rng, state.tear_bytes);
+        state.struck.torn_writes += state.medium.power_cut(in_flight, rng, tear);
     }
+
+    /// Whoever used the disk is killed: what is in flight lands whole, in part or not.
+    pub fn kill(&self) {
+        let mut state = self.0.state.borrow_mut();
+        let state = &mut *state;
+        let in_flight = std::mem::take(&mut state.in_flight).into_values().collect();
+        let (rng, tear) = (&mut state.rng, state.tear_bytes);
+        state.struck.torn_writes += state.medium.land(in_flight, rng, tear);
+    }
+
+    // --- contents
 
     /// Reads without time, faults or counters: for audits.
     pub fn peek(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        load(&self.0.state.borrow().current, offset, &mut bytes);
+        self.peek_into(offset, &mut bytes);
         bytes
     }
 
-    /// Changes bytes behind everybody's back: rot.
+    /// As [`SimDisk::peek`], into memory that is there.
+    pub fn peek_into(&self, offset: u64, bytes: &mut [u8]) {
+        self.0.state.borrow().medium.load(offset, bytes);
+    }
+
+    /// Changes bytes behind everybody's back.
     pub fn poke(&self, offset: u64, bytes: &[u8]) {
-        let mut state = self.0.state.borrow_mut();
-        store(&mut state.current, offset, bytes);
-        store(&mut state.durable, offset, bytes);
+        self.0.state.borrow_mut().medium.poke(offset, bytes);
+    }
+
+    /// Where something is stored in a range: the offsets of pages of 4 KiB.
+    pub fn stored(&self, offset: u64, len: u64) -> Vec<u64> {
+        self.0.state.borrow().medium.present(offset, len)
+    }
+
+    /// The contents as they are, cache included.
+    pub fn image(&self) -> Image {
+        Image(self.0.state.borrow().medium.clone())
+    }
+
+    /// Replaces the contents: an older image of the disk, or another disk's.
+    pub fn set_image(&self, image: &Image) {
+        self.0.state.borrow_mut().medium = image.0.clone();
+    }
+
+    /// Bytes of data, not of zeros, written so far.
+    pub fn bytes_written(&self) -> u64 {
+        self.0.state.borrow().bytes_written
     }
 
     /// Reads, writes and flushes done so far.
     pub fn counts(&self) -> (u64, u64, u64) {
         let state = self.0.state.borrow();
         (state.reads, state.writes, state.flushes)
-    }
-
-    fn pause(&self) -> LocalFuture<()> {
-        let max = self.0.config.latency_us_max;
-        if max == 0 {
-            return Box::pin(std::future::ready(()));
-        }
-        let us = 1 + self.0.rng.borrow_mut().below(max);
-        self.0.env.clock.sleep(Duration::from_micros(us))
-    }
-
-    fn fault(&self, op: IoOp, offset: u64, len: u64) -> Result<(), IoError> {
-        let mut state = self.0.state.borrow_mut();
-        if op == IoOp::Write {
-            state.faults.retain(|fault| {
-                !matches!(fault, Fault::BadRange { offset: o, len: l }
-                    if offset <= *o && o + l <= offset + len)
-            });
-        }
-        for fault in &state.faults {
-            let kind = match (fault, op) {
-                (Fault::Gone, _) => IoErrorKind::Gone,
-                (Fault::WritesFail, IoOp::Write) | (Fault::FlushFails, IoOp::Flush) => {
-                    IoErrorKind::Medium
-                }
-                (Fault::BadRange { offset: o, len: l }, IoOp::Read)
-                    if *o < offset + len && offset < o + l =>
-                {
-                    IoErrorKind::Medium
-                }
-                _ => continue,
-            };
-            return Err(IoError::new(kind, &self.0.name, op, offset, len));
-        }
-        Ok(())
-    }
-
-    fn put(&self, offset: u64, data: SharedBuf, fua: bool) -> IoFuture<()> {
-        if let Err(error) = self.check(IoOp::Write, offset, u64_of(data.len())) {
-            return Box::pin(std::future::ready(Err(error)));
-        }
-        let disk = self.clone();
-        let op = self.0.next_op.get();
-        self.0.next_op.set(op + 1);
-        self.0
-            .in_flight
-            .borrow_mut()
-            .insert(op, (offset, data.clone()));
-        Box::pin(async move {
-            disk.pause().await;
-            disk.0.in_flight.borrow_mut().remove(&op);
-            disk.fault(IoOp::Write, offset, u64_of(data.len()))?;
-            let mut state = disk.0.state.borrow_mut();
-            state.writes += 1;
-            store(&mut state.current, offset, &data);
-            if fua {
-                store(&mut state.durable, offset, &data);
-            } else {
-                state.unflushed.push((offset, data));
-                state.cached_total += 1;
-            }
-            Ok(())
-        })
-    }
-}
-
-fn load(pages: &Pages, offset: u64, bytes: &mut [u8]) {
-    let mut at = offset;
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let within = usize_of(at % BLOCK);
-        let n = rest.len().min(BLOCK_BYTES - within);
-        let (head, tail) = rest.split_at_mut(n);
-        match pages
-            .get(&(at / BLOCK))
-            .and_then(|page| page.get(within..within + n))
-        {
-            Some(page) => head.copy_from_slice(page),
-            None => head.fill(0),
-        }
-        at += u64_of(n);
-        rest = tail;
-    }
-}
-
-fn store(pages: &mut Pages, offset: u64, bytes: &[u8]) {
-    let mut at = offset;
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let within = usize_of(at % BLOCK);
-        let n = rest.len().min(BLOCK_BYTES - within);
-        let (head, tail) = rest.split_at(n);
-        let page = pages
-            .entry(at / BLOCK)
-            .or_insert_with(|| Box::new([0; BLOCK_BYTES]));
-        if let Some(to) = page.get_mut(within..within + n) {
-            to.copy_from_slice(head);
-        }
-        at += u64_of(n);
-        rest = tail;
     }
 }
 
@@ -289,41 +319,28 @@ impl BlockDevice for SimDisk {
             if let Err(error) = disk.check(IoOp::Read, offset, len) {
                 return (buf, Err(error));
             }
-            disk.pause().await;
-            if let Err(error) = disk.fault(IoOp::Read, offset, len) {
-                // A failed read leaves rubbish behind, so that nobody comes to rely on it.
-                buf.fill(0xDB);
-                return (buf, Err(error));
-            }
-            let mut state = disk.0.state.borrow_mut();
-            state.reads += 1;
-            load(&state.current, offset, &mut buf);
-            drop(state);
-            (buf, Ok(()))
+            let effect = disk.struck_by(IoOp::Read, offset, len);
+            disk.pause(effect).await;
+            let result = disk.finish_read(offset, &mut buf, effect);
+            disk.done(IoOp::Read, offset, len, &result);
+            (buf, result)
         })
     }
 
     fn write(&self, offset: u64, data: SharedBuf, flags: WriteFlags) -> IoFuture<()> {
-        self.put(offset, data, flags.fua)
+        self.put(offset, Payload::Data(data), flags.fua)
     }
 
     fn flush(&self) -> IoFuture<()> {
         let disk = self.clone();
+        let effect = self.struck_by(IoOp::Flush, 0, 0);
         // Only what had completed when the flush was asked for is covered.
-        let covered_total = self.0.state.borrow().cached_total;
+        let through = self.0.state.borrow().medium.next_write();
         Box::pin(async move {
-            disk.pause().await;
-            disk.fault(IoOp::Flush, 0, 0)?;
-            let mut state = disk.0.state.borrow_mut();
-            // A flush that overlapped another finds less to do; it never covers later writes.
-            let covered = covered_total.saturating_sub(state.flushed_total);
-            state.flushes += 1;
-            state.flushed_total += covered;
-            let done: Vec<_> = state.unflushed.drain(..covered).collect();
-            for (offset, data) in done {
-                store(&mut state.durable, offset, &data);
-            }
-            Ok(())
+            disk.pause(effect).await;
+            let result = disk.finish_flush(through, effect);
+            disk.done(IoOp::Flush, 0, 0, &result);
+            result
         })
     }
 
@@ -332,57 +349,8 @@ impl BlockDevice for SimDisk {
         Box::pin(std::future::ready(checked))
     }
 
+    /// Zeros over what was never written cost neither time nor memory.
     fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> IoFuture<()> {
-        self.put(offset, Buf::zeroed(usize_of(len)).freeze(), flags.fua)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sim::Sim;
-
-    const CONFIG: SimDiskConfig = SimDiskConfig {
-        size: 1 << 20,
-        logical_block: 512,
-        latency_us_max: 50,
-    };
-
-    #[test]
-    fn a_power_cut_keeps_what_was_flushed() {
-        for seed in 0..50 {
-            let sim = Sim::new(seed);
-            let disk = SimDisk::new("d", CONFIG, &sim.env(), seed);
-            sim.block_on(async {
-                let one = Buf::copy_of(&[1; 8192]).freeze();
-                disk.write(4096, one, WriteFlags::default()).await.unwrap();
-                disk.flush().await.unwrap();
-                let two = Buf::copy_of(&[2; 4096]).freeze();
-                disk.write(8192, two, WriteFlags::default()).await.unwrap();
-            });
-            disk.power_cut();
-            assert!(disk.peek(4096, 4096).iter().all(|&b| b == 1));
-            for sector in disk.peek(8192, 4096).chunks(512) {
-                assert!(sector.iter().all(|&b| b == sector[0]) && [1, 2].contains(&sector[0]));
-            }
-        }
-    }
-
-    #[test]
-    fn a_bad_range_fails_reads_until_it_is_written() {
-        let sim = Sim::new(1);
-        let disk = SimDisk::new("d", CONFIG, &sim.env(), 1);
-        disk.inject(Fault::BadRange {
-            offset: 4096,
-            len: 512,
-        });
-        sim.block_on(async {
-            let (_, result) = disk.read(4096, Buf::zeroed(4096)).await;
-            assert_eq!(result.unwrap_err().kind, IoErrorKind::Medium);
-            let data = Buf::copy_of(&[3; 4096]).freeze();
-            disk.write(4096, data, WriteFlags::default()).await.unwrap();
-            let (buf, result) = disk.read(4096, Buf::zeroed(4096)).await;
-            assert!(result.is_ok() && buf.iter().all(|&b| b == 3));
-        });
+        self.put(offset, Payload::Zeros(len), flags.fua)
     }
 }

@@ -32,6 +32,7 @@ use crate::journal::open::{OpenError, Opened};
 use crate::label::{ArrayLabel, Label, LabelError};
 use crate::layout::{LABEL_A, LABEL_B, label_copy};
 use crate::member::MemberState;
+use crate::mutation::{self, Mutation};
 use crate::space::{PageError, SpaceMap, page_generation};
 
 /// What a disk's label says, for grouping disks to arrays.
@@ -190,7 +191,13 @@ fn judge(labels: &[Label], options: &AssembleOptions) -> Result<Verdict, Refusal
             force_may_help,
         })
     };
-    let Some(best) = labels.iter().max_by_key(|label| rank(&label.array)) else {
+    let newest = labels.iter().max_by_key(|label| rank(&label.array));
+    let believed = if mutation::on(Mutation::StaleMemberRead) {
+        labels.iter().min_by_key(|label| rank(&label.array))
+    } else {
+        newest
+    };
+    let Some(best) = believed else {
         return refuse("no disk with a usable label is here".into(), true, false);
     };
     let reference = best.array.clone();
@@ -441,6 +448,10 @@ async fn start(
     });
     for (uuid, path) in paths {
         array.ledger.borrow_mut().remember_path(uuid, path);
+    }
+    if let Err(error) = array.check_sums_fit() {
+        array.abandon();
+        return Err(error);
     }
     if loaded.lost {
         array.report(

@@ -57,7 +57,8 @@ pub struct CreateSpec {
 
 impl CreateSpec {
     fn incompat(&self) -> u64 {
-        let integrity = if self.integrity {
+        // Pages are redone from the journal: without it there are none.
+        let integrity = if self.integrity && self.journal {
             0
         } else {
             INCOMPAT_NO_INTEGRITY

@@ -188,6 +188,7 @@ impl Array {
             // Before the bits: whoever finds a row written must find its sums.
             self.write_sums().await;
             self.clone().flush_disks().await;
+            self.note_sums_flushed();
         }
         let dirty: Vec<(usize, u64, SharedBuf)> = dirty
             .into_iter()

@@ -18,6 +18,7 @@ use super::disk::Disk;
 use crate::error::RaidError;
 use crate::events::EventKind;
 use crate::member::MemberState;
+use crate::mutation::{self, Mutation};
 
 impl Array {
     /// Throws a disk out. On return it is out of the labels of the others, or the array is broken.
@@ -37,7 +38,7 @@ impl Array {
         let array = Rc::clone(self);
         self.env
             .spawn
-            .spawn(Box::pin(async move { array.settle().await }));
+            .spawn(Box::pin(async move { array.settle_in_time().await }));
     }
 
     fn is_settled(&self) -> bool {
@@ -46,6 +47,12 @@ impl Array {
 
     /// Waits until every change of membership so far is in the labels.
     pub(crate) async fn settle(self: &Rc<Self>) {
+        if !mutation::on(Mutation::AckBeforeEjection) {
+            self.settle_in_time().await;
+        }
+    }
+
+    async fn settle_in_time(self: &Rc<Self>) {
         // While the array is being started nobody is acked, and a start that is refused must leave
         // the labels as they were: what is thrown out by then waits for the end of the start.
         if self.is_settled() || self.broken.borrow().is_some() || !self.is_open() {

@@ -21,6 +21,7 @@ mod eject;
 mod filling;
 pub(crate) mod flights;
 mod ledger;
+mod losses;
 mod operate;
 pub(crate) mod prepared;
 mod slow;
@@ -47,7 +48,9 @@ pub use volumes::VolumeInfo;
 use crate::defects::Defects;
 use crate::error::RaidError;
 use crate::events::{ArrayEvent, EventKind, Hooks};
-use crate::geometry::{Geometry, Row};
+use crate::geometry::{Geometry, Row, Slot};
+use crate::integrity::Sums;
+use crate::integrity::cache::CACHE_BYTES;
 use crate::journal::log::{Hold, Journal};
 use crate::label::ArrayLabel;
 use crate::level::Level;
@@ -94,6 +97,8 @@ pub struct Array {
     pub(crate) memory_units: u32,
     pub(crate) row_cost: u32,
     journal: RefCell<Option<Rc<Journal>>>,
+    /// Checksums, if it has them.
+    sums: Option<Sums>,
     /// What is logged and not in place yet.
     pub(crate) dirty_rows: Rc<Dirty>,
     /// Logs of prepared operations.
@@ -146,6 +151,10 @@ impl Array {
         let members = cairn_blockdev::units::u64_of(geometry.members());
         let row_units = (members * geometry.chunk_bytes()).div_ceil(ROW_CACHE_UNIT);
         let permits = ROW_CACHE_BYTES / ROW_CACHE_UNIT;
+        let sums = parts.label.has_sums().then(|| {
+            let label = &parts.label;
+            Sums::new(label.uuid, &geometry, label.data_bytes, CACHE_BYTES)
+        });
         let array = Rc::new(Self {
             name: Rc::from(parts.label.name.as_str()),
             uuid: parts.label.uuid,
@@ -158,6 +167,7 @@ impl Array {
             memory_units: u32::try_from(permits).unwrap_or(u32::MAX),
             row_cost: u32::try_from(row_units.clamp(1, permits)).unwrap_or(1),
             journal: RefCell::new(None),
+            sums,
             dirty_rows: Rc::new(Dirty::new(geometry.data_chunks())),
             logs: Rc::default(),
             bypassed: RefCell::default(),
@@ -267,6 +277,18 @@ impl Array {
             .filter(usable)
             .or_else(|| slot.target.as_ref().filter(filled))
             .map(Rc::clone)
+    }
+
+    /// The slot from which `disk` gives data chunk `index`: on RAID 1 any.
+    pub(crate) fn slot_read(&self, row: Row, index: usize, disk: &Disk) -> Slot {
+        if self.geometry.level() != Level::Raid1 {
+            return self.geometry.data_slot(row, index);
+        }
+        let ledger = self.ledger.borrow();
+        let is_it = |has: &Option<Rc<Disk>>| has.as_ref().is_some_and(|has| has.uuid == disk.uuid);
+        let mut slots = ledger.slots().iter();
+        let at = slots.position(|slot| is_it(&slot.member) || is_it(&slot.target));
+        Slot(at.unwrap_or(0))
     }
 
     /// Fails once more members are gone than the level survives.

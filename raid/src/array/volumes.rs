@@ -308,6 +308,9 @@ impl Array {
             }
         }
         self.check_alive()?;
+        for row in rows.start().0..=rows.end().0 {
+            self.heal_row(Row(row));
+        }
         if let Some(journal) = self.journal() {
             let bytes = self.space.borrow().extent_bytes();
             let at = self.space.borrow().extent_offset(extent);

@@ -32,6 +32,7 @@ use super::view::RowView;
 use crate::array::Array;
 use crate::events::EventKind;
 use crate::geometry::{Columns, Role, Row, Set};
+use crate::integrity::Ready;
 use crate::journal::entry::{Entry, Kind, Seq, Tag};
 use crate::journal::log::Journal;
 use crate::mutation::{Mutation, on};
@@ -54,6 +55,8 @@ struct Work {
     overlay: Overlay,
     fresh: bool,
     parity: Vec<NewParity>,
+    /// Its checksum pages.
+    sums: Option<Ready>,
 }
 
 impl Array {
@@ -241,6 +244,7 @@ impl Array {
             frozen,
             fresh,
             parity: Vec::new(),
+            sums: None,
         })
     }
 
@@ -258,9 +262,16 @@ impl Array {
             self.fill_with_zeros(&mut work.overlay);
         }
         work.overlay.coalesce(&self.pool);
-        let sums = self.sums_ready(work.row, work.lock.cols()).await;
-        let parity = match sums {
-            Ok(_) => self.parity_of_overlay(&mut work.view, &work.overlay).await,
+        let cols = if work.fresh {
+            0..self.geometry.chunk_blocks()
+        } else {
+            work.lock.cols().clone()
+        };
+        let parity = match self.sums_ready(work.row, &cols).await {
+            Ok(sums) => {
+                work.sums = sums;
+                self.parity_of_overlay(&mut work.view, &work.overlay).await
+            }
             Err(kind) => Err(kind),
         };
         match parity {
@@ -272,6 +283,13 @@ impl Array {
                 let detail = format!("row {} can't be applied yet: {kind}", work.row.0);
                 self.report(EventKind::ApplyStuck, None, detail);
                 self.dirty_rows.thaw(work.row, work.first);
+                let (array, row) = (Rc::clone(self), work.row);
+                drop(work);
+                self.env.spawn.spawn(Box::pin(async move {
+                    // An error means that the array has failed, or that its list is full: both are
+                    // said elsewhere, and the row waits.
+                    let _ = array.give_up(row).await;
+                }));
                 None
             }
         }
@@ -373,6 +391,7 @@ impl Array {
         // Flushes what is in place, writes sums, flushes, and writes the map.
         self.checkpoint().await?;
         self.flush_all().await?;
+        self.settle_losses().await?;
         journal.note_applied(applied);
         let floor = self.tend_logs(journal, applied).await?;
         self.write_floor(journal, floor).await;

@@ -60,6 +60,7 @@ impl Array {
         let first = self.log(journal, entry, Vec::new(), Some(admission));
         self.log_homeless(journal, &view, &overlay);
         let end = journal.next();
+        self.heal_row(row);
         let superseded = self.dirty_rows.supersede(row, Rc::clone(&overlay));
         let keep = superseded.unwrap_or(first).min(first);
         let hold = journal.hold(if on(Mutation::TrimBeforeBypassFlushed) {
@@ -70,9 +71,10 @@ impl Array {
         let done = self
             .bypass_in_place(row, journal, end, (&view, &overlay, &parity), fresh)
             .await;
-        self.dirty_rows.applied(row);
-        // If it isn't, the array has failed, and the next start finds everything in the journal.
+        // If it isn't, the array has failed, and the next start finds everything in the journal. Until
+        // then reads go on finding what superseded the older data.
         done?;
+        self.dirty_rows.applied(row);
         self.in_place(hold);
         self.kick_apply_if_crowded(journal);
         self.before_ack().await

@@ -19,6 +19,8 @@ use crate::geometry::{Columns, Row, Set};
 enum Source {
     /// Never written.
     Zeros,
+    /// Lost: what stands in its place is no data.
+    Nobody,
     /// Logged, and newer than the members.
     Memory(SharedBuf),
     /// Some columns of a chunk.
@@ -67,6 +69,12 @@ impl Array {
             for piece in self.geometry.pieces(within, row_len) {
                 let first = piece.in_chunk / BLOCK;
                 let cols = first..first + piece.len / BLOCK;
+                if self.is_lost(row, piece.index, &cols) {
+                    let tail = of_row.split_off(usize_of(piece.len));
+                    parts.push((of_row, Source::Nobody));
+                    of_row = tail;
+                    continue;
+                }
                 for cover in self.dirty_rows.cover(row, piece.index, &cols) {
                     let tail = of_row.split_off(bytes_of(&cover.cols));
                     let source = match cover.data {
@@ -85,6 +93,7 @@ impl Array {
                     buf.fill(0);
                     (buf, Ok(()))
                 }
+                Source::Nobody => (buf, Err(IoErrorKind::Lost)),
                 Source::Memory(data) => {
                     buf.copy_from_slice(&data);
                     (buf, Ok(()))
@@ -113,7 +122,14 @@ impl Array {
                 .read(&self.geometry, row, cols.start, buf, Patience::Reconstruct)
                 .await;
             match result {
-                Ok(()) => return (back, Ok(())),
+                Ok(()) => {
+                    let slot = self.slot_read(row, index, &disk);
+                    if let Ok(true) = self.verified(row, slot, &cols, &back).await {
+                        return (back, Ok(()));
+                    }
+                    // Rotten, or written anew meanwhile: the lock of its columns tells.
+                    buf = back;
+                }
                 Err(error) => {
                     self.read_failed(&disk, &error);
                     buf = back;
@@ -147,6 +163,7 @@ impl Array {
             buf.fill(0);
             return Ok(());
         }
+        let _sums = self.sums_ready(row, cols).await?;
         let mut view = self.view(row);
         let mut data = self
             .load_data(&mut view, cols, Set::EMPTY.with(index))

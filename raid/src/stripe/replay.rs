@@ -29,6 +29,7 @@ use super::word::bytes_of;
 use crate::array::Array;
 use crate::array::disk::Disk;
 use crate::array::flights::Patience;
+use crate::defects::Reason;
 use crate::error::RaidError;
 use crate::events::EventKind;
 use crate::geometry::{Columns, Role, Row, Set, Slot};
@@ -66,19 +67,18 @@ impl Array {
             opened.records().len(),
             histories.len()
         );
-        self.finish_noted(&histories)
-            .await
-            .map_err(|_| self.lost_error())?;
+        self.finish_noted(&histories).await?;
         for (row, history) in histories {
             if history.has_intent() {
-                self.settle_intents(row, &history)
-                    .await
-                    .map_err(|_| self.lost_error())?;
+                let settled = self.settle_intents(row, &history).await;
+                settled.map_err(|kind| self.stuck_at(row, kind))?;
             } else {
                 self.make_dirty(row, &history);
             }
         }
         self.pin_pending();
+        // Before zeros take the place of what is lost.
+        self.settle_losses().await.map_err(|_| self.lost_error())?;
         while journal.applied() < journal.next() {
             self.check_alive().map_err(|_| self.lost_error())?;
             self.run_cycle().await;
@@ -112,9 +112,12 @@ impl Array {
                     for piece in self.geometry.pieces(within, end - within) {
                         let from = usize_of(piece.in_request);
                         let part = data.slice(from..from + usize_of(piece.len));
-                        history.data(record.seq, piece.index, piece.in_chunk / BLOCK, part);
+                        let col = piece.in_chunk / BLOCK;
+                        self.heal(row, piece.index, &(col..col + piece.len / BLOCK));
+                        history.data(record.seq, piece.index, col, part);
                     }
                 }
+                Kind::Zero => self.lose(record, &mut rows),
                 Kind::Discard => {
                     let (first, last) =
                         (self.geometry.locate(offset).0, self.geometry.locate(end).0);
@@ -123,6 +126,7 @@ impl Array {
                     }
                     for row in first.0..last.0 {
                         rows.remove(&Row(row));
+                        self.heal_row(Row(row));
                         self.space.borrow_mut().mark(Row(row), false);
                     }
                 }
@@ -149,6 +153,7 @@ impl Array {
                 Kind::Intent => {
                     if self.is_mapped(offset) {
                         let (row, _) = self.geometry.locate(offset);
+                        self.heal_row(row);
                         let history = rows.entry(row).or_insert_with(|| self.history(record.seq));
                         history.intent(entry.sums.clone());
                     }
@@ -168,7 +173,7 @@ impl Array {
                     self.replay_log(opened, record, &mut rows).await?;
                 }
                 // Only logs have them.
-                Kind::Zero | Kind::Barrier => {}
+                Kind::Barrier => {}
             }
         }
         self.logs.book.borrow_mut().end_of_replay();
@@ -200,11 +205,30 @@ impl Array {
                 puts.push((row, index, col, data));
             });
             for (row, index, col, data) in puts {
+                self.heal(row, index, &(col..col + u64_of(data.len()) / BLOCK));
                 let history = rows.entry(row).or_insert_with(|| self.history(record.seq));
                 history.data(record.seq, index, col, data);
             }
         }
         Ok(())
+    }
+
+    /// Zeros that took the place of a block that was lost.
+    fn lose(&self, record: &Record, rows: &mut Histories) {
+        if !self.is_mapped(record.entry.offset) {
+            return;
+        }
+        let (row, within) = self.geometry.locate(record.entry.offset);
+        let end = (within + record.entry.len).min(self.geometry.row_bytes());
+        let history = rows.entry(row).or_insert_with(|| self.history(record.seq));
+        for piece in self.geometry.pieces(within, end - within) {
+            let first = piece.in_chunk / BLOCK;
+            for col in first..first + piece.len / BLOCK {
+                self.note_lost(row, piece.index, col, Reason::NotRebuilt);
+            }
+            let zeros = self.pool.take_zeroed(usize_of(piece.len)).freeze();
+            history.data(record.seq, piece.index, first, zeros);
+        }
     }
 
     fn history(&self, first: Seq) -> RowHistory {
@@ -243,7 +267,7 @@ impl Array {
     }
 
     /// Finishes the noted transactions: parity of all rows, flushed, then data, flushed.
-    async fn finish_noted(self: &Rc<Self>, histories: &Histories) -> Result<(), IoErrorKind> {
+    async fn finish_noted(self: &Rc<Self>, histories: &Histories) -> Result<(), RaidError> {
         let noted: Vec<(&Row, &RowHistory)> = histories
             .iter()
             .filter(|(_, history)| !history.has_intent() && !history.notes().is_empty())
@@ -253,36 +277,55 @@ impl Array {
             let computed = some.iter().map(|(row, history)| async move {
                 let mut view = self.view(**row);
                 let whole = history.noted();
-                let _sums = self
-                    .sums_ready(**row, &(0..self.geometry.chunk_blocks()))
-                    .await?;
+                let cols = 0..self.geometry.chunk_blocks();
+                let sums = self.sums_ready(**row, &cols).await;
+                let sums = sums.map_err(|kind| self.stuck_at(**row, kind))?;
                 let mut parity = Vec::new();
                 for note in history.notes() {
-                    parity.extend(self.noted_parity(&mut view, &whole, note).await?);
+                    let noted = self.noted_parity(&mut view, &whole, note).await;
+                    parity.extend(noted.map_err(|kind| self.stuck_at(**row, kind))?);
                 }
-                Ok::<_, IoErrorKind>((**row, view, whole, parity))
+                Ok::<_, RaidError>((**row, view, whole, parity, sums))
             });
             let computed: Result<Vec<_>, _> = join_all(computed).await.into_iter().collect();
             let computed = computed?;
-            let parity = computed.iter().flat_map(|(row, view, _, parity)| {
-                let writes = Self::parity_writes(view, parity);
-                writes.into_iter().map(|write| (*row, write))
-            });
-            self.write_all(parity).await?;
-            self.flush_all().await?;
-            let data = computed.iter().flat_map(|(row, view, whole, _)| {
-                let writes = Self::data_writes(view, whole);
-                writes.into_iter().map(|write| (*row, write))
-            });
-            self.write_all(data).await?;
-            for (_, view, whole, parity) in &computed {
+            let put = async {
+                let parity = computed.iter().flat_map(|(row, view, _, parity, _)| {
+                    let writes = Self::parity_writes(view, parity);
+                    writes.into_iter().map(|write| (*row, write))
+                });
+                self.write_all(parity).await?;
+                self.flush_all().await?;
+                let data = computed.iter().flat_map(|(row, view, whole, _, _)| {
+                    let writes = Self::data_writes(view, whole);
+                    writes.into_iter().map(|write| (*row, write))
+                });
+                self.write_all(data).await
+            };
+            put.await.map_err(|_| self.lost_error())?;
+            for (_, view, whole, parity, _) in &computed {
                 self.note_sums(view, whole, parity);
             }
         }
         if noted.is_empty() {
             return Ok(());
         }
-        self.flush_all().await
+        self.flush_all().await.map_err(|_| self.lost_error())
+    }
+
+    /// A row whose records can't be finished.
+    fn stuck_at(&self, row: Row, kind: IoErrorKind) -> RaidError {
+        RaidError::NotStarted {
+            array: self.name().to_owned(),
+            reason: format!(
+                "the journal's records of row {} (byte {} of the data zones) can't be finished: {kind}; \
+                 bring more members back",
+                row.0,
+                row.0 * self.geometry.chunk_bytes()
+            ),
+            wait_may_help: true,
+            force_may_help: false,
+        }
     }
 
     /// The parity that a note announced, computed from data. What is lost of the data is solved.
@@ -314,6 +357,8 @@ impl Array {
                 data.push(block);
             }
             if !lost.is_empty() {
+                eprintln!("DBG row {:?} col {col} lost {lost:?} written {:?} note {:?}", view.row, (0..count).filter(|i| new.get(*i,&cols).is_some()).collect::<Vec<_>>(), note.cols);
+                for i in 0..self.geometry.members() { let sl=Slot(i); let b=self.read_raw_slot(view, sl, &cols).await; eprintln!("  slot {i} role {:?} crc {:?} expected {:?} reader {}", self.geometry.role(view.row, sl), b.map(|b| crc32c::crc32c(&b)), self.expected_sum(view.row, col, sl), view.reader(sl).is_some()); }
                 self.solve_noted(view, new, note, col, lost, &mut data)
                     .await?;
             }
@@ -467,7 +512,7 @@ impl Array {
                 let block = match settled.await {
                     Some(block) => block,
                     None if written => {
-                        self.note_lost(&view, index, col).await;
+                        self.note_lost(row, index, col, Reason::CutOff);
                         self.pool.take_zeroed(BLOCK_BYTES).freeze()
                     }
                     // It never held anything.

@@ -169,6 +169,8 @@ impl Array {
             for piece in self.geometry.pieces(at, u64_of(len)) {
                 let begin = usize_of(piece.in_request);
                 let data = part.slice(begin..begin + usize_of(piece.len));
+                let col = piece.in_chunk / BLOCK;
+                self.heal(row, piece.index, &(col..col + piece.len / BLOCK));
                 self.dirty_rows
                     .put(row, piece.index, piece.in_chunk / BLOCK, data, seq);
             }

@@ -78,7 +78,7 @@ impl Shape {
             chunk_bytes,
             disk_bytes: 256 << 20,
             logical_block: 512,
-            integrity: false,
+            integrity: true,
             journal: true,
         }
     }
@@ -86,6 +86,7 @@ impl Shape {
     /// Acks follow the writes in place, and an unclean stop is answered by recomputing parity.
     pub(crate) fn without_journal(self) -> Self {
         Self {
+            integrity: false,
             journal: false,
             ..self
         }
@@ -265,7 +266,11 @@ impl World {
 
     pub(crate) fn assemble_all(&self) -> Rc<Array> {
         self.assemble(&self.all(), false)
-            .unwrap_or_else(|error| panic!("seed {}: {error}", self.seed))
+            .unwrap_or_else(|error| {
+                let events = self.host.events.borrow();
+                let last = &events[events.len().saturating_sub(5)..];
+                panic!("seed {}: {error}; last events {last:?}", self.seed)
+            })
     }
 
     pub(crate) fn sleep(&self, ms: u64) {

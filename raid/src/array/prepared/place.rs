@@ -101,6 +101,7 @@ impl Array {
         for held in effects {
             let has_data = |row| self.space.borrow().is_written(row) || self.dirty_rows.has(row);
             self.effects_of(held, has_data, |row, index, col, data| {
+                self.heal(row, index, &(col..col + u64_of(data.len()) / BLOCK));
                 self.dirty_rows.put(row, index, col, data, lane);
             });
             if matches!(held.entry.kind, Kind::Zero | Kind::Discard) {
@@ -163,6 +164,7 @@ impl Array {
         let entry = Entry::without_payload(Kind::Discard, row.0 * bytes, bytes, Vec::new());
         self.log(&journal, entry, Vec::new(), Some(admission));
         self.dirty_rows.revoke(row);
+        self.heal_row(row);
         self.space.borrow_mut().mark(row, false);
         Ok(())
     }

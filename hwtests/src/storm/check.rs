@@ -1,0 +1,76 @@
+//! Reads everything and asks the model.
+
+use std::rc::Rc;
+
+use cairn_blockdev::units::{SECTOR, usize_of};
+use cairn_blockdev::{BlockDevice, Buf};
+
+use super::model::Crash;
+use super::world::{Volume, World};
+
+/// Checks read so much at once.
+const CHECK_BYTES: u64 = 256 << 10;
+
+impl World {
+    /// Reads every volume whole, if the array runs: nothing is lost, nothing wrong. After a crash or a
+    /// stop, what is found is settled by it.
+    pub fn check(&mut self) {
+        if !self.is_running() {
+            return;
+        }
+        let after = self.worst.take();
+        for volume in &self.volumes {
+            let Some(device) = volume.device() else {
+                continue;
+            };
+            let size = volume.model.borrow().sectors() * SECTOR;
+            let mut at = 0;
+            while at < size {
+                let len = CHECK_BYTES.min(size - at);
+                self.check_range(volume, &device, at, len, after);
+                at += len;
+            }
+        }
+    }
+
+    fn check_range(
+        &self,
+        volume: &Volume,
+        device: &Rc<dyn BlockDevice>,
+        at: u64,
+        len: u64,
+        after: Option<Crash>,
+    ) {
+        let began = volume.model.borrow_mut().read_begins();
+        let (buf, result) = self.run(device.read(at, Buf::zeroed(usize_of(len))));
+        volume.model.borrow_mut().read_ends(began);
+        let first = at / SECTOR;
+        if let Err(error) = result {
+            assert!(
+                self.rules.errors_allowed.get(),
+                "{}: {error}; the array told: {:#?}",
+                volume.name,
+                self.told()
+            );
+            // What can be read of it, sector by sector's block.
+            if len > 4096 {
+                let half = (len / 2).next_multiple_of(4096);
+                self.check_range(volume, device, at, half, after);
+                self.check_range(volume, device, at + half, len - half, after);
+            }
+            return;
+        }
+        let checked = match after {
+            Some(crash) => volume.model.borrow_mut().check_after(crash, first, &buf),
+            None => volume.model.borrow().check(first, &buf, began),
+        };
+        if let Err(complaint) = checked {
+            let row = self.shape.row_bytes();
+            panic!(
+                "{complaint}; row {} of its extent; the array told: {:#?}",
+                at / row,
+                self.told()
+            );
+        }
+    }
+}

@@ -1,0 +1,517 @@
+//! Every row of the fault table as a function, named after its row.
+//!
+//! A fault *strikes* while clients run: disks are told what to do to coming operations. What follows
+//! later (a disk returns, the daemon is killed, an old image is put back) happens when it *passes*.
+
+use std::time::Duration;
+
+use cairn_blockdev::IoErrorKind;
+use cairn_blockdev::sim::{Effect, Fault as DiskFault, Image, On, Strike};
+use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
+use cairn_raid::RaidError;
+use cairn_raid::layout::{LABEL_A, LABEL_B, ZONES_START, label_copy};
+
+use super::abilities::Ability;
+use super::load::{Cut, Mix};
+use super::model::Crash;
+use super::world::World;
+
+use super::faults::Fault;
+
+/// A fault that has struck, or is about to.
+pub struct Harm {
+    fault: Fault,
+    /// Disks that it concerns.
+    pub victims: Vec<usize>,
+    image: Option<Image>,
+    /// What isn't counted by a disk and came about.
+    pub came: u64,
+}
+
+/// A disk that hangs is out after this long.
+const EJECTED_AFTER: Duration = Duration::from_mins(1);
+/// A read takes no longer, whatever hangs (fault D4).
+const READ_MAX: Duration = Duration::from_secs(3);
+/// How soon: the strike hits one of the next so many operations.
+const SOON: u64 = 30;
+
+impl Harm {
+    /// The fault strikes: from now on, while clients run.
+    pub fn strike(world: &mut World, fault: Fault) -> Self {
+        let mut harm = Self {
+            fault,
+            victims: Vec::new(),
+            image: None,
+            came: 0,
+        };
+        match fault {
+            Fault::D1ReadFails => harm.d1_a_read_fails(world),
+            Fault::D1BadSectors => harm.d1_bad_sectors(world),
+            Fault::D2WriteFails | Fault::D2WriteFailsAndCrash => harm.d2_a_write_fails(world),
+            // What a failed flush lost may be read before the disk is out: a checksum has to tell.
+            Fault::D3FlushFailsOnce if Ability::Checksums.is_there() => {
+                harm.d3_a_flush_fails(world, Effect::FailAndLoseCache, 1);
+            }
+            Fault::D3FlushFailsOnce => {
+                harm.d3_a_flush_fails(world, Effect::Fail(IoErrorKind::Medium), 1);
+            }
+            Fault::D3FlushFailsAlways => {
+                harm.d3_a_flush_fails(world, Effect::Fail(IoErrorKind::Medium), u64::MAX);
+            }
+            Fault::D4Hangs => harm.d4_a_disk_hangs(world, On::Any),
+            Fault::D4Slow => harm.d4_a_disk_is_slow(world),
+            Fault::D6LostWrite => harm.d6_lost_writes(world),
+            Fault::D6LostMetaWrite => harm.d6_a_lost_meta_write(world),
+            Fault::D7MisdirectedWrite => harm.d7_misdirected_writes(world),
+            Fault::D8RotInData => harm.d8_rot_in_data(world),
+            Fault::D8RotInLabel => harm.d8_rot_in_a_label(world),
+            Fault::D8RotInZones => harm.d8_rot_in_zones(world),
+            Fault::D9VanishesAndReturns | Fault::D9CaughtUp => harm.vanish(world, 1, false),
+            Fault::D11Full => harm.d11_full(world),
+            Fault::D12CacheLost => harm.vanish(world, 1, true),
+            Fault::D13LateWrite => harm.d4_a_disk_hangs(world, On::Write),
+            Fault::A2TwoAtOnce => harm.vanish(world, 2, false),
+            Fault::A2ThreeAtOnce => harm.vanish(world, 3, false),
+            Fault::A3CrashInRebuild => harm.a3_a_rebuild_begins(world),
+            Fault::A4SpareFailsToo => harm.a4_the_spare_fails_too(world),
+            Fault::A5LatentInRebuild => harm.a5_bad_sectors_in_a_rebuild(world),
+            Fault::A10OlderImage => harm.a10_an_image_is_kept(world),
+            Fault::H3ClockJump => harm.h3_the_clock_jumps(world),
+            // These come about when they pass.
+            Fault::D5TornWrite
+            | Fault::D10OrderAndClone
+            | Fault::A1CrashMidStripe
+            | Fault::A7LabelsCorrupt
+            | Fault::A8CrashAndMemberGone
+            | Fault::A9TrimReuseCrash
+            | Fault::H1Kill
+            | Fault::H2PowerLoss => {}
+        }
+        harm
+    }
+
+    /// What follows, after clients have run with it for a while. The array runs or was refused.
+    pub fn pass(&mut self, world: &mut World) {
+        match self.fault {
+            Fault::D2WriteFailsAndCrash => self.crash(world, Crash::Kill, &[]),
+            Fault::D5TornWrite | Fault::H2PowerLoss => self.cut_off(world, Crash::Power),
+            Fault::H1Kill | Fault::A1CrashMidStripe | Fault::A3CrashInRebuild => {
+                self.cut_off(world, Crash::Kill);
+            }
+            Fault::A8CrashAndMemberGone => self.a8_crash_and_a_member_gone(world),
+            Fault::A9TrimReuseCrash => self.a9_trim_reuse_crash(world),
+            Fault::A10OlderImage => self.a10_the_image_is_put_back(world),
+            Fault::A7LabelsCorrupt => self.a7_labels_are_corrupt(world),
+            Fault::D8RotInLabel => restart(world),
+            Fault::D10OrderAndClone => self.d10_other_order_and_a_clone(world),
+            Fault::D9VanishesAndReturns | Fault::D12CacheLost => self.d9_it_returns(world),
+            Fault::D9CaughtUp => self.d9_only_what_changed_is_copied(world),
+            Fault::D4Hangs | Fault::D13LateWrite => self.d13_it_answers_at_last(world),
+            _ => {}
+        }
+    }
+
+    fn victim(&mut self, world: &mut World) -> usize {
+        let victim = world.any_member();
+        self.victims.push(victim);
+        victim
+    }
+
+    fn d1_a_read_fails(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        let k = world.rng.below(SOON);
+        let fail = Strike::new(On::Read, Effect::Fail(IoErrorKind::Medium));
+        let rows = world.rows_on_disk(victim);
+        world.disk(victim).strike(fail.after(k).within(rows));
+    }
+
+    fn d1_bad_sectors(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        // Many, for what is written before it is read heals.
+        for _ in 0..world.shape.rows {
+            let offset = somewhere(world, victim);
+            let bad = DiskFault::BadRange { offset, len: 512 };
+            world.disk(victim).inject(bad);
+        }
+    }
+
+    fn d2_a_write_fails(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        let k = world.rng.below(SOON);
+        let fail = Strike::new(On::Write, Effect::Fail(IoErrorKind::Medium));
+        world.disk(victim).strike(fail.after(k));
+    }
+
+    fn d3_a_flush_fails(&mut self, world: &mut World, effect: Effect, times: u64) {
+        let victim = self.victim(world);
+        let k = world.rng.below(3);
+        let fail = Strike::new(On::Flush, effect);
+        world.disk(victim).strike(fail.after(k).times(times));
+    }
+
+    fn d4_a_disk_hangs(&mut self, world: &mut World, on: On) {
+        let victim = self.victim(world);
+        let k = world.rng.below(SOON);
+        let hang = Strike::new(on, Effect::Hang(None));
+        world.rules.longest_read.set(Duration::ZERO);
+        world.disk(victim).strike(hang.after(k).always());
+    }
+
+    fn d4_a_disk_is_slow(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        let slow = Strike::new(On::Any, Effect::Slow(400));
+        world.disk(victim).strike(slow.times(100));
+    }
+
+    fn d6_lost_writes(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        let k = world.rng.below(SOON);
+        let rows = world.rows_on_disk(victim);
+        let lose = Strike::new(On::Write, Effect::Lose).after(k).times(3);
+        world.disk(victim).strike(lose.within(rows));
+    }
+
+    fn d6_a_lost_meta_write(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        let zones = LABEL_A..world.data_offset(victim);
+        let k = world.rng.below(4);
+        let lose = Strike::new(On::Write, Effect::Lose).after(k);
+        world.disk(victim).strike(lose.within(zones));
+    }
+
+    fn d7_misdirected_writes(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        let rows = world.rows_on_disk(victim);
+        for _ in 0..2 {
+            let k = world.rng.below(SOON);
+            let to = somewhere(world, victim) / BLOCK * BLOCK;
+            let astray = Strike::new(On::Write, Effect::Misdirect(to)).after(k);
+            world.disk(victim).strike(astray.within(rows.clone()));
+        }
+    }
+
+    fn d8_rot_in_data(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        for _ in 0..4 {
+            let at = somewhere(world, victim) + world.rng.below(512);
+            rot(world, victim, at);
+        }
+    }
+
+    fn d8_rot_in_a_label(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        let size = world.size(victim);
+        let places = [LABEL_A, LABEL_B, label_copy(size)];
+        let at = usize_of(world.rng.below(u64_of(places.len())));
+        let place = places.get(at).copied().unwrap_or(LABEL_A);
+        let at = place + world.rng.below(BLOCK);
+        rot(world, victim, at);
+    }
+
+    fn d8_rot_in_zones(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        let data = world.data_offset(victim);
+        let used = world.disk(victim).stored(ZONES_START, data - ZONES_START);
+        for _ in 0..4 {
+            let at = usize_of(world.rng.below(u64_of(used.len())));
+            if let Some(page) = used.get(at) {
+                let at = page + world.rng.below(BLOCK);
+                rot(world, victim, at);
+            }
+        }
+    }
+
+    fn vanish(&mut self, world: &mut World, count: usize, lose_cache: bool) {
+        for _ in 0..count {
+            let free: Vec<usize> = world
+                .members()
+                .into_iter()
+                .filter(|member| !self.victims.contains(member))
+                .collect();
+            let at = usize_of(world.rng.below(u64_of(free.len())));
+            if let Some(victim) = free.get(at) {
+                self.victims.push(*victim);
+                world.disk(*victim).vanish(lose_cache);
+            }
+        }
+    }
+
+    /// What is left of it is taken back. What vanished is noticed first: a handle to it stays dead.
+    pub fn is_over(&self, world: &mut World) {
+        for victim in &self.victims {
+            if world.disk(*victim).is_gone() {
+                world.until_noticed(*victim);
+            }
+            world.disk(*victim).heal();
+        }
+    }
+
+    /// It is back: as a spare of the running array, or at the next start.
+    fn d9_it_returns(&mut self, world: &mut World) {
+        for victim in self.victims.clone() {
+            world.until_noticed(victim);
+            world.disk(victim).come_back();
+            if world.is_running() && world.is_out(victim) && world.rng.one_in(2) {
+                world.add_spare(victim);
+                world.wait_for_sync();
+            }
+        }
+    }
+
+    /// A few rows change while it is away: when it is back, no more than these are written to it.
+    fn d9_only_what_changed_is_copied(&mut self, world: &mut World) {
+        let Some(&victim) = self.victims.first() else {
+            return;
+        };
+        world.until_noticed(victim);
+        // Back and caught up for the first time: whatever changed until now.
+        world.disk(victim).come_back();
+        world.add_spare(victim);
+        world.wait_for_sync();
+        world.disk(victim).vanish(false);
+        world.notice_by_flush(victim);
+        world.load(4);
+        world.disk(victim).come_back();
+        let before = world.disk(victim).bytes_written();
+        world.add_spare(victim);
+        world.wait_for_sync();
+        let written = world.disk(victim).bytes_written() - before;
+        let all = 2 * world.shape.rows * u64::from(world.shape.chunk_bytes);
+        assert!(
+            written < all / 2,
+            "{written} bytes copied for a few rows of {all}"
+        );
+    }
+
+    fn d10_other_order_and_a_clone(&mut self, world: &mut World) {
+        if !world.stop() {
+            return;
+        }
+        let count = world.disks.len();
+        let mut order: Vec<usize> = (0..count).collect();
+        for i in (1..count).rev() {
+            order.swap(i, usize_of(world.rng.below(u64_of(i + 1))));
+        }
+        let original = world.any_member();
+        let clone = world.clone_of(original);
+        let disks = order.iter().map(|&i| world.member(i));
+        let refused = world.start_from(disks.chain([clone]).collect());
+        assert!(
+            matches!(refused, Err(RaidError::Cloned { .. })),
+            "a clone of a member wasn't refused: {refused:?}"
+        );
+        self.came += 1;
+        allow_refusal(world, |world| world.start_with(&order));
+        world.check();
+    }
+
+    /// All space is used; then a disk goes, and its rebuild needs none.
+    fn d11_full(&mut self, world: &mut World) {
+        world.rules.full_allowed.set(true);
+        if world.is_running() {
+            world.fill_up();
+            self.came += 1;
+        }
+        self.vanish(world, 1, false);
+    }
+
+    /// Ejected or not by now: its operations complete, and whatever they carried is of no consequence.
+    fn d13_it_answers_at_last(&mut self, world: &mut World) {
+        world.load(60);
+        world.sleep(EJECTED_AFTER);
+        world.load(60);
+        if !world.rules.errors_allowed.get() {
+            let longest = world.rules.longest_read.get();
+            assert!(longest <= READ_MAX, "a read took {longest:?}");
+            for victim in &self.victims {
+                let hung = world.disk(*victim).hung() > 0;
+                assert!(
+                    !hung || world.is_out(*victim),
+                    "a disk that hangs stays a member"
+                );
+            }
+        }
+        for victim in self.victims.clone() {
+            if world.is_running() && world.is_out(victim) && world.disk(victim).hung() > 0 {
+                // While an old operation is on its way it must not come back.
+                let early = world.try_add_spare(victim);
+                assert!(
+                    early.is_err(),
+                    "re-added while its old operations are on their way"
+                );
+            }
+            world.disk(victim).heal();
+        }
+        world.sleep(Duration::from_secs(1));
+    }
+
+    fn a3_a_rebuild_begins(&mut self, world: &mut World) {
+        self.vanish(world, 1, false);
+        if world.is_running() {
+            world.add_blank_spare(1);
+        }
+    }
+
+    fn a4_the_spare_fails_too(&mut self, world: &mut World) {
+        if !world.is_running() {
+            return self.vanish(world, 1, false);
+        }
+        for _ in 0..2 {
+            let Some(spare) = world.add_blank_spare(3) else {
+                continue;
+            };
+            if self.victims.is_empty() {
+                let k = world.rng.below(SOON);
+                let rows = world.rows_on_disk(spare);
+                let fail = Strike::new(On::Write, Effect::Fail(IoErrorKind::Medium));
+                world.disk(spare).strike(fail.after(k).within(rows));
+                self.victims.push(spare);
+            }
+        }
+        self.vanish(world, 1, false);
+    }
+
+    /// One bad sector on each survivor, each in a row of its own, and a disk to be rebuilt.
+    fn a5_bad_sectors_in_a_rebuild(&mut self, world: &mut World) {
+        self.vanish(world, 1, false);
+        let chunk = u64::from(world.shape.chunk_bytes);
+        let survivors: Vec<usize> = world
+            .members()
+            .into_iter()
+            .filter(|member| !self.victims.contains(member))
+            .collect();
+        for (survivor, row) in survivors.into_iter().zip(1u64..) {
+            let offset = world.rows_on_disk(survivor).start + row * chunk;
+            let bad = DiskFault::BadRange { offset, len: 512 };
+            world.disk(survivor).inject(bad);
+        }
+        if world.is_running() {
+            world.add_blank_spare(1);
+        }
+    }
+
+    /// Any two of the three places of a label, on every disk.
+    fn a7_labels_are_corrupt(&mut self, world: &mut World) {
+        if !world.stop() {
+            return;
+        }
+        for disk in 0..world.disks.len() {
+            let mut places = vec![LABEL_A, LABEL_B, label_copy(world.size(disk))];
+            places.swap_remove(usize_of(world.rng.below(3)));
+            for place in places {
+                let at = place + world.rng.below(64);
+                world.disk(disk).rot(at, 3);
+            }
+        }
+        self.came += 1;
+        allow_refusal(world, World::start);
+        world.check();
+    }
+
+    fn a8_crash_and_a_member_gone(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        self.came += 1;
+        let ios = 1 + world.rng.below(600);
+        world.load_cut(100, Mix::Any, Cut::Ios(ios));
+        let crash = if world.rng.one_in(2) {
+            Crash::Kill
+        } else {
+            Crash::Power
+        };
+        self.crash(world, crash, &[victim]);
+    }
+
+    /// Volumes go and others take their extents, and that is cut off anywhere.
+    fn a9_trim_reuse_crash(&mut self, world: &mut World) {
+        let ios = 1 + world.rng.below(80);
+        world.change_volumes_cut(ios);
+        let crash = if world.rng.one_in(2) {
+            Crash::Kill
+        } else {
+            Crash::Power
+        };
+        self.crash(world, crash, &[]);
+        if world.is_running() {
+            world.add_volume();
+        }
+    }
+
+    fn a10_an_image_is_kept(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        self.image = Some(world.disk(victim).image());
+    }
+
+    /// The older image is put back, but for its labels, which are today's.
+    fn a10_the_image_is_put_back(&mut self, world: &mut World) {
+        let (Some(image), Some(&victim)) = (self.image.take(), self.victims.first()) else {
+            return;
+        };
+        if !world.stop() {
+            return;
+        }
+        let disk = world.disk(victim);
+        let places = [LABEL_A, LABEL_B, label_copy(world.size(victim))];
+        let labels = places.map(|place| disk.peek(place, usize_of(BLOCK)));
+        disk.set_image(&image);
+        for (place, label) in places.into_iter().zip(labels) {
+            disk.poke(place, &label);
+        }
+        self.came += 1;
+        allow_refusal(world, World::start);
+        world.check();
+    }
+
+    fn h3_the_clock_jumps(&mut self, world: &mut World) {
+        const YEAR_MS: i64 = 365 * 24 * 3600 * 1000;
+        let forth = world.rng.one_in(2);
+        world.jump_wall_clock(if forth { YEAR_MS } else { -YEAR_MS });
+        self.came += 1;
+    }
+
+    /// Clients are cut off at some I/O.
+    fn cut_off(&mut self, world: &mut World, crash: Crash) {
+        if world.is_running() {
+            let ios = 1 + world.rng.below(800);
+            world.load_cut(120, Mix::Any, Cut::Ios(ios));
+        }
+        self.crash(world, crash, &[]);
+    }
+
+    fn crash(&mut self, world: &mut World, crash: Crash, gone: &[usize]) {
+        world.crash(crash);
+        self.came += 1;
+        let present = world.without(gone);
+        allow_refusal(world, |world| world.start_with(&present));
+        world.check();
+    }
+}
+
+/// Clean stop, start, check.
+pub fn restart(world: &mut World) {
+    if world.is_running() && world.stop() {
+        allow_refusal(world, World::start);
+        world.check();
+    }
+}
+
+/// A start that may be refused if errors may be had at all.
+pub fn allow_refusal(world: &mut World, start: impl FnOnce(&mut World) -> Result<(), RaidError>) {
+    if let Err(error) = start(world) {
+        assert!(
+            world.rules.errors_allowed.get(),
+            "it isn't started: {error}; the array told: {:#?}",
+            world.told()
+        );
+    }
+}
+
+/// A sector among the rows of a disk.
+fn somewhere(world: &mut World, disk: usize) -> u64 {
+    let rows = world.rows_on_disk(disk);
+    rows.start + world.rng.below((rows.end - rows.start) / 512) * 512
+}
+
+fn rot(world: &mut World, disk: usize, at: u64) {
+    let bit = u8::try_from(world.rng.below(8)).unwrap_or(0);
+    world.disk(disk).rot(at, bit);
+}

@@ -1,0 +1,198 @@
+//! A long random story of one array: clients, one fault after another, crashes and restarts, for as
+//! many operations as are asked for.
+
+use std::time::Duration;
+
+use cairn_blockdev::sim::Rng;
+use cairn_blockdev::units::{u64_of, usize_of};
+use cairn_raid::{Level, MemberState};
+
+use super::abilities::Ability;
+use super::faults::Fault;
+use super::harm::{Harm, restart};
+use super::load::{Cut, Mix};
+use super::model::Crash;
+use super::shape::Shape;
+use super::tell::{Told, tell};
+use super::world::World;
+
+/// Operations of a chapter, between two turns of the story.
+const CHAPTER: u64 = 250;
+
+/// The world of a seed: level, members, chunk and what its disks tear follow from it.
+pub fn shape_of(seed: u64) -> Shape {
+    let mut rng = Rng::new(seed ^ 0x5AFE);
+    let (level, members) = match rng.below(4) {
+        0 => (Level::Raid1, 2 + usize_of(rng.below(2))),
+        1 => (Level::Raid5, 3 + usize_of(rng.below(3))),
+        _ => (Level::Raid6, 4 + usize_of(rng.below(4))),
+    };
+    Shape {
+        level,
+        members,
+        spares: 2,
+        chunk_bytes: 4096 << rng.below(3),
+        tear_bytes: if rng.one_in(2) { 512 } else { 4096 },
+        rows: 16 + rng.below(32),
+    }
+}
+
+/// The story of a seed, `ops` client operations long.
+pub fn history(seed: u64, ops: u64) -> Told {
+    tell(World::new(seed, shape_of(seed)), |world| {
+        world.create(usize_of(seed % 2));
+        while world.rules.ops.get().total() < ops {
+            chapter(world);
+        }
+        end(world);
+    })
+}
+
+/// Clients alone on six members of RAID 6, nothing else happening: for how fast it goes.
+pub fn undisturbed(seed: u64, ops: u64) -> Told {
+    tell(World::new(seed, Shape::of(Level::Raid6)), |world| {
+        world.create(0);
+        world.load(ops);
+        end(world);
+    })
+}
+
+/// A chapter: clients, with something happening in the middle of them.
+fn chapter(world: &mut World) {
+    let len = CHAPTER / 2 + world.rng.below(CHAPTER);
+    match world.rng.below(8) {
+        0 => {
+            world.load(len);
+            world.check();
+        }
+        1 | 2 => cut_off(world, len),
+        3 => {
+            world.load(len);
+            restart(world);
+        }
+        4 => {
+            world.load(len / 2);
+            change_volumes(world);
+            world.load(len / 2);
+        }
+        5 => {
+            world.load(len / 2);
+            bring_back(world);
+            world.load(len / 2);
+        }
+        _ => fault(world, len),
+    }
+}
+
+/// A crash may come now: with the journal always, without it only if no member is missing.
+fn may_crash(world: &World) -> bool {
+    Ability::Journal.is_there() || world.is_full()
+}
+
+/// The clients are cut off by a kill or a power cut, and the array comes back.
+fn cut_off(world: &mut World, len: u64) {
+    if !may_crash(world) {
+        return restart(world);
+    }
+    let left = world.array().status().redundancy_left;
+    let cut = if world.rng.one_in(2) {
+        Cut::Polls(50 + world.rng.below(len * 40))
+    } else {
+        Cut::Ios(1 + world.rng.below(len * 8))
+    };
+    world.load_cut(len, Mix::Any, cut);
+    // A member may not come back from it (fault A8).
+    let lost = Ability::Journal.is_there() && left > 0 && world.rng.one_in(4);
+    let gone: Vec<usize> = lost.then(|| world.any_member()).into_iter().collect();
+    let crash = any_crash(world);
+    come_back_after(world, crash, &gone);
+}
+
+pub(super) fn any_crash(world: &mut World) -> Crash {
+    if world.rng.one_in(2) {
+        Crash::Kill
+    } else {
+        Crash::Power
+    }
+}
+
+/// Crashes, starts again without those (perhaps cut off in that as well) and checks everything.
+fn come_back_after(world: &mut World, crash: Crash, gone: &[usize]) {
+    world.crash(crash);
+    let present = world.without(gone);
+    while world.rng.one_in(3) {
+        let ios = 1 + world.rng.below(400);
+        if !world.start_cut_after(ios, &present) {
+            world.check();
+            return;
+        }
+        let crash = any_crash(world);
+        world.crash(crash);
+    }
+    if let Err(error) = world.start_with(&present) {
+        panic!("start after {crash:?}, without {gone:?}: {error}");
+    }
+    world.check();
+}
+
+/// A volume goes, another comes: its extents are used again.
+fn change_volumes(world: &mut World) {
+    let at = usize_of(world.rng.below(u64_of(world.volumes.len())));
+    world.delete_volume(at);
+    world.add_volume();
+}
+
+/// Disks that were thrown out come back as spares, so that the story can go on; a member is replaced.
+fn bring_back(world: &mut World) {
+    let failed = world.in_state(MemberState::Failed);
+    let missing = world.in_state(MemberState::Missing);
+    for disk in failed.into_iter().chain(missing) {
+        world.disk(disk).heal();
+        world.add_spare(disk);
+    }
+    if world.rng.one_in(4) {
+        world.wait_for_sync();
+    }
+}
+
+/// A fault that the array survives as it is now.
+fn fault(world: &mut World, len: u64) {
+    let left = world.array().status().redundancy_left;
+    let at = usize_of(world.rng.below(u64_of(Fault::ALL.len())));
+    let Some(fault) = Fault::ALL.get(at).copied() else {
+        return;
+    };
+    let plan = fault.plan();
+    let usable = plan.needs.iter().all(|need| need.is_there())
+        && plan.story
+        && plan.disks <= left
+        && (plan.disks > 0 || left > 0);
+    if !usable {
+        world.load(len);
+        return;
+    }
+    world.load(len / 4);
+    let mut harm = Harm::strike(world, fault);
+    world.load(len);
+    harm.pass(world);
+    // One fault at a time: the next finds an array that has dealt with this one.
+    harm.is_over(world);
+    if plan.latent {
+        world.make_whole();
+        restart(world);
+    }
+    if plan.disks == 0 || world.rng.one_in(3) {
+        world.wait_for_sync();
+    }
+}
+
+/// The last page: everything is read, the disks are audited, and read again.
+fn end(world: &mut World) {
+    world.sleep(Duration::from_millis(200));
+    world.check();
+    world.stop_and_audit();
+    if let Err(error) = world.start() {
+        panic!("the last start: {error}");
+    }
+    world.check();
+}

@@ -1,0 +1,66 @@
+//! How a world is shaped: level, members, chunk, what its disks tear.
+
+use cairn_blockdev::units::{MIB, SECTOR};
+use cairn_raid::layout::rows_per_extent;
+use cairn_raid::{Geometry, Level};
+
+/// Room for labels and zones on a disk, beside its extents.
+const ZONES_BYTES: u64 = 48 * MIB;
+/// Extents of an array.
+const EXTENTS: u64 = 4;
+
+/// How a world is shaped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Level of the array.
+    pub level: Level,
+    /// Its members.
+    pub members: usize,
+    /// Disks beside them.
+    pub spares: usize,
+    /// Its chunk.
+    pub chunk_bytes: u32,
+    /// What the disks tear: 512 or 4096.
+    pub tear_bytes: u64,
+    /// Rows that a volume covers.
+    pub rows: u64,
+}
+
+impl Shape {
+    /// An array of this level, of a size that restarts quickly.
+    pub fn of(level: Level) -> Self {
+        let members = match level {
+            Level::Raid1 => 3,
+            Level::Raid5 => 4,
+            Level::Raid6 => 6,
+        };
+        Self {
+            level,
+            members,
+            spares: 2,
+            chunk_bytes: 8192,
+            tear_bytes: SECTOR,
+            rows: 24,
+        }
+    }
+
+    /// Member failures that it survives.
+    pub fn redundancy(&self) -> usize {
+        self.level.redundancy(self.members)
+    }
+
+    pub(super) fn geometry(&self) -> Geometry {
+        Geometry::new(self.level, self.members, self.chunk_bytes)
+            .unwrap_or_else(|error| panic!("{self:?}: {error}"))
+    }
+
+    pub(super) fn disk_bytes(&self) -> u64 {
+        let geometry = self.geometry();
+        ZONES_BYTES + EXTENTS * rows_per_extent(&geometry) * geometry.chunk_bytes()
+    }
+
+    /// Data bytes of a row.
+    pub fn row_bytes(&self) -> u64 {
+        self.geometry().row_bytes()
+    }
+}

@@ -1,0 +1,98 @@
+//! The simulator's own promises, and a little of each of its ways: CI runs more of them by the
+//! command line (`storm --matrix`, `storm --seconds`).
+#![cfg(test)]
+
+use std::time::Duration;
+
+use cairn_hwtests::storm::exhaustive::{Subject, cut_everywhere};
+use cairn_hwtests::storm::history::history;
+use cairn_hwtests::storm::{hunt, matrix};
+use cairn_raid::Level;
+
+#[test]
+fn a_seed_replays_to_the_letter_and_another_tells_another_story() {
+    let mut hashes = Vec::new();
+    for seed in 1..5 {
+        let (first, second) = (history(seed, 2500), history(seed, 2500));
+        assert_eq!(first.finding, None, "seed {seed}");
+        assert_eq!(first.hash, second.hash, "seed {seed}");
+        assert_eq!(first.totals.ops, second.totals.ops);
+        assert_eq!(first.totals.faults, second.totals.faults);
+        hashes.push(first.hash);
+    }
+    hashes.sort_unstable();
+    hashes.dedup();
+    assert_eq!(hashes.len(), 4);
+}
+
+#[test]
+fn a_hunt_tells_of_what_it_did() {
+    let caught = hunt::hunt(1, Duration::from_secs(3), 1);
+    if let Some((seed, finding)) = caught.finding {
+        panic!("storm --seed {seed}: {}", finding.what);
+    }
+    let totals = caught.totals;
+    assert!(totals.ops.total() > 0 && totals.ios > totals.ops.total());
+}
+
+#[test]
+fn every_fault_in_every_state_is_survived_within_redundancy_and_loud_beyond() {
+    let outcome = matrix::run(&matrix::Choice {
+        seeds: 3,
+        jobs: 2,
+        fault: None,
+        state: None,
+        first_seed: 1,
+        waiting: false,
+    });
+    assert!(
+        outcome.failures.is_empty(),
+        "{}\n{}",
+        outcome.table,
+        outcome.failures.join("\n")
+    );
+}
+
+fn cut(level: Level) {
+    let subjects = Subject::all(3).into_iter().filter(|s| s.level == level);
+    for subject in subjects {
+        let outcome = cut_everywhere(subject, 2);
+        if let Some((at, finding)) = outcome.finding {
+            panic!("{subject:?}, cut {at}: {}", finding.what);
+        }
+        assert!(outcome.cuts > 50, "{subject:?}: {} cuts", outcome.cuts);
+    }
+}
+
+#[test]
+fn h2_a_short_history_on_mirrors_may_be_cut_off_anywhere() {
+    cut(Level::Raid1);
+}
+
+#[test]
+fn h2_a_short_history_on_raid5_may_be_cut_off_anywhere() {
+    cut(Level::Raid5);
+}
+
+#[test]
+fn h2_a_short_history_on_raid6_may_be_cut_off_anywhere() {
+    cut(Level::Raid6);
+}
+
+/// Run with `--features mutations`.
+#[cfg(feature = "mutations")]
+#[test]
+fn every_planted_bug_is_found() {
+    use cairn_hwtests::storm::mutations::{NOT_PLANTED, look_for_all};
+    use cairn_raid::mutation::Mutation;
+
+    for search in look_for_all(&Mutation::ALL, 2) {
+        let waits = NOT_PLANTED.contains(&search.mutation);
+        assert_eq!(
+            search.reached, !waits,
+            "{:?}: the list of what isn't planted yet is wrong, or its code never runs",
+            search.mutation
+        );
+        assert_eq!(search.found.is_some(), !waits, "{search:?}");
+    }
+}
