@@ -331,7 +331,11 @@ impl Label {
                 to.missed_map = absence.map.into();
                 to.missed_from = absence.from.0.into();
                 to.last_generation = absence.last_generation.into();
-                to.flags |= if absence.returning { ENTRY_RETURNING } else { 0 };
+                to.flags |= if absence.returning {
+                    ENTRY_RETURNING
+                } else {
+                    0
+                };
             }
         }
         raw.crc32c = sum(raw.as_bytes()).into();

@@ -68,10 +68,7 @@ impl Pass {
         let (done, total) = match self.total {
             // Rows that are written meanwhile come on top.
             Some(total) => (self.filled, total.max(self.filled)),
-            None => (
-                space.rows_written_before(self.cursor),
-                space.rows_written(),
-            ),
+            None => (space.rows_written_before(self.cursor), space.rows_written()),
         };
         (done.min(total), total)
     }
@@ -216,7 +213,13 @@ impl Array {
             action,
             started: self.env.clock.now(),
             filled: 0,
-            total: behind.then(|| targets.iter().map(|t| self.rows_to_get(&t.disk)).max().unwrap_or(0)),
+            total: behind.then(|| {
+                targets
+                    .iter()
+                    .map(|t| self.rows_to_get(&t.disk))
+                    .max()
+                    .unwrap_or(0)
+            }),
             row_bytes: self.geometry.row_bytes(),
             cursor: first.unwrap_or(Row(0)),
             percent_told: 0,
@@ -443,7 +446,9 @@ impl Array {
                 .map(|target| Rc::clone(&target.disk))
                 .collect();
             self.write_journal_headers(&journal, &disks).await;
-            disks.iter().for_each(|disk| journal.add_ring(disk));
+            for disk in &disks {
+                journal.add_ring(disk);
+            }
         }
         self.checkpoint().await.map_err(|_| self.lost_error())?;
         if !mutation::on(Mutation::CursorAheadOfFlush) {

@@ -315,10 +315,16 @@ impl Model {
     /// complete row may have been cut off there, and the loss of a member in the same crash may have
     /// cost its blocks (the one exception that is documented).
     pub fn cut_off(&self, crash: Crash, sectors: Range<u64>) -> bool {
-        let cells = self.cells.get(usize_of(sectors.start)..usize_of(sectors.end));
+        let cells = self
+            .cells
+            .get(usize_of(sectors.start)..usize_of(sectors.end));
         cells.into_iter().flatten().all(|cell| match crash {
             Crash::Kill => self.candidates(cell, |write| write.acked).count() > 1,
-            Crash::Power => self.candidates(cell, |write| self.is_durable(write)).count() > 1,
+            Crash::Power => {
+                self.candidates(cell, |write| self.is_durable(write))
+                    .count()
+                    > 1
+            }
         })
     }
 

@@ -149,9 +149,7 @@ impl Array {
         let journal = self.journal();
         let logged = journal.as_ref().map(|journal| journal.logged());
         let maps = self.missed.written();
-        let cached = disks
-            .iter()
-            .filter(|disk| disk.has_write_cache());
+        let cached = disks.iter().filter(|disk| disk.has_write_cache());
         let results = join_all(cached.map(|disk| async move { (disk, disk.flush().await) })).await;
         for (disk, result) in results {
             if let Err(error) = result {

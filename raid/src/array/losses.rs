@@ -11,8 +11,8 @@
 
 use std::rc::Rc;
 
-use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, u32_of, u64_of, usize_of};
 use cairn_blockdev::IoErrorKind;
+use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, u32_of, u64_of, usize_of};
 
 use super::Array;
 use crate::defects::{Defect, Place, Reason};

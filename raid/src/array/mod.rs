@@ -268,7 +268,10 @@ impl Array {
                     .as_ref()
                     .filter(live)
                     .filter(|target| target.has(row));
-                let prompt = member.into_iter().chain(target).find(|disk| !disk.is_slow());
+                let prompt = member
+                    .into_iter()
+                    .chain(target)
+                    .find(|disk| !disk.is_slow());
                 SlotView {
                     read: prompt.or(member).or(target).map(Rc::clone),
                     write: member.into_iter().chain(target).map(Rc::clone).collect(),

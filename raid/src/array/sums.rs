@@ -161,7 +161,9 @@ impl Array {
     }
 
     pub(crate) fn has_dirty_sums(&self) -> bool {
-        self.sums.as_ref().is_some_and(|sums| sums.stats().dirty > 0)
+        self.sums
+            .as_ref()
+            .is_some_and(|sums| sums.stats().dirty > 0)
     }
 
     /// Writes the pages that changed. Part of a checkpoint, of which there is one at a time.

@@ -248,10 +248,7 @@ impl Array {
 
     /// A volume as a device whose writes can be prepared. The logs are the array's: all its volumes'
     /// devices speak of the same.
-    pub fn open_prepared(
-        self: &Rc<Self>,
-        name: &str,
-    ) -> Result<Rc<dyn PreparedDevice>, RaidError> {
+    pub fn open_prepared(self: &Rc<Self>, name: &str) -> Result<Rc<dyn PreparedDevice>, RaidError> {
         self.check_open()?;
         let (id, record) = self.find_volume(name)?;
         Ok(Rc::new(Volume::new(Rc::clone(self), id, &record)))

@@ -173,6 +173,7 @@ impl SumsCache {
     }
 
     /// The generation of a page in memory; 0 if it was never written.
+    #[cfg(test)]
     pub(crate) fn generation(&self, page: PageNumber) -> Option<u64> {
         self.entries.get(&page).map(|entry| entry.generation)
     }

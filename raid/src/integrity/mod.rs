@@ -65,6 +65,7 @@ pub(crate) struct SumsStats {
 /// The pages of a range, here until dropped.
 #[must_use = "the pages may go when this is dropped"]
 pub(crate) struct Ready {
+    #[expect(dead_code, reason = "held for its drop")]
     pins: Vec<Pin>,
 }
 
@@ -559,9 +560,7 @@ fn takers(disks: &[Option<Rc<Disk>>], targets: &[(Slot, Rc<Disk>)]) -> Vec<Taker
 }
 
 async fn flush(takers: &[Taker], failed: &mut Vec<(Rc<Disk>, IoError)>) {
-    let cached = takers
-        .iter()
-        .filter(|taker| taker.disk.has_write_cache());
+    let cached = takers.iter().filter(|taker| taker.disk.has_write_cache());
     let flushes = cached.map(|taker| async move { (taker, taker.disk.flush().await) });
     for (taker, result) in join_all(flushes).await {
         if let Err(error) = result {

@@ -45,6 +45,10 @@ pub(crate) enum Flaw {
 #[derive(Clone)]
 pub(crate) struct Finding {
     pub(crate) page: PageNumber,
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "tests name the copy by its slot")
+    )]
     pub(crate) slot: Slot,
     pub(crate) disk: Rc<Disk>,
     pub(crate) flaw: Flaw,

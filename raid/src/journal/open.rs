@@ -106,7 +106,9 @@ async fn scan_all(
     });
     let scans = join_all(scans).await.into_iter().enumerate();
     // A member whose ring can't be read at all counts as one that lost its copies.
-    scans.map(|(member, scanned)| (member, scanned.unwrap_or_default())).collect()
+    scans
+        .map(|(member, scanned)| (member, scanned.unwrap_or_default()))
+        .collect()
 }
 
 impl Opened {

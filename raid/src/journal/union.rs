@@ -141,14 +141,21 @@ pub(crate) fn all_there_is(
         Err(ReplayError::Hole { .. }) => false,
         Err(error) => return Err(error),
     };
-    let heads = || members.iter().flat_map(|(_, found)| found).map(|found| &found.group.head);
+    let heads = || {
+        members
+            .iter()
+            .flat_map(|(_, found)| found)
+            .map(|found| &found.group.head)
+    };
     let floor = heads().map(|head| head.floor).fold(floor, Seq::max);
     let (records, next) = records(members, floor, true)?;
     let replay = Replay {
         floor,
         records,
         next,
-        durable_through: heads().map(|head| head.durable_through).fold(Seq::NONE, Seq::max),
+        durable_through: heads()
+            .map(|head| head.durable_through)
+            .fold(Seq::NONE, Seq::max),
         tail: Vec::new(),
         live: Vec::new(),
     };

@@ -104,7 +104,9 @@ impl Book {
         let effects = self.logs.get_mut(&id).map(|log| log.commit(lane, through));
         let effects = effects.unwrap_or_default();
         self.note_span(lane, &effects);
-        effects.iter().for_each(|held| self.unpin(&held.pins));
+        for held in &effects {
+            self.unpin(&held.pins);
+        }
         effects
     }
 

@@ -267,7 +267,8 @@ impl SpaceMap {
     pub fn volume_at(&self, address: u64) -> Option<(&VolumeRecord, u64)> {
         let extent = u32::try_from(address / self.extent_bytes).ok()?;
         let owner = self.owner(ExtentId(extent))?;
-        let before = u64::from(owner.shard) * SHARD_BYTES + u64::from(owner.index) * self.extent_bytes;
+        let before =
+            u64::from(owner.shard) * SHARD_BYTES + u64::from(owner.index) * self.extent_bytes;
         let (_, volume) = self.volumes().find(|(id, _)| *id == owner.volume)?;
         Some((volume, before + address % self.extent_bytes))
     }

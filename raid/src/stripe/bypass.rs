@@ -56,7 +56,7 @@ impl Array {
             .await?;
         let overlay = Rc::new(overlay);
         // From here to the hold nothing awaits: sequence, newest contents and hold belong together.
-        let sums = self.row_sums(&overlay);
+        let sums = Self::row_sums(&overlay);
         let entry = Entry::without_payload(Kind::Intent, row.0 * row_bytes, row_bytes, sums);
         let first = self.log(journal, entry, Vec::new(), Some(admission));
         self.log_homeless(journal, &view, &overlay);
@@ -115,7 +115,7 @@ impl Array {
     }
 
     /// The sum of every data block of a complete row, in the order of its addresses.
-    fn row_sums(&self, overlay: &Overlay) -> Vec<u32> {
+    fn row_sums(overlay: &Overlay) -> Vec<u32> {
         let blocks = overlay
             .runs()
             .flat_map(|(_, run)| run.data.chunks(BLOCK_BYTES));

@@ -120,7 +120,7 @@ impl Array {
                         history.data(record.seq, piece.index, col, part);
                     }
                 }
-                Kind::Zero if !entry.is_prepared() => self.lose(record, &mut rows),
+                Kind::Zero => self.lose(record, &mut rows),
                 Kind::Discard => {
                     let (first, last) =
                         (self.geometry.locate(offset).0, self.geometry.locate(end).0);
@@ -176,7 +176,7 @@ impl Array {
                     self.replay_log(opened, record, &mut rows).await?;
                 }
                 // Only logs have them.
-                Kind::Zero | Kind::Barrier => {}
+                Kind::Barrier => {}
             }
         }
         self.logs.book.borrow_mut().end_of_replay();
@@ -220,12 +220,12 @@ impl Array {
         drop(book);
         for held in effects {
             let mut puts = Vec::new();
-            let has_data =
-                |row| rows.contains_key(&row) || self.space.borrow().is_written(row);
+            let has_data = |row| rows.contains_key(&row) || self.space.borrow().is_written(row);
             self.effects_of(&held, has_data, |row, index, col, data| {
                 puts.push((row, index, col, data));
             });
             for (row, index, col, data) in puts {
+                self.heal(row, index, &(col..col + u64_of(data.len()) / BLOCK));
                 let history = rows.entry(row).or_insert_with(|| self.history(record.seq));
                 history.data(record.seq, index, col, data);
             }
@@ -625,12 +625,11 @@ impl Array {
         let mut data = Vec::new();
         let mut lost = Set::EMPTY;
         for other in 0..self.geometry.data_chunks() {
-            let block = match new.get(other, &cols) {
-                Some(new) => Some(self.copy_of(&new)),
-                None => {
-                    let slot = self.geometry.data_slot(view.row, other);
-                    self.read_raw_slot(view, slot, &cols).await
-                }
+            let slot = self.geometry.data_slot(view.row, other);
+            let block = if let Some(new) = new.get(other, &cols) {
+                Some(self.copy_of(&new))
+            } else {
+                self.read_raw_slot(view, slot, &cols).await
             };
             if block.is_none() {
                 lost = lost.with(other);

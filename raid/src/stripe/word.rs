@@ -229,7 +229,9 @@ impl Array {
         for disk in live {
             let buf = self.pool.take(BLOCK_BYTES);
             let patience = view.patience(slot);
-            let read = disk.read(&self.geometry, view.row, col, buf, patience).await;
+            let read = disk
+                .read(&self.geometry, view.row, col, buf, patience)
+                .await;
             if let (buf, Ok(())) = &read
                 && **buf == *data
             {
@@ -237,7 +239,10 @@ impl Array {
                 self.note_blocks(view.row, slot, col, &data);
                 continue;
             }
-            match disk.write(&self.geometry, view.row, col, data.clone()).await {
+            match disk
+                .write(&self.geometry, view.row, col, data.clone())
+                .await
+            {
                 Ok(()) => {
                     self.note_blocks(view.row, slot, col, &data);
                     let why = if read.1.is_ok() {

@@ -265,12 +265,11 @@ impl World {
     }
 
     pub(crate) fn assemble_all(&self) -> Rc<Array> {
-        self.assemble(&self.all(), false)
-            .unwrap_or_else(|error| {
-                let events = self.host.events.borrow();
-                let last = &events[events.len().saturating_sub(5)..];
-                panic!("seed {}: {error}; last events {last:?}", self.seed)
-            })
+        self.assemble(&self.all(), false).unwrap_or_else(|error| {
+            let events = self.host.events.borrow();
+            let last = &events[events.len().saturating_sub(5)..];
+            panic!("seed {}: {error}; last events {last:?}", self.seed)
+        })
     }
 
     pub(crate) fn sleep(&self, ms: u64) {

@@ -1,5 +1,13 @@
 //! Prepared writes as the replica protocol uses them: several logs beside plain writes, pending after
 //! a crash at any point, committed or aborted by their owner, kept for it and trimmed.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        clippy::precedence
+    )
+)]
 
 #[cfg(test)]
 mod crash;

@@ -77,13 +77,11 @@ pub async fn list_logs(
     for record in opened.records() {
         let mut payload = Vec::new();
         if record.entry.payload_len > 0 && is_of_a_log(&record.entry) {
-            match opened.payload(record).await {
-                Ok(data) => payload.push(data),
-                Err(_) => {
-                    complete = false;
-                    continue;
-                }
-            }
+            let Ok(data) = opened.payload(record).await else {
+                complete = false;
+                continue;
+            };
+            payload.push(data);
         }
         drop(book.take(record.seq, &record.entry, payload));
     }

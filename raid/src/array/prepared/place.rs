@@ -12,7 +12,7 @@ use cairn_blockdev::{IoErrorKind, SharedBuf};
 use crate::array::Array;
 use crate::geometry::Row;
 use crate::journal::entry::{Entry, Kind, Seq};
-use crate::logs::log::Held;
+use crate::logs::log::{Held, Log};
 use crate::space::{ExtentId, Owner};
 use crate::stripe::dirty::Pin;
 
@@ -101,6 +101,7 @@ impl Array {
         for held in effects {
             let has_data = |row| self.space.borrow().is_written(row) || self.dirty_rows.has(row);
             self.effects_of(held, has_data, |row, index, col, data| {
+                self.heal(row, index, &(col..col + u64_of(data.len()) / BLOCK));
                 self.dirty_rows.put(row, index, col, data, lane);
             });
             if matches!(held.entry.kind, Kind::Zero | Kind::Discard) {
@@ -163,6 +164,7 @@ impl Array {
         let entry = Entry::without_payload(Kind::Discard, row.0 * bytes, bytes, Vec::new());
         self.log(&journal, entry, Vec::new(), Some(admission));
         self.dirty_rows.revoke(row);
+        self.heal_row(row);
         self.space.borrow_mut().mark(row, false);
         Ok(())
     }
@@ -187,7 +189,7 @@ impl Array {
     pub(crate) fn pin_pending(&self) {
         let mut book = self.logs.book.borrow_mut();
         for id in book.ids() {
-            let pending = book.get(id).into_iter().flat_map(|log| log.pending());
+            let pending = book.get(id).into_iter().flat_map(Log::pending);
             let needs: Vec<(u64, Vec<ExtentId>)> = pending
                 .filter(|(_, held)| held.entry.kind == Kind::Data)
                 .map(|(seq, held)| {

@@ -19,6 +19,7 @@ use crate::array::Array;
 use crate::journal::entry::Seq;
 use crate::journal::log::Journal;
 use crate::logs::codec::of_state;
+use crate::logs::log::Log;
 
 /// Part of what the journal admits that one cycle copies at most.
 const ROUND_SHARE: u64 = 16;
@@ -59,7 +60,7 @@ impl Array {
     /// Asks the hooks of logs that could let records go.
     pub(crate) fn ask_hooks(self: &Rc<Self>) {
         for id in self.log_ids() {
-            let could = self.logs.look(id, |log| log.could_trim()).flatten();
+            let could = self.logs.look(id, Log::could_trim).flatten();
             let Some(through) = could else { continue };
             match self.logs.hook(id) {
                 None => self.logs.change(id, |log| log.release(through)),
@@ -88,7 +89,7 @@ impl Array {
     /// Whether a cycle would let records of logs go.
     pub(crate) fn logs_want_a_cycle(&self) -> bool {
         let ids = self.log_ids();
-        let wants = |id: &LogId| self.logs.look(*id, |log| log.would_trim()) == Some(true);
+        let wants = |id: &LogId| self.logs.look(*id, Log::would_trim) == Some(true);
         ids.iter().any(wants)
     }
 
@@ -134,7 +135,7 @@ impl Array {
     }
 
     fn write_state(self: &Rc<Self>, journal: &Rc<Journal>, id: LogId) {
-        if let Some(state) = self.logs.look(id, |log| log.state()) {
+        if let Some(state) = self.logs.look(id, Log::state) {
             let (entry, payload) = of_state(id.0, &state);
             let lane = self.log(journal, entry, payload, None);
             self.logs.change(id, |log| log.note_anchor(lane));

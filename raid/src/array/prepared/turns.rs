@@ -25,12 +25,15 @@ const TICKETS_MAX: usize = 4096;
 /// Logs whose floor or hook is remembered before they begin, at most.
 const EARLY_MAX: usize = 4 * LOGS_MAX;
 
+/// Tickets of one log, by the operation's sequence.
+type Tickets = BTreeMap<u64, Rc<Cell<bool>>>;
+
 /// All logs.
 #[derive(Default)]
 pub(crate) struct Logs {
     pub(crate) book: RefCell<Book>,
     /// Valid tickets of operations that aren't in their logs yet, and whether they still are valid.
-    tickets: RefCell<BTreeMap<LogId, BTreeMap<u64, Rc<Cell<bool>>>>>,
+    tickets: RefCell<BTreeMap<LogId, Tickets>>,
     hooks: RefCell<BTreeMap<LogId, BeforeTrim>>,
     /// Floors of logs that haven't begun.
     floors: RefCell<BTreeMap<LogId, u64>>,
@@ -134,7 +137,9 @@ impl Logs {
             .get_mut(id)
             .map(|log| log.abort(from))
             .unwrap_or_default();
-        void.iter().for_each(|held| book.unpin(&held.pins));
+        for held in &void {
+            book.unpin(&held.pins);
+        }
         drop(book);
         self.void_tickets(id, from);
         void
