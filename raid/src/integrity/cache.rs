@@ -172,12 +172,6 @@ impl SumsCache {
         self.dirty.iter().copied().collect()
     }
 
-    /// The generation of a page in memory; 0 if it was never written.
-    #[cfg(test)]
-    pub(crate) fn generation(&self, page: PageNumber) -> Option<u64> {
-        self.entries.get(&page).map(|entry| entry.generation)
-    }
-
     // --- sums
 
     /// Compares blocks of `slot`, from column `col` of `row` on, with what was written there.
