@@ -675,13 +675,23 @@ impl Array {
         opened: &Opened,
         unclean: bool,
     ) -> Result<(), RaidError> {
-        let copies = self.geometry.redundancy() + 1;
-        let journal = Journal::resume(opened.resume(), copies);
-        *self.journal.borrow_mut() = Some(Rc::clone(&journal));
         if unclean {
             self.replaying.set(true);
             self.settle().await;
             self.check_unbroken()?;
+        }
+        // What a disk held alone that has gone since was never acked: without it that isn't there.
+        let again = if opened.lost_a_disk() {
+            let read = Opened::read(self.uuid, self.in_sync(), !unclean).await;
+            Some(read.map_err(|error| self.journal_error(&error))?)
+        } else {
+            None
+        };
+        let opened = again.as_ref().unwrap_or(opened);
+        let copies = self.geometry.redundancy() + 1;
+        let journal = Journal::resume(opened.resume(), copies);
+        *self.journal.borrow_mut() = Some(Rc::clone(&journal));
+        if unclean {
             self.replay(&journal, opened).await?;
         }
         // What is still in the rings is behind us: the new epoch doesn't look at it.

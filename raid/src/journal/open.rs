@@ -157,6 +157,11 @@ impl Opened {
         })
     }
 
+    /// Whether a disk that was read has been thrown out since.
+    pub(crate) fn lost_a_disk(&self) -> bool {
+        self.disks.iter().any(|disk| disk.out.get())
+    }
+
     /// The records to replay, in order.
     pub(crate) fn records(&self) -> &[Record] {
         &self.replay.records
