@@ -256,9 +256,13 @@ impl World {
     }
 
     /// Runs a future to its end.
+    #[track_caller]
     pub fn run<T>(&self, main: impl Future<Output = T>) -> T {
         let done = self.sim.run_until(main, POLLS_MAX);
-        done.unwrap_or_else(|| panic!("it hangs; the array told: {:#?}", self.told()))
+        let Some(done) = done else {
+            panic!("it hangs: {:?}; the array told: {:#?}", self.array, self.told())
+        };
+        done
     }
 
     /// Lets time pass.

@@ -391,6 +391,30 @@ impl Array {
 
 impl std::fmt::Debug for Array {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Array({}, {})", self.name, self.geometry.level())
+        write!(f, "Array({}, {}", self.name, self.geometry.level())?;
+        if let Some(journal) = self.journal() {
+            write!(f, ", {journal:?}")?;
+        }
+        let thrown_out = self.thrown_out.borrow().len();
+        let labels_held = self.labels.try_lock().is_err();
+        write!(
+            f,
+            ", first dirty {:?}, row memory {} of {}, active writes {}, thrown out {thrown_out}, \
+             labels held {labels_held}, stopping {}, rebuild runs {}, scrub runs {}, gates used {}, \
+             cycles {:?}, checkpoints {:?}, flushes {:?}, settles {:?}",
+            self.dirty_rows.first(),
+            self.memory.available_permits(),
+            self.memory_units,
+            self.active_writes.get(),
+            self.stopping.get(),
+            self.sync.is_running(),
+            self.scrub.is_running(),
+            self.gates.in_use(),
+            self.cycles,
+            self.checkpoints,
+            self.flushes,
+            self.settles,
+        )?;
+        write!(f, ")")
     }
 }

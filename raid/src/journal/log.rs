@@ -429,6 +429,29 @@ impl Journal {
     }
 }
 
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let rings = self.rings.borrow();
+        let free: Vec<u64> = rings.values().map(Ring::free_bytes).collect();
+        write!(
+            f,
+            "journal floor {} applied {} durable {} logged {} taken {} next {}, queued {}, groups {}, \
+             held {:?}, admission {} of {} blocks, free {free:?}",
+            self.floor.get().0,
+            self.applied.get().0,
+            self.durable.get().0,
+            self.logged.get().0,
+            self.taken.get().0,
+            self.next.get().0,
+            self.queue.borrow().len(),
+            self.groups.get(),
+            self.first_held(),
+            self.admission.available_permits(),
+            self.admission_units.get(),
+        )
+    }
+}
+
 /// Bytes of a disk's ring.
 pub(crate) fn ring_bytes(disk: &Disk) -> u64 {
     let layout = disk.layout.get().unwrap_or_default();
