@@ -20,7 +20,12 @@ pub(crate) struct Turnstile {
 impl std::fmt::Debug for Turnstile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let running = self.started.get() != self.finished.get();
-        write!(f, "{}{}", self.finished.get(), if running { "+1" } else { "" })
+        write!(
+            f,
+            "{}{}",
+            self.finished.get(),
+            if running { "+1" } else { "" }
+        )
     }
 }
 

@@ -260,7 +260,11 @@ impl World {
     pub fn run<T>(&self, main: impl Future<Output = T>) -> T {
         let done = self.sim.run_until(main, POLLS_MAX);
         let Some(done) = done else {
-            panic!("it hangs: {:?}; the array told: {:#?}", self.array, self.told())
+            panic!(
+                "it hangs: {:?}; the array told: {:#?}",
+                self.array,
+                self.told()
+            )
         };
         done
     }

@@ -36,6 +36,7 @@ pub(crate) mod vouch;
 pub(crate) mod watch;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use cairn_blockdev::{BlockDevice, BufPool, Env, IoError, IoErrorKind, Ticks};
@@ -111,6 +112,8 @@ pub struct Array {
     pub(crate) dirty_rows: Rc<Dirty>,
     /// Logs of prepared operations.
     pub(crate) logs: Rc<Logs>,
+    /// Rows with intents that replay has put together, and that aren't trimmed yet.
+    pub(crate) settled: RefCell<BTreeSet<Row>>,
     /// Complete rows that are in place and not flushed yet.
     pub(crate) bypassed: RefCell<Vec<Hold>>,
     pub(crate) cycles: Rc<Turnstile>,
@@ -183,6 +186,7 @@ impl Array {
             sums,
             dirty_rows: Rc::new(Dirty::new(geometry.data_chunks())),
             logs: Rc::default(),
+            settled: RefCell::default(),
             bypassed: RefCell::default(),
             cycles: Rc::default(),
             apply_kicked: Rc::default(),

@@ -310,7 +310,11 @@ impl Array {
         }
         let mirrored = self.geometry.level() == Level::Raid1;
         for work in works.iter().filter(|work| !work.fresh && !mirrored) {
-            self.log_notes(journal, work);
+            // A row with an intent that is put together anew: not all of it is in the journal. A note
+            // would say that the intent's row was in place, and nothing older would count.
+            if !self.settled.borrow().contains(&work.row) {
+                self.log_notes(journal, work);
+            }
         }
         journal.logged_below(journal.next()).await?;
         if works.iter().any(|work| !work.fresh) {

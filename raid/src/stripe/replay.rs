@@ -86,6 +86,7 @@ impl Array {
             self.check_alive().map_err(|_| self.lost_error())?;
             self.run_cycle().await;
         }
+        self.settled.borrow_mut().clear();
         self.report(EventKind::JournalReplayed, None, detail);
         Ok(())
     }
@@ -526,6 +527,7 @@ impl Array {
                 self.dirty_rows.put(row, index, col, block, history.first());
             }
         }
+        self.settled.borrow_mut().insert(row);
         if written {
             // No first write: what is in place is overwritten only once its successor is durable.
             self.space.borrow_mut().mark(row, true);
