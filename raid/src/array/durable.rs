@@ -149,6 +149,7 @@ impl Array {
         let journal = self.journal();
         let logged = journal.as_ref().map(|journal| journal.logged());
         let maps = self.missed.written();
+        let bypassed = self.unflushed.noted();
         let cached = disks.iter().filter(|disk| disk.has_write_cache());
         let results = join_all(cached.map(|disk| async move { (disk, disk.flush().await) })).await;
         for (disk, result) in results {
@@ -163,6 +164,7 @@ impl Array {
             journal.note_flushed(logged);
         }
         self.missed.note_flushed(maps);
+        self.unflushed.flushed(bypassed);
     }
 
     /// Writes the changed map pages to every member, after a flush of the data they speak of.

@@ -63,6 +63,7 @@ use crate::label::ArrayLabel;
 use crate::level::Level;
 use crate::scrub::ScrubTask;
 use crate::space::SpaceMap;
+use crate::stripe::bypass::Unflushed;
 use crate::stripe::cache::RowCache;
 use crate::stripe::dirty::Dirty;
 use crate::stripe::view::{RowView, SlotView};
@@ -112,6 +113,8 @@ pub struct Array {
     pub(crate) dirty_rows: Rc<Dirty>,
     /// Logs of prepared operations.
     pub(crate) logs: Rc<Logs>,
+    /// Complete rows that no flush has made durable yet.
+    pub(crate) unflushed: Unflushed,
     /// Rows with intents that replay has put together, and that aren't trimmed yet.
     pub(crate) settled: RefCell<BTreeSet<Row>>,
     /// Complete rows that are in place and not flushed yet.
@@ -186,6 +189,7 @@ impl Array {
             sums,
             dirty_rows: Rc::new(Dirty::new(geometry.data_chunks())),
             logs: Rc::default(),
+            unflushed: Unflushed::default(),
             settled: RefCell::default(),
             bypassed: RefCell::default(),
             cycles: Rc::default(),

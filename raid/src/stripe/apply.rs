@@ -308,6 +308,8 @@ impl Array {
         for work in works {
             self.note_in_place(work.row, work.below);
         }
+        self.flush_bypassed(works.iter().map(|work| work.row))
+            .await?;
         let mirrored = self.geometry.level() == Level::Raid1;
         for work in works.iter().filter(|work| !work.fresh && !mirrored) {
             // A row with an intent that is put together anew: not all of it is in the journal. A note

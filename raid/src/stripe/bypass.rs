@@ -6,9 +6,12 @@
 //! Invariants
 //! - The intent is durable before a row that was written is overwritten. Without that, a row torn by
 //!   a power cut would match neither its old nor its new sums.
+//! - What the last intent of a row announced is durable before the row gets another one, or a note.
 //! - Older records of the row stay in the journal until what was written here is flushed.
 //! - A chunk without a member to go to is in the journal.
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK_BYTES, u64_of};
@@ -23,6 +26,35 @@ use crate::geometry::Row;
 use crate::journal::entry::{Entry, Kind, Seq};
 use crate::journal::log::{Hold, Journal};
 use crate::mutation::{Mutation, on};
+
+/// Complete rows that are in place and not flushed yet.
+#[derive(Default)]
+pub(crate) struct Unflushed {
+    /// By the count of notes at which each was last written.
+    rows: RefCell<BTreeMap<Row, u64>>,
+    noted: Cell<u64>,
+}
+
+impl Unflushed {
+    fn note(&self, row: Row) {
+        self.noted.set(self.noted.get() + 1);
+        self.rows.borrow_mut().insert(row, self.noted.get());
+    }
+
+    fn has(&self, row: Row) -> bool {
+        self.rows.borrow().contains_key(&row)
+    }
+
+    /// What a flush that begins now makes durable.
+    pub(crate) fn noted(&self) -> u64 {
+        self.noted.get()
+    }
+
+    /// A flush that began at that count is over.
+    pub(crate) fn flushed(&self, noted: u64) {
+        self.rows.borrow_mut().retain(|_, at| *at > noted);
+    }
+}
 
 impl Array {
     /// Writes a complete row.
@@ -51,6 +83,8 @@ impl Array {
         overlay.coalesce(&self.pool);
         let parity = self.parity_of_overlay(&mut view, &overlay).await?;
         let fresh = !self.space.borrow().is_written(row);
+        // An intent says that the one before it is in place, durably.
+        self.flush_bypassed([row]).await?;
         let _sums = self
             .sums_ready(row, &(0..self.geometry.chunk_blocks()))
             .await?;
@@ -97,9 +131,21 @@ impl Array {
         let writes = Self::data_writes(view, overlay).into_iter();
         let writes = writes.chain(Self::parity_writes(view, parity));
         self.write_all(writes.map(|write| (row, write))).await?;
+        self.unflushed.note(row);
         self.note_sums(view, overlay, parity);
         if fresh {
             self.space.borrow_mut().mark(row, true);
+        }
+        Ok(())
+    }
+
+    /// Makes those of `rows` durable that were written as complete rows since the last flush.
+    pub(super) async fn flush_bypassed(
+        self: &Rc<Self>,
+        rows: impl IntoIterator<Item = Row>,
+    ) -> Result<(), IoErrorKind> {
+        if rows.into_iter().any(|row| self.unflushed.has(row)) {
+            self.flush_all().await?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! of columns; `write` and `read` are the thin executors; `word` loads and repairs code words.
 
 mod apply;
-mod bypass;
+pub(crate) mod bypass;
 pub(crate) mod cache;
 pub(crate) mod dirty;
 mod history;
