@@ -26,6 +26,7 @@ use cairn_blockdev::{IoErrorKind, SharedBuf};
 use futures_util::future::join_all;
 
 use super::cache::Lock;
+use super::history::{NOTE_P, NOTE_Q, NOTE_SETTLED};
 use super::overlay::Overlay;
 use super::transaction::NewParity;
 use super::view::RowView;
@@ -312,11 +313,7 @@ impl Array {
             .await?;
         let mirrored = self.geometry.level() == Level::Raid1;
         for work in works.iter().filter(|work| !work.fresh && !mirrored) {
-            // A row with an intent that is put together anew: not all of it is in the journal. A note
-            // would say that the intent's row was in place, and nothing older would count.
-            if !self.settled.borrow().contains(&work.row) {
-                self.log_notes(journal, work);
-            }
+            self.log_notes(journal, work);
         }
         journal.logged_below(journal.next()).await?;
         if works.iter().any(|work| !work.fresh) {
@@ -358,11 +355,13 @@ impl Array {
     /// needed, but the note is: it says that the ones before it are over.
     fn log_notes(self: &Rc<Self>, journal: &Rc<Journal>, work: &Work) {
         let all = Set::first(self.geometry.data_chunks());
+        // A row that replay puts together: not all of it is in the journal, however complete it is.
+        let settled = self.settled.borrow().contains(&work.row);
         for span in work.overlay.spans() {
-            let complete = span.written == all;
-            let mut roles = 0u8;
+            let complete = span.written == all && !settled;
+            let mut roles = if settled { NOTE_SETTLED } else { 0 };
             let mut sums = Vec::new();
-            for (bit, role) in [(1, Role::P), (2, Role::Q)] {
+            for (bit, role) in [(NOTE_P, Role::P), (NOTE_Q, Role::Q)] {
                 let new = work
                     .parity
                     .iter()
