@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK_BYTES, u64_of};
-use cairn_blockdev::{Buf, SharedBuf, WriteFlags};
+use cairn_blockdev::{Buf, IoError, SharedBuf, WriteFlags};
 use futures_util::future::join_all;
 use uuid::Uuid;
 
@@ -32,9 +32,6 @@ pub(crate) enum OpenError {
     /// Acked records are missing, or contradict each other.
     #[error(transparent)]
     Replay(#[from] super::union::ReplayError),
-    /// The torn tail can't be removed.
-    #[error("the torn end of the journal can't be removed: {0}")]
-    Tail(#[from] cairn_blockdev::IoError),
 }
 
 /// A journal that was read and not yet replayed.
@@ -194,22 +191,22 @@ impl Opened {
         }
     }
 
-    /// Zeroes the descriptors of what lies behind the records, durably: its sequences are given again.
-    /// The caller has made the floor durable in the headers, which only the tail may have told.
-    pub(crate) async fn cut_tail(&self) -> Result<(), OpenError> {
+    /// Zeroes the descriptors of what lies behind the records: its sequences are given again. The caller
+    /// has made the floor durable in the headers, which only the tail may have told, flushes, and throws
+    /// out the disks that are returned.
+    pub(crate) async fn cut_tail(&self) -> Vec<(Rc<Disk>, IoError)> {
+        let mut failed = Vec::new();
         for (member, position, _) in &self.replay.tail {
             let groups = self.found.iter().find(|(other, _)| other == member);
             let group = groups.and_then(|(_, all)| all.iter().find(|f| f.position == *position));
             if let (Some(disk), Some(found)) = (self.disks.get(*member), group) {
                 let at = zone(disk) + RING_OFFSET + position;
                 let zeros = Buf::zeroed(found.group.descriptor_len).freeze();
-                disk.write_at(at, zeros, WriteFlags::default()).await?;
+                let written = disk.write_at(at, zeros, WriteFlags::default()).await;
+                failed.extend(written.err().map(|error| (Rc::clone(disk), error)));
             }
         }
-        for result in join_all(self.disks.iter().map(|disk| disk.flush())).await {
-            result?;
-        }
-        Ok(())
+        failed
     }
 
     /// Where the journal goes on, its records still in it.

@@ -55,13 +55,10 @@ impl Array {
         let histories = self.read_histories(opened).await?;
         self.write_journal_headers(journal, &self.in_sync()).await;
         self.flush_all().await.map_err(|_| self.lost_error())?;
-        let cut = opened.cut_tail().await;
-        cut.map_err(|error| RaidError::NotStarted {
-            array: self.name().to_owned(),
-            reason: error.to_string(),
-            wait_may_help: true,
-            force_may_help: false,
-        })?;
+        for (disk, error) in opened.cut_tail().await {
+            self.write_failed(&disk, &error).await;
+        }
+        self.flush_all().await.map_err(|_| self.lost_error())?;
         let detail = format!(
             "{} records of {} rows after an unclean stop",
             opened.records().len(),
