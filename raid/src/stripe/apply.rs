@@ -312,11 +312,14 @@ impl Array {
         self.flush_bypassed(works.iter().map(|work| work.row))
             .await?;
         let mirrored = self.geometry.level() == Level::Raid1;
-        for work in works.iter().filter(|work| !work.fresh && !mirrored) {
+        // The first write of a row has nothing in place that could be lost; a complete row that replay
+        // puts together has.
+        let has_old = |work: &&Work| !work.fresh || self.settled.borrow().contains(&work.row);
+        for work in works.iter().filter(has_old).filter(|_| !mirrored) {
             self.log_notes(journal, work);
         }
         journal.logged_below(journal.next()).await?;
-        if works.iter().any(|work| !work.fresh) {
+        if works.iter().any(|work| has_old(&work)) {
             self.flush_all().await?;
         }
         let parity = works.iter().flat_map(|work| {
