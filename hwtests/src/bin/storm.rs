@@ -145,7 +145,10 @@ fn run_exhaustive(args: &Args) -> bool {
     for subject in Subject::all(args.seed.unwrap_or(1)) {
         if let Some(at) = args.cut {
             let (told, was_cut) = cut_at(subject, at);
-            println!("{subject:?}: {}", if was_cut { "cut" } else { "ended before" });
+            println!(
+                "{subject:?}: {}",
+                if was_cut { "cut" } else { "ended before" }
+            );
             if let Some(finding) = told.finding {
                 println!("FOUND at cut {at}: {}", finding.what);
                 fine = false;
@@ -156,7 +159,10 @@ fn run_exhaustive(args: &Args) -> bool {
         println!("{subject:?}: {} cuts", outcome.cuts);
         if let Some((at, finding)) = outcome.finding {
             println!("FOUND at cut {at}: {}", finding.what);
-            println!("again: storm --exhaustive --cut {at} --seed {}", subject.seed);
+            println!(
+                "again: storm --exhaustive --cut {at} --seed {}",
+                subject.seed
+            );
             fine = false;
         }
     }

@@ -8,12 +8,13 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use cairn_blockdev::units::{BLOCK_BYTES, u64_of};
+use cairn_blockdev::units::{BLOCK_BYTES, u64_of, usize_of};
 use cairn_blockdev::{Buf, IoError, SharedBuf, WriteFlags};
 use futures_util::future::join_all;
 use uuid::Uuid;
 
 use super::entry::Seq;
+use super::group::{decode, payload_is_intact};
 use super::header::{JournalHeader, RING_OFFSET, SLOTS, newest};
 use super::log::{Resume, ring_bytes};
 use super::ring::Ring;
@@ -42,6 +43,33 @@ pub(crate) struct Opened {
     disks: Vec<Rc<Disk>>,
     found: Vec<(usize, Vec<Found>)>,
     replay: Replay,
+}
+
+/// A group that isn't on enough members.
+pub(crate) struct Thin {
+    pub(crate) last: Seq,
+    pub(crate) len: u64,
+    /// Who has it, and its first byte there.
+    pub(crate) copies: Vec<(Rc<Disk>, u64)>,
+}
+
+impl Thin {
+    /// Its bytes, from the first copy that still is what it was.
+    pub(crate) async fn read(&self) -> Option<SharedBuf> {
+        for (disk, at) in &self.copies {
+            let buf = Buf::zeroed(usize_of(self.len));
+            let (buf, result) = disk.read_at(*at, buf, Patience::Eject).await;
+            let whole = decode(&buf).is_ok_and(|group| {
+                let payload = buf.get(group.descriptor_len..).unwrap_or_default();
+                let payload = payload.get(..group.payload_len);
+                payload.is_some_and(|bytes| payload_is_intact(&group, bytes))
+            });
+            if result.is_ok() && whole {
+                return Some(buf.freeze());
+            }
+        }
+        None
+    }
 }
 
 fn zone(disk: &Disk) -> u64 {
@@ -189,6 +217,32 @@ impl Opened {
             Some(error) => Err(error),
             None => unreachable!("record {} has no copy", record.seq),
         }
+    }
+
+    /// Groups of the records with fewer intact copies than `wanted`, each with the disks that have one
+    /// and where: what was on its way at the stop, and what has rotted.
+    pub(crate) fn thin(&self, wanted: usize) -> Vec<Thin> {
+        let mut groups: BTreeMap<Seq, Thin> = BTreeMap::new();
+        for (member, all) in &self.found {
+            let Some(disk) = self.disks.get(*member) else {
+                continue;
+            };
+            for found in all.iter().filter(|found| found.intact) {
+                let last = found.group.last();
+                if last < self.replay.floor || last >= self.replay.next {
+                    continue;
+                }
+                let group = groups.entry(found.group.head.first).or_insert(Thin {
+                    last,
+                    len: found.len(),
+                    copies: Vec::new(),
+                });
+                let at = zone(disk) + RING_OFFSET + found.position;
+                group.copies.push((Rc::clone(disk), at));
+            }
+        }
+        let thin = groups.into_values();
+        thin.filter(|group| group.copies.len() < wanted).collect()
     }
 
     /// Zeroes the descriptors of what lies behind the records: its sequences are given again. The caller

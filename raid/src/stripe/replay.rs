@@ -1,7 +1,8 @@
 //! Replay: after an unclean stop the journal's records go to their places before anything is served.
 //!
 //! 1. Scan every in-sync member's ring; the union of the copies is the journal ([`crate::journal::union`]).
-//! 2. Zero the descriptors of the torn tail, so that its sequences can be given again.
+//! 2. Zero the descriptors of the torn tail, so that its sequences can be given again; copy what too few
+//!    members have.
 //! 3. Go through the records in order: what they change in the map, and per row its [`RowHistory`].
 //! 4. Rows with notes: finish the noted transaction. Its parity may be half written, so it is computed
 //!    from data; a lost block is solved per sector, with the equation that its parity's note tells.
@@ -58,6 +59,8 @@ impl Array {
         for (disk, error) in opened.cut_tail().await {
             self.write_failed(&disk, &error).await;
         }
+        // Only now may anything be written behind the records: what follows says that they are durable.
+        self.thicken(journal, opened).await;
         self.flush_all().await.map_err(|_| self.lost_error())?;
         let detail = format!(
             "{} records of {} rows after an unclean stop",
@@ -365,9 +368,8 @@ impl Array {
                 for index in lost {
                     let slot = self.geometry.data_slot(view.row, index);
                     let sum = self.expected_sum(view.row, col, slot);
-                    let right = |block: &&SharedBuf| {
-                        sum.is_none_or(|sum| crc32c::crc32c(block) == sum)
-                    };
+                    let right =
+                        |block: &&SharedBuf| sum.is_none_or(|sum| crc32c::crc32c(block) == sum);
                     let mut found = solutions.iter().filter_map(|solved| solved.get(&index));
                     let block = found.find(right).cloned();
                     let block = block.unwrap_or_else(|| {
