@@ -539,22 +539,23 @@ impl Array {
         let cols = col..col + 1;
         let count = self.geometry.data_chunks();
         let mut column: Blocks = Vec::with_capacity(count);
-        let mut unsolved = Vec::new();
+        // Blocks that nothing vouches for, each with what lies in place.
+        let mut unsolved: Vec<(usize, Option<SharedBuf>)> = Vec::new();
         for index in 0..count {
             let mut found: Vec<SharedBuf> = Vec::new();
             for slot in view.slots_of(index) {
                 let block = self.read_raw_slot(view, slot, &cols).await;
                 found.extend(block.map(Buf::freeze));
             }
-            let is_there = !found.is_empty();
-            let block = self.settle_block(view, history, (index, col), &found, written, is_there);
-            if !is_there && history.newest(index, &cols).is_none() {
-                unsolved.push(index);
-                column.push(None);
-            } else {
-                let zeros = || self.pool.take_zeroed(BLOCK_BYTES).freeze();
-                column.push(block.or_else(|| (!written).then(zeros)));
+            let block = match history.newest(index, &cols) {
+                Some(newest) => Some(newest),
+                None if found.is_empty() => None,
+                None => self.settle_block(view, history, (index, col), &found, written),
+            };
+            if block.is_none() {
+                unsolved.push((index, found.into_iter().next()));
             }
+            column.push(block);
         }
         if unsolved.is_empty() {
             return column;
@@ -575,22 +576,33 @@ impl Array {
             .into_iter()
             .chain(cycles.map(|note| (&noted, note)))
             .collect();
-        let solutions = self.solutions(view, col, &column, &versions).await;
-        for index in unsolved {
+        let mut solutions = self.solutions(view, col, &column, &versions).await;
+        let (there, absent): (Vec<_>, Vec<_>) = unsolved.iter().partition(|(_, raw)| raw.is_some());
+        if !there.is_empty() && !absent.is_empty() {
+            // Perhaps what can't be vouched for is right all the same.
+            let mut as_it_lies = column.clone();
+            for (index, raw) in there {
+                if let Some(place) = as_it_lies.get_mut(*index) {
+                    place.clone_from(raw);
+                }
+            }
+            solutions.extend(self.solutions(view, col, &as_it_lies, &versions).await);
+        }
+        for (index, in_place) in unsolved {
             let found: Vec<SharedBuf> = solutions
                 .iter()
                 .filter_map(|solved| solved.get(&index).cloned())
                 .collect();
-            let block = self.settle_block(view, history, (index, col), &found, written, false);
+            let block = self.settle_block(view, history, (index, col), &found, written);
             if let Some(place) = column.get_mut(index) {
-                *place = block;
+                // What lies in place and fits nothing is mixed by sectors, and was never acked.
+                *place = block.or_else(|| in_place.filter(|_| written));
             }
         }
         column
     }
 
-    /// Which of what was found a block is to hold, or a record's. What was only solved, not found in
-    /// place, must match a sum.
+    /// Which of what was found a block is to hold, or a record's: what was found must match a sum.
     fn settle_block(
         &self,
         view: &RowView,
@@ -598,7 +610,6 @@ impl Array {
         (index, col): (usize, u64),
         found: &[SharedBuf],
         written: bool,
-        in_place: bool,
     ) -> Option<SharedBuf> {
         let cols = col..col + 1;
         let at = usize_of(u64_of(index) * self.geometry.chunk_blocks() + col);
@@ -633,8 +644,7 @@ impl Array {
         let old = found
             .iter()
             .find(|block| expected.is_some_and(|sum| crc32c::crc32c(block) == sum));
-        // What lies in place and is neither is mixed by sectors, and was never acked.
-        old.or_else(|| found.first().filter(|_| in_place)).cloned()
+        old.cloned()
     }
 
     /// Logs a block that has no member to go to: the row's parity is about to be written over, and a
