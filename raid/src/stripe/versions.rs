@@ -207,7 +207,7 @@ mod tests {
             let mut newest = earlier.clone();
             newest[changed[1]] = block(99);
             let versions = [&newest, &earlier, &in_place];
-            let pool = BufPool::default();
+            let pool = BufPool::new(1 << 20);
             let mut parities = Vec::new();
             for (role, torn) in [Role::P, Role::Q].into_iter().zip(torn) {
                 let all: Vec<Vec<u8>> = versions.iter().map(|data| parity(role, data)).collect();
@@ -248,7 +248,7 @@ mod tests {
     fn a_written_block_whose_old_contents_are_gone_is_one_more_unknown() {
         let old: Vec<SharedBuf> = (0..4).map(block).collect();
         let new = block(50);
-        let pool = BufPool::default();
+        let pool = BufPool::new(1 << 20);
         let speaking = |role| {
             let parity = Buf::copy_of(&parity(role, &old)).freeze();
             Speaking::new(role, parity, &[None])
