@@ -7,7 +7,8 @@
 //!    168 generation  176 event count  184 flags  188 rows per extent
 //!    192 data bytes a member  200 disk bytes  208 created (ms)  216 journal bytes asked for
 //!    224 zone table: 8 × {kind u32, reserved u32, offset u64, length u64}
-//!    416 reserved … 1020
+//!    416 journal headers: every member in sync had one of this generation when the label was written
+//!    424 reserved … 1020
 //!   1020 table: 48 × 64 bytes, one per member, spare or failed disk
 //!   4092 crc32c of all bytes before it
 //! ```
@@ -115,7 +116,8 @@ struct RawLabel {
     created_ms: U64,
     journal_bytes: U64,
     zones: [RawZone; 8],
-    reserved: [u8; 604],
+    journal_headers: U64,
+    reserved: [u8; 596],
     table: [RawEntry; TABLE_MAX],
     crc32c: U32,
 }
@@ -203,6 +205,9 @@ pub struct ArrayLabel {
     pub created_ms: u64,
     /// Journal size asked for at creation; 0 = by the disk's size.
     pub journal_bytes: u64,
+    /// Generation of the journal's header that every member in sync had, durably, when the label was
+    /// written: a member with an older one is an older image of itself (fault A10). 0 = not known.
+    pub journal_headers: u64,
     /// Members, spares and failed disks.
     pub table: Vec<Entry>,
 }
@@ -305,6 +310,7 @@ impl Label {
         raw.disk_bytes = self.disk_bytes.into();
         raw.created_ms = array.created_ms.into();
         raw.journal_bytes = array.journal_bytes.into();
+        raw.journal_headers = array.journal_headers.into();
         for ((to, kind), zone) in raw
             .zones
             .iter_mut()
@@ -389,6 +395,7 @@ impl Label {
                 data_bytes: raw.data_bytes.get(),
                 created_ms: raw.created_ms.get(),
                 journal_bytes: raw.journal_bytes.get(),
+                journal_headers: raw.journal_headers.get(),
                 table: decode_table(raw, members)?,
             },
         })
@@ -524,6 +531,7 @@ pub(crate) mod tests {
                 data_bytes,
                 created_ms: 1_700_000_000_000,
                 journal_bytes: 0,
+                journal_headers: 0,
                 table: vec![
                     entry(1, Some(0), MemberState::InSync),
                     entry(2, Some(1), MemberState::InSync),

@@ -604,6 +604,18 @@ impl Array {
         } else {
             None
         };
+        if let Some(opened) = &opened {
+            let newest = self.ledger.borrow().label().journal_headers;
+            for disk in opened.outdated(newest) {
+                disk.outdated.set(true);
+                let why = format!(
+                    "it is an older image of itself: its journal header is of generation {}, every \
+                     member had {newest}",
+                    disk.durable_header()
+                );
+                self.throw_out(disk, &why);
+            }
+        }
         let floor = opened.as_ref().map(Opened::floor);
         if let Some(floor) = floor {
             self.load_missed(floor).await;

@@ -150,6 +150,7 @@ pub async fn create(
         data_bytes,
         created_ms: env.clock.unix_ms(),
         journal_bytes: spec.journal_bytes.unwrap_or(0),
+        journal_headers: 0,
         table,
     };
     for result in join_all(disks.iter().map(|disk| prepare(disk, label.uuid))).await {

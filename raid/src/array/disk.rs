@@ -131,6 +131,11 @@ pub(crate) struct Disk {
     pub(crate) progress: RefCell<Progress>,
     /// Generation of the last label that it has whole.
     pub(crate) labelled: Cell<u64>,
+    /// Generation of the last journal header that was written to it, and of the last that is durable.
+    header: Cell<u64>,
+    flushed_header: Cell<u64>,
+    /// It is an older image of a member: what it misses isn't known.
+    pub(crate) outdated: Cell<bool>,
     /// The operator throws it out.
     pub(crate) held_out: Cell<bool>,
     /// Rows filled and flushed: what a label may say.
@@ -158,6 +163,9 @@ impl Disk {
             layout: Cell::new(layout),
             progress: RefCell::default(),
             labelled: Cell::new(0),
+            header: Cell::new(0),
+            flushed_header: Cell::new(0),
+            outdated: Cell::new(false),
             held_out: Cell::new(false),
             durable_rows: Cell::new(0),
             out: Cell::new(false),
@@ -302,8 +310,32 @@ impl Disk {
     }
 
     /// Makes every write that has completed durable.
-    pub(crate) fn flush(&self) -> Operation<Result<(), IoError>> {
-        self.device.flush_cache()
+    pub(crate) async fn flush(&self) -> Result<(), IoError> {
+        let header = self.header.get();
+        self.device.flush_cache().await?;
+        self.flushed_header
+            .set(header.max(self.flushed_header.get()));
+        Ok(())
+    }
+
+    /// A journal header of this generation was written to it.
+    pub(crate) fn note_header(&self, generation: u64) {
+        self.header.set(generation);
+    }
+
+    /// A journal header of this generation was found on it.
+    pub(crate) fn found_header(&self, generation: u64) {
+        self.header.set(generation);
+        self.flushed_header.set(generation);
+    }
+
+    /// Generation of its journal header that is durable; 0 if that isn't known.
+    pub(crate) fn durable_header(&self) -> u64 {
+        if self.has_write_cache() {
+            self.flushed_header.get()
+        } else {
+            self.header.get()
+        }
     }
 
     /// Whether writes need a flush before they are durable.

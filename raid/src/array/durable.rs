@@ -282,7 +282,7 @@ impl Array {
                 }
                 let idle = clock.now().since(array.last_client_io.get());
                 if array.dirty.get() && array.active_writes.get() == 0 && idle >= CLEAN_AFTER {
-                    let _ = array.apply_all().await;
+                    let _ = array.settle_journal().await;
                     // A failure has ejected its disk and been reported by then.
                     let _ = array.mark_clean().await;
                 }

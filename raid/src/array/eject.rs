@@ -143,7 +143,9 @@ impl Array {
             .borrow_mut()
             .set_state(disk.uuid, MemberState::Failed);
         disk.flights().retire();
-        if member || entry.absence.is_some() {
+        if disk.outdated.get() {
+            self.ledger.borrow_mut().set_absence(disk.uuid, None);
+        } else if member || entry.absence.is_some() {
             self.begin_absence(disk.uuid, None, disk.labelled.get());
         }
         let mut ledger = self.ledger.borrow_mut();

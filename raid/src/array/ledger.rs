@@ -304,6 +304,16 @@ impl Ledger {
     /// The next commit: takes the cursors over and raises the generation.
     pub(crate) fn next_generation(&mut self) -> ArrayLabel {
         self.label.generation += 1;
+        let in_sync = self
+            .label
+            .table
+            .iter()
+            .filter(|entry| entry.state == MemberState::InSync);
+        let headers = in_sync
+            .filter_map(|entry| self.disks.get(&entry.uuid))
+            .filter(|disk| !disk.out.get())
+            .map(|disk| disk.durable_header());
+        self.label.journal_headers = headers.min().unwrap_or(0);
         for entry in &mut self.label.table {
             let filling = matches!(
                 entry.state,

@@ -306,7 +306,7 @@ impl Array {
         let broken = self.check_unbroken();
         if broken.is_ok() {
             // A failure has ejected its disk; what is left is flushed.
-            let _ = self.apply_all().await;
+            let _ = self.settle_journal().await;
             let _ = self.checkpoint().await;
             let _ = self.flush_all().await;
             self.dirty.set(true);

@@ -643,8 +643,9 @@ impl Array {
         });
         let results = futures_util::future::join_all(writes).await;
         for (disk, result) in disks.iter().zip(results) {
-            if let Err(error) = result {
-                self.write_failed(disk, &error).await;
+            match result {
+                Ok(()) => disk.note_header(generation),
+                Err(error) => self.write_failed(disk, &error).await,
             }
         }
     }

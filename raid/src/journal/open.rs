@@ -93,7 +93,13 @@ async fn read_header(disk: &Disk) -> Result<JournalHeader, String> {
     let [a, b] = blocks.as_slice() else {
         return Err(String::new());
     };
-    newest(a, b).map_err(|error| format!("{}: {error}", disk.path))
+    let header = newest(a, b).map_err(|error| format!("{}: {error}", disk.path))?;
+    let whole = [a, b]
+        .iter()
+        .all(|block| JournalHeader::decode(block).is_ok());
+    // A slot that can't be read may have held the one after it.
+    disk.found_header(header.generation + u64::from(!whole));
+    Ok(header)
 }
 
 /// The headers of the array's journals; never none.
@@ -180,6 +186,13 @@ impl Opened {
             found,
             replay,
         })
+    }
+
+    /// Disks whose header is older than every member's was when the labels were written.
+    pub(crate) fn outdated(&self, journal_headers: u64) -> impl Iterator<Item = &Rc<Disk>> {
+        let is_old = move |known: u64| known > 0 && known < journal_headers;
+        let disks = self.disks.iter();
+        disks.filter(move |disk| is_old(disk.durable_header()))
     }
 
     /// Whether a disk that was read has been thrown out since.

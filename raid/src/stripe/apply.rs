@@ -118,6 +118,14 @@ impl Array {
             .await;
     }
 
+    /// Applies until everything is in place that was logged by now or is logged for that: if nothing is
+    /// written meanwhile, the journal is empty then, but for what logs need.
+    pub(crate) async fn settle_journal(self: &Rc<Self>) -> Result<(), IoErrorKind> {
+        // The notes of the last cycle with rows are trimmed by one without.
+        self.apply_all().await?;
+        self.apply_all().await
+    }
+
     /// Applies until everything that is logged now is in place.
     pub(crate) async fn apply_all(self: &Rc<Self>) -> Result<(), IoErrorKind> {
         let Some(journal) = self.journal() else {
