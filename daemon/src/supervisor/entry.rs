@@ -177,7 +177,7 @@ impl Entry {
 
     /// What a running array looks like.
     pub(crate) async fn running_array(&self) -> Option<Array> {
-        let status = self.ask(|array| array.status()).await?;
+        let status = self.ask(cairn_raid::Array::status).await?;
         Some(self.shown(&status))
     }
 

@@ -202,7 +202,7 @@ impl Supervisor {
 
     async fn look_for_members(self: &Arc<Self>) {
         let mut running: Vec<Array> = Vec::new();
-        let mut paths: Vec<PathBuf> = glob_paths(&self.config().devices).await;
+        let mut paths: Vec<PathBuf> = Vec::new();
         for entry in self.entries() {
             let Some(array) = entry.running_array().await else {
                 continue;
@@ -226,6 +226,9 @@ impl Supervisor {
             .map(|(path, _)| PathBuf::from(path))
             .collect();
         paths.extend(live.iter().cloned());
+        if members_away {
+            paths.extend(glob_paths(&self.config().devices).await);
+        }
         let seen = tokio::task::spawn_blocking(move || {
             let connected = paths
                 .into_iter()
@@ -298,8 +301,13 @@ impl Supervisor {
             Ok(None) => true,
             Err(detail) => {
                 let (array, path) = (entry.name(), path.display());
-                tracing::warn!(array, %path, "a member isn't taken back: {detail}");
-                detail.code != ErrorCode::DiskInUse
+                let is_decided = detail.code != ErrorCode::DiskInUse;
+                if is_decided {
+                    tracing::warn!(array, %path, "a member isn't taken back: {detail}");
+                } else {
+                    tracing::debug!(array, %path, "a member isn't taken back yet: {detail}");
+                }
+                is_decided
             }
         }
     }
