@@ -115,6 +115,10 @@ impl Array {
         }
         let zeros = self.pool.take_zeroed(BLOCK_BYTES).freeze();
         for (index, col) in lost {
+            // Written anew meanwhile: it has contents, and they are newer.
+            if !self.is_lost(row, index, &(col..col + 1)) {
+                continue;
+            }
             let within = u64_of(index) * self.geometry.chunk_bytes() + col * BLOCK;
             let at = row.0 * self.geometry.row_bytes() + within;
             let entry = Entry::without_payload(Kind::Zero, at, BLOCK, Vec::new());

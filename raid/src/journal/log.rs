@@ -28,6 +28,7 @@ use uuid::Uuid;
 use super::entry::{Entry, Kind, Seq, Tag};
 use super::group::{ENTRIES_MAX, Head, descriptor_bytes, encode, escape};
 use super::header::{JournalHeader, RING_OFFSET};
+use super::open::Opened;
 use super::ring::Ring;
 use crate::array::Array;
 use crate::array::disk::Disk;
@@ -584,6 +585,31 @@ impl Array {
             rest = tail;
         }
         buf.freeze()
+    }
+
+    /// Copies groups that too few members have, as it is: what replay rests on must outlast the loss of
+    /// a disk in the middle of it.
+    pub(crate) async fn thicken(self: &Rc<Self>, journal: &Rc<Journal>, opened: &Opened) {
+        let members = self.geometry.members();
+        let living = self.in_sync().len();
+        // Those that are missing may have had a copy of anything.
+        let wanted = (self.geometry.redundancy() + 1).saturating_sub(members - living);
+        for group in opened.thin(wanted.min(living)) {
+            let Some(bytes) = group.read().await else {
+                continue;
+            };
+            let mut others = self.in_sync();
+            others.retain(|disk| !group.copies.iter().any(|(has, _)| has.uuid == disk.uuid));
+            let missing = wanted.saturating_sub(group.copies.len());
+            for (disk, position) in journal.place(&others, missing, group.len, group.last) {
+                let layout = disk.layout.get().unwrap_or_default();
+                let at = layout.zone(ZoneKind::Journal).offset + RING_OFFSET + position;
+                let written = disk.write_at(at, bytes.clone(), WriteFlags::default());
+                if let Err(error) = written.await {
+                    self.write_failed(&disk, &error).await;
+                }
+            }
+        }
     }
 
     /// Writes the floor to every member, so that a restart doesn't look below it.

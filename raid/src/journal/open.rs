@@ -8,12 +8,13 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use cairn_blockdev::units::{BLOCK_BYTES, u64_of};
-use cairn_blockdev::{Buf, SharedBuf, WriteFlags};
+use cairn_blockdev::units::{BLOCK_BYTES, u64_of, usize_of};
+use cairn_blockdev::{Buf, IoError, SharedBuf, WriteFlags};
 use futures_util::future::join_all;
 use uuid::Uuid;
 
 use super::entry::Seq;
+use super::group::{decode, payload_is_intact};
 use super::header::{JournalHeader, RING_OFFSET, SLOTS, newest};
 use super::log::{Resume, ring_bytes};
 use super::ring::Ring;
@@ -32,9 +33,6 @@ pub(crate) enum OpenError {
     /// Acked records are missing, or contradict each other.
     #[error(transparent)]
     Replay(#[from] super::union::ReplayError),
-    /// The torn tail can't be removed.
-    #[error("the torn end of the journal can't be removed: {0}")]
-    Tail(#[from] cairn_blockdev::IoError),
 }
 
 /// A journal that was read and not yet replayed.
@@ -45,6 +43,33 @@ pub(crate) struct Opened {
     disks: Vec<Rc<Disk>>,
     found: Vec<(usize, Vec<Found>)>,
     replay: Replay,
+}
+
+/// A group that isn't on enough members.
+pub(crate) struct Thin {
+    pub(crate) last: Seq,
+    pub(crate) len: u64,
+    /// Who has it, and its first byte there.
+    pub(crate) copies: Vec<(Rc<Disk>, u64)>,
+}
+
+impl Thin {
+    /// Its bytes, from the first copy that still is what it was.
+    pub(crate) async fn read(&self) -> Option<SharedBuf> {
+        for (disk, at) in &self.copies {
+            let buf = Buf::zeroed(usize_of(self.len));
+            let (buf, result) = disk.read_at(*at, buf, Patience::Eject).await;
+            let whole = decode(&buf).is_ok_and(|group| {
+                let payload = buf.get(group.descriptor_len..).unwrap_or_default();
+                let payload = payload.get(..group.payload_len);
+                payload.is_some_and(|bytes| payload_is_intact(&group, bytes))
+            });
+            if result.is_ok() && whole {
+                return Some(buf.freeze());
+            }
+        }
+        None
+    }
 }
 
 fn zone(disk: &Disk) -> u64 {
@@ -194,22 +219,48 @@ impl Opened {
         }
     }
 
-    /// Zeroes the descriptors of what lies behind the records, durably: its sequences are given again.
-    /// The caller has made the floor durable in the headers, which only the tail may have told.
-    pub(crate) async fn cut_tail(&self) -> Result<(), OpenError> {
+    /// Groups of the records with fewer intact copies than `wanted`, each with the disks that have one
+    /// and where: what was on its way at the stop, and what has rotted.
+    pub(crate) fn thin(&self, wanted: usize) -> Vec<Thin> {
+        let mut groups: BTreeMap<Seq, Thin> = BTreeMap::new();
+        for (member, all) in &self.found {
+            let Some(disk) = self.disks.get(*member) else {
+                continue;
+            };
+            for found in all.iter().filter(|found| found.intact) {
+                let last = found.group.last();
+                if last < self.replay.floor || last >= self.replay.next {
+                    continue;
+                }
+                let group = groups.entry(found.group.head.first).or_insert(Thin {
+                    last,
+                    len: found.len(),
+                    copies: Vec::new(),
+                });
+                let at = zone(disk) + RING_OFFSET + found.position;
+                group.copies.push((Rc::clone(disk), at));
+            }
+        }
+        let thin = groups.into_values();
+        thin.filter(|group| group.copies.len() < wanted).collect()
+    }
+
+    /// Zeroes the descriptors of what lies behind the records: its sequences are given again. The caller
+    /// has made the floor durable in the headers, which only the tail may have told, flushes, and throws
+    /// out the disks that are returned.
+    pub(crate) async fn cut_tail(&self) -> Vec<(Rc<Disk>, IoError)> {
+        let mut failed = Vec::new();
         for (member, position, _) in &self.replay.tail {
             let groups = self.found.iter().find(|(other, _)| other == member);
             let group = groups.and_then(|(_, all)| all.iter().find(|f| f.position == *position));
             if let (Some(disk), Some(found)) = (self.disks.get(*member), group) {
                 let at = zone(disk) + RING_OFFSET + position;
                 let zeros = Buf::zeroed(found.group.descriptor_len).freeze();
-                disk.write_at(at, zeros, WriteFlags::default()).await?;
+                let written = disk.write_at(at, zeros, WriteFlags::default()).await;
+                failed.extend(written.err().map(|error| (Rc::clone(disk), error)));
             }
         }
-        for result in join_all(self.disks.iter().map(|disk| disk.flush())).await {
-            result?;
-        }
-        Ok(())
+        failed
     }
 
     /// Where the journal goes on, its records still in it.

@@ -26,6 +26,7 @@ use cairn_blockdev::{IoErrorKind, SharedBuf};
 use futures_util::future::join_all;
 
 use super::cache::Lock;
+use super::history::{NOTE_P, NOTE_Q, NOTE_SETTLED};
 use super::overlay::Overlay;
 use super::transaction::NewParity;
 use super::view::RowView;
@@ -311,15 +312,14 @@ impl Array {
         self.flush_bypassed(works.iter().map(|work| work.row))
             .await?;
         let mirrored = self.geometry.level() == Level::Raid1;
-        for work in works.iter().filter(|work| !work.fresh && !mirrored) {
-            // A row with an intent that is put together anew: not all of it is in the journal. A note
-            // would say that the intent's row was in place, and nothing older would count.
-            if !self.settled.borrow().contains(&work.row) {
-                self.log_notes(journal, work);
-            }
+        // The first write of a row has nothing in place that could be lost; a complete row that replay
+        // puts together has.
+        let has_old = |work: &&Work| !work.fresh || self.settled.borrow().contains(&work.row);
+        for work in works.iter().filter(has_old).filter(|_| !mirrored) {
+            self.log_notes(journal, work);
         }
         journal.logged_below(journal.next()).await?;
-        if works.iter().any(|work| !work.fresh) {
+        if works.iter().any(|work| has_old(&work)) {
             self.flush_all().await?;
         }
         let parity = works.iter().flat_map(|work| {
@@ -358,11 +358,13 @@ impl Array {
     /// needed, but the note is: it says that the ones before it are over.
     fn log_notes(self: &Rc<Self>, journal: &Rc<Journal>, work: &Work) {
         let all = Set::first(self.geometry.data_chunks());
+        // A row that replay puts together: not all of it is in the journal, however complete it is.
+        let settled = self.settled.borrow().contains(&work.row);
         for span in work.overlay.spans() {
-            let complete = span.written == all;
-            let mut roles = 0u8;
+            let complete = span.written == all && !settled;
+            let mut roles = if settled { NOTE_SETTLED } else { 0 };
             let mut sums = Vec::new();
-            for (bit, role) in [(1, Role::P), (2, Role::Q)] {
+            for (bit, role) in [(NOTE_P, Role::P), (NOTE_Q, Role::Q)] {
                 let new = work
                     .parity
                     .iter()

@@ -32,7 +32,14 @@ pub(crate) struct Note {
     below: Seq,
     p: Option<Vec<u32>>,
     q: Option<Vec<u32>>,
+    is_settled: bool,
 }
+
+/// Bits of the first byte of a note's tag: which parities it has sums of, and whether a replay wrote it
+/// for a row that it put together.
+pub(crate) const NOTE_P: u8 = 1;
+pub(crate) const NOTE_Q: u8 = 2;
+pub(crate) const NOTE_SETTLED: u8 = 4;
 
 impl Note {
     pub(crate) fn new(entry: &Entry, cols: Columns) -> Self {
@@ -40,10 +47,10 @@ impl Note {
         let each = usize_of(entry.len / SECTOR);
         let (mut p, mut q) = (None, None);
         let mut sums = entry.sums.chunks(each.max(1));
-        if roles & 1 != 0 {
+        if roles & NOTE_P != 0 {
             p = sums.next().map(<[u32]>::to_vec);
         }
-        if roles & 2 != 0 {
+        if roles & NOTE_Q != 0 {
             q = sums.next().map(<[u32]>::to_vec);
         }
         Self {
@@ -51,6 +58,7 @@ impl Note {
             below: Seq(entry.arg),
             p,
             q,
+            is_settled: roles & NOTE_SETTLED != 0,
         }
     }
 
@@ -68,6 +76,8 @@ pub(crate) struct RowHistory {
     first: Seq,
     layers: Vec<Layer>,
     notes: Vec<Note>,
+    /// Notes of an earlier replay that put the row together.
+    settled: Vec<Note>,
     /// Data since the last intent, by its sequence.
     pieces: Vec<Piece>,
 }
@@ -86,6 +96,7 @@ impl RowHistory {
             first,
             layers: Vec::new(),
             notes: Vec::new(),
+            settled: Vec::new(),
             pieces: Vec::new(),
         }
     }
@@ -101,6 +112,20 @@ impl RowHistory {
 
     pub(crate) fn notes(&self) -> &[Note] {
         &self.notes
+    }
+
+    /// Notes of an earlier replay: parity of the row as that had put it together. They say nothing of
+    /// whether the row's intent is in place.
+    pub(crate) fn settled(&self) -> &[Note] {
+        &self.settled
+    }
+
+    /// A block that the journal has, and that is newer than every intent.
+    pub(crate) fn newest(&self, index: usize, cols: &Columns) -> Option<SharedBuf> {
+        match self.layers.last()? {
+            Layer::Data(overlay) => overlay.get(index, cols),
+            Layer::Intent(_) => None,
+        }
     }
 
     pub(crate) fn intents(&self) -> usize {
@@ -132,20 +157,22 @@ impl RowHistory {
 
     pub(crate) fn intent(&mut self, sums: Vec<u32>) {
         self.notes.clear();
+        self.settled.clear();
         self.pieces.clear();
         self.layers.push(Layer::Intent(sums));
     }
 
     /// Takes a note.
     pub(crate) fn note(&mut self, note: Note) {
-        if self
-            .notes
-            .first()
-            .is_some_and(|other| other.below < note.below)
-        {
-            self.notes.clear();
+        let notes = if note.is_settled {
+            &mut self.settled
+        } else {
+            &mut self.notes
+        };
+        if notes.first().is_some_and(|other| other.below < note.below) {
+            notes.clear();
         }
-        self.notes.push(note);
+        notes.push(note);
     }
 
     /// The newest contents that the last notes cover. Records that were logged while their cycle was

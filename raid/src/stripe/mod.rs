@@ -14,6 +14,7 @@ mod read;
 mod replay;
 pub(crate) mod transaction;
 mod turn;
+pub(crate) mod versions;
 pub(crate) mod view;
 mod word;
 mod write;

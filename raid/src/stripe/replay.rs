@@ -1,7 +1,8 @@
 //! Replay: after an unclean stop the journal's records go to their places before anything is served.
 //!
 //! 1. Scan every in-sync member's ring; the union of the copies is the journal ([`crate::journal::union`]).
-//! 2. Zero the descriptors of the torn tail, so that its sequences can be given again.
+//! 2. Zero the descriptors of the torn tail, so that its sequences can be given again; copy what too few
+//!    members have.
 //! 3. Go through the records in order: what they change in the map, and per row its [`RowHistory`].
 //! 4. Rows with notes: finish the noted transaction. Its parity may be half written, so it is computed
 //!    from data; a lost block is solved per sector, with the equation that its parity's note tells.
@@ -16,14 +17,14 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, SECTOR, u64_of, usize_of};
+use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, u64_of, usize_of};
 use cairn_blockdev::{Buf, IoErrorKind, SharedBuf};
 use futures_util::future::join_all;
 
-use super::apply::sector_sums;
 use super::history::{Layer, Note, RowHistory};
 use super::overlay::Overlay;
 use super::transaction::NewParity;
+use super::versions::{Blocks, Speaking, Versions};
 use super::view::RowView;
 use super::word::bytes_of;
 use crate::array::Array;
@@ -32,13 +33,13 @@ use crate::array::flights::Patience;
 use crate::defects::Reason;
 use crate::error::RaidError;
 use crate::events::EventKind;
-use crate::geometry::{Columns, Role, Row, Set, Slot};
+use crate::geometry::{Columns, Role, Row, Slot};
 use crate::journal::entry::{Entry, Kind, Seq};
 use crate::journal::log::Journal;
 use crate::journal::open::Opened;
 use crate::journal::union::Record;
 use crate::mutation::{Mutation, on};
-use crate::parity::{Word, coefficient, mul_into, xor_into};
+use crate::parity::{compute_p, compute_q};
 
 /// Rows whose noted transactions are finished at once.
 const ROWS_AT_ONCE: usize = 16;
@@ -55,13 +56,12 @@ impl Array {
         let histories = self.read_histories(opened).await?;
         self.write_journal_headers(journal, &self.in_sync()).await;
         self.flush_all().await.map_err(|_| self.lost_error())?;
-        let cut = opened.cut_tail().await;
-        cut.map_err(|error| RaidError::NotStarted {
-            array: self.name().to_owned(),
-            reason: error.to_string(),
-            wait_may_help: true,
-            force_may_help: false,
-        })?;
+        for (disk, error) in opened.cut_tail().await {
+            self.write_failed(&disk, &error).await;
+        }
+        // Only now may anything be written behind the records: what follows says that they are durable.
+        self.thicken(journal, opened).await;
+        self.flush_all().await.map_err(|_| self.lost_error())?;
         let detail = format!(
             "{} records of {} rows after an unclean stop",
             opened.records().len(),
@@ -279,19 +279,20 @@ impl Array {
         for some in noted.chunks(ROWS_AT_ONCE) {
             let computed = some.iter().map(|(row, history)| async move {
                 let mut view = self.view(**row);
-                let whole = history.noted();
+                let mut whole = history.noted();
                 let cols = 0..self.geometry.chunk_blocks();
                 let sums = self.sums_ready(**row, &cols).await;
                 let sums = sums.map_err(|kind| self.stuck_at(**row, kind))?;
                 let mut parity = Vec::new();
                 for note in history.notes() {
-                    let noted = self.noted_parity(&mut view, &whole, note).await;
-                    parity.extend(noted.map_err(|kind| self.stuck_at(**row, kind))?);
+                    parity.extend(self.noted_parity(&mut view, &mut whole, note).await);
                 }
                 Ok::<_, RaidError>((**row, view, whole, parity, sums))
             });
             let computed: Result<Vec<_>, _> = join_all(computed).await.into_iter().collect();
             let computed = computed?;
+            // Before zeros take the place of what is lost.
+            self.settle_losses().await.map_err(|_| self.lost_error())?;
             let end = self.journal().map_or(Seq::FIRST, |journal| journal.next());
             for (row, ..) in &computed {
                 self.note_in_place(*row, end);
@@ -335,13 +336,14 @@ impl Array {
         }
     }
 
-    /// The parity that a note announced, computed from data. What is lost of the data is solved.
+    /// The parity that a note announced, computed from data. What is lost of the data is solved; what
+    /// can't be is put on the list, and zeros take its place.
     async fn noted_parity(
         self: &Rc<Self>,
         view: &mut RowView,
-        new: &Overlay,
+        new: &mut Overlay,
         note: &Note,
-    ) -> Result<Vec<NewParity>, IoErrorKind> {
+    ) -> Vec<NewParity> {
         let count = self.geometry.data_chunks();
         let mut parities: BTreeMap<bool, Buf> = BTreeMap::new();
         for (is_q, role) in [(false, Role::P), (true, Role::Q)] {
@@ -351,29 +353,45 @@ impl Array {
         }
         for col in note.cols.clone() {
             let cols = col..col + 1;
-            let mut data: Vec<Option<Buf>> = Vec::with_capacity(count);
-            let mut lost = Set::EMPTY;
+            let mut wanted: Blocks = Vec::with_capacity(count);
             for index in 0..count {
-                let block = match new.get(index, &cols) {
-                    Some(new) => Some(self.copy_of(&new)),
+                wanted.push(match new.get(index, &cols) {
+                    Some(new) => Some(new),
                     None => self.read_in_place(view, index, &cols).await,
-                };
-                if block.is_none() {
-                    lost = lost.with(index);
-                }
-                data.push(block);
+                });
             }
+            let lost: Vec<usize> = (0..count)
+                .filter(|index| wanted.get(*index).is_some_and(Option::is_none))
+                .collect();
             if !lost.is_empty() {
-                self.solve_noted(view, new, note, col, lost, &mut data)
-                    .await?;
+                let solutions = self.solutions(view, col, &wanted, &[(new, note)]).await;
+                for index in lost {
+                    let slot = self.geometry.data_slot(view.row, index);
+                    let sum = self.expected_sum(view.row, col, slot);
+                    let right =
+                        |block: &&SharedBuf| sum.is_none_or(|sum| crc32c::crc32c(block) == sum);
+                    let mut found = solutions.iter().filter_map(|solved| solved.get(&index));
+                    let block = found.find(right).cloned();
+                    let block = block.unwrap_or_else(|| {
+                        self.note_lost(view.row, index, col, Reason::NotRebuilt);
+                        let zeros = self.pool.take_zeroed(BLOCK_BYTES).freeze();
+                        new.put(index, col, zeros.clone());
+                        zeros
+                    });
+                    if let Some(place) = wanted.get_mut(index) {
+                        *place = Some(block);
+                    }
+                }
             }
-            let data: Vec<Buf> = data.into_iter().flatten().collect();
+            let data: Vec<SharedBuf> = wanted.into_iter().flatten().collect();
             let at = usize_of(col - note.cols.start) * BLOCK_BYTES;
             for (is_q, parity) in &mut parities {
-                let role = if *is_q { Role::Q } else { Role::P };
-                let block = self.parity_of(role, &data);
-                if let Some(to) = parity.get_mut(at..at + BLOCK_BYTES) {
-                    to.copy_from_slice(&block);
+                let to = parity.get_mut(at..at + BLOCK_BYTES).unwrap_or_default();
+                let sources = data.iter().map(|block| &**block);
+                if *is_q {
+                    compute_q(sources, to);
+                } else {
+                    compute_p(sources, to);
                 }
             }
         }
@@ -382,7 +400,7 @@ impl Array {
             col: note.cols.start,
             data: data.freeze(),
         });
-        Ok(parity.collect())
+        parity.collect()
     }
 
     /// A data block that no record touches, verified.
@@ -391,10 +409,10 @@ impl Array {
         view: &mut RowView,
         index: usize,
         cols: &Columns,
-    ) -> Option<Buf> {
+    ) -> Option<SharedBuf> {
         while let Some((slot, disk)) = view.source(index) {
             match self.read_slot(view, slot, disk, cols).await {
-                Ok(buf) => return Some(buf),
+                Ok(buf) => return Some(buf.freeze()),
                 Err(unread) => view.leave_out(unread),
             }
         }
@@ -414,87 +432,60 @@ impl Array {
         self.read_raw(view.row, disk, cols).await
     }
 
-    /// Solves the data blocks of one column that neither a record nor a member has.
+    /// What the lost blocks of a column may be: by all parities, and by each alone. Only what matches a
+    /// sum is to be believed: a parity may be rotten.
     ///
-    /// Parity went in place before data: where a sector of it is old, all data in place is old. So each
-    /// sector is solved with the version of the written blocks that its parities speak of.
-    async fn solve_noted(
-        self: &Rc<Self>,
+    /// `versions` are what notes announced, the newest first.
+    async fn solutions(
+        &self,
         view: &RowView,
-        new: &Overlay,
-        note: &Note,
         col: u64,
-        lost: Set,
-        data: &mut [Option<Buf>],
-    ) -> Result<(), IoErrorKind> {
+        wanted: &Blocks,
+        versions: &[(&Overlay, &Note)],
+    ) -> Vec<BTreeMap<usize, SharedBuf>> {
         let cols = col..col + 1;
+        let mut in_place: Blocks = Vec::with_capacity(wanted.len());
+        for (index, wanted) in wanted.iter().enumerate() {
+            let slot = self.geometry.data_slot(view.row, index);
+            let block = match wanted {
+                Some(_) => self.read_raw_slot(view, slot, &cols).await,
+                None => None,
+            };
+            in_place.push(block.map(Buf::freeze));
+        }
+        let announced = |(new, _): &(&Overlay, &Note)| -> Blocks {
+            let blocks = in_place.iter().enumerate();
+            blocks
+                .map(|(index, old)| {
+                    let lost = wanted.get(index).is_none_or(Option::is_none);
+                    let new = new.get(index, &cols).or_else(|| old.clone());
+                    new.filter(|_| !lost)
+                })
+                .collect()
+        };
+        let mut known: Vec<Blocks> = versions.iter().map(announced).collect();
+        known.push(in_place);
         let mut parities = Vec::new();
         for role in [Role::P, Role::Q] {
             let Some(slot) = view.parity_slot(role) else {
                 continue;
             };
             if let Some(block) = self.read_raw_slot(view, slot, &cols).await {
-                let block = block.freeze();
-                let fresh: Vec<bool> = match note.sums(role, col) {
-                    Some(sums) => sector_sums(&block)
-                        .zip(sums)
-                        .map(|(a, b)| a == *b)
-                        .collect(),
-                    None => vec![true; BLOCK_BYTES / usize_of(SECTOR)],
-                };
-                parities.push((role, block, fresh));
+                let notes: Vec<Option<&[u32]>> = versions
+                    .iter()
+                    .map(|(_, note)| note.sums(role, col))
+                    .collect();
+                parities.push(Speaking::new(role, block.freeze(), &notes));
             }
         }
-        let mut old: BTreeMap<usize, Buf> = BTreeMap::new();
-        let mut gone = Set::EMPTY;
-        for index in 0..data.len() {
-            if new.get(index, &cols).is_none() {
-                continue;
-            }
-            let slot = self.geometry.data_slot(view.row, index);
-            match self.read_raw_slot(view, slot, &cols).await {
-                Some(block) => drop(old.insert(index, block)),
-                None => gone = gone.with(index),
-            }
-        }
-        let case = Noted {
-            array: self,
-            data: &*data,
-            parities: &parities,
-            old: &old,
-            lost,
-            gone,
+        let case = Versions {
+            pool: &self.pool,
+            wanted: wanted.clone(),
+            known,
+            parities,
         };
-        let mut solved: BTreeMap<usize, Buf> = BTreeMap::new();
-        for index in lost.iter() {
-            solved.insert(index, self.pool.take(BLOCK_BYTES));
-        }
-        let mut versions: BTreeMap<Vec<bool>, Vec<Option<Buf>>> = BTreeMap::new();
-        for sector in 0..BLOCK_BYTES / usize_of(SECTOR) {
-            let version: Vec<bool> = parities
-                .iter()
-                .map(|(_, _, fresh)| fresh.get(sector).copied().unwrap_or(false))
-                .collect();
-            if !versions.contains_key(&version) {
-                versions.insert(version.clone(), case.solve(&version)?);
-            }
-            let range = sector * usize_of(SECTOR)..(sector + 1) * usize_of(SECTOR);
-            for (index, block) in &mut solved {
-                let from = versions
-                    .get(&version)
-                    .and_then(|data| data.get(*index)?.as_ref()?.get(range.clone()))
-                    .ok_or(IoErrorKind::Lost)?;
-                if let Some(to) = block.get_mut(range.clone()) {
-                    to.copy_from_slice(from);
-                }
-            }
-        }
-        for (index, block) in solved {
-            if let Some(place) = data.get_mut(index) {
-                *place = Some(block);
-            }
-        }
-        Ok(())
+        let roles: [&[Role]; 3] = [&[Role::P, Role::Q], &[Role::P], &[Role::Q]];
+        roles.iter().filter_map(|roles| case.solve(roles)).collect()
     }
 
     /// Puts together what a row with an intent holds, block by block, and makes all of it dirty: its
@@ -511,10 +502,10 @@ impl Array {
         let _sums = self
             .sums_ready(row, &(0..self.geometry.chunk_blocks()))
             .await?;
-        for index in 0..self.geometry.data_chunks() {
-            for col in 0..self.geometry.chunk_blocks() {
-                let settled = self.settle_block(&view, history, (index, col), written);
-                let block = match settled.await {
+        for col in 0..self.geometry.chunk_blocks() {
+            let column = self.settle_column(&view, history, col, written).await;
+            for (index, block) in column.into_iter().enumerate() {
+                let block = match block {
                     Some(block) => block,
                     None if written => {
                         self.note_lost(row, index, col, Reason::CutOff);
@@ -536,27 +527,91 @@ impl Array {
         Ok(())
     }
 
-    /// What a block of a row with intents is to hold. `None`: nobody knows, or, of a row that nothing
-    /// was `written` to before its intent, nothing.
-    async fn settle_block(
+    /// What the blocks of a column of a row with intents are to hold. `None`: nobody knows, or, of a row
+    /// that nothing was `written` to before its intent, nothing.
+    async fn settle_column(
         self: &Rc<Self>,
         view: &RowView,
         history: &RowHistory,
+        col: u64,
+        written: bool,
+    ) -> Blocks {
+        let cols = col..col + 1;
+        let count = self.geometry.data_chunks();
+        let mut column: Blocks = Vec::with_capacity(count);
+        // Blocks that nothing vouches for, each with what lies in place.
+        let mut unsolved: Vec<(usize, Option<SharedBuf>)> = Vec::new();
+        for index in 0..count {
+            let mut found: Vec<SharedBuf> = Vec::new();
+            for slot in view.slots_of(index) {
+                let block = self.read_raw_slot(view, slot, &cols).await;
+                found.extend(block.map(Buf::freeze));
+            }
+            let block = match history.newest(index, &cols) {
+                Some(newest) => Some(newest),
+                None if found.is_empty() => None,
+                None => self.settle_block(view, history, (index, col), &found, written),
+            };
+            if block.is_none() {
+                unsolved.push((index, found.into_iter().next()));
+            }
+            column.push(block);
+        }
+        if unsolved.is_empty() {
+            return column;
+        }
+        // An earlier replay may have begun to put this together, a cycle before it something else.
+        let mut settled = Overlay::new(count);
+        for (index, block) in column.iter().enumerate() {
+            if let Some(block) = block {
+                settled.put(index, col, block.clone());
+            }
+        }
+        let noted = history.noted();
+        let speaks = |note: &&Note| note.cols.contains(&col);
+        let replays = history.settled().iter().find(speaks);
+        let cycles = history.notes().iter().find(speaks);
+        let versions: Vec<(&Overlay, &Note)> = replays
+            .map(|note| (&settled, note))
+            .into_iter()
+            .chain(cycles.map(|note| (&noted, note)))
+            .collect();
+        let mut solutions = self.solutions(view, col, &column, &versions).await;
+        let (there, absent): (Vec<_>, Vec<_>) = unsolved.iter().partition(|(_, raw)| raw.is_some());
+        if !there.is_empty() && !absent.is_empty() {
+            // Perhaps what can't be vouched for is right all the same.
+            let mut as_it_lies = column.clone();
+            for (index, raw) in there {
+                if let Some(place) = as_it_lies.get_mut(*index) {
+                    place.clone_from(raw);
+                }
+            }
+            solutions.extend(self.solutions(view, col, &as_it_lies, &versions).await);
+        }
+        for (index, in_place) in unsolved {
+            let found: Vec<SharedBuf> = solutions
+                .iter()
+                .filter_map(|solved| solved.get(&index).cloned())
+                .collect();
+            let block = self.settle_block(view, history, (index, col), &found, written);
+            if let Some(place) = column.get_mut(index) {
+                // What lies in place and fits nothing is mixed by sectors, and was never acked.
+                *place = block.or_else(|| in_place.filter(|_| written));
+            }
+        }
+        column
+    }
+
+    /// Which of what was found a block is to hold, or a record's: what was found must match a sum.
+    fn settle_block(
+        &self,
+        view: &RowView,
+        history: &RowHistory,
         (index, col): (usize, u64),
+        found: &[SharedBuf],
         written: bool,
     ) -> Option<SharedBuf> {
         let cols = col..col + 1;
-        let mut found: Vec<SharedBuf> = Vec::new();
-        for slot in view.slots_of(index) {
-            let block = self.read_raw_slot(view, slot, &cols).await;
-            found.extend(block.map(Buf::freeze));
-        }
-        let in_place = !found.is_empty();
-        if !in_place {
-            let solved = self.solve_in_place(view, index, &cols).await;
-            found.extend(solved.map(Buf::freeze));
-            found.extend(self.solve_in_note(view, history, index, col).await);
-        }
         let at = usize_of(u64_of(index) * self.geometry.chunk_blocks() + col);
         let mut followed = !history.notes().is_empty();
         for layer in history.layers().iter().rev() {
@@ -589,10 +644,7 @@ impl Array {
         let old = found
             .iter()
             .find(|block| expected.is_some_and(|sum| crc32c::crc32c(block) == sum));
-        // What lies in place and is neither is mixed by sectors, and was never acked. What was only
-        // solved from a parity that may be torn must match something.
         old.cloned()
-            .or_else(|| found.into_iter().next().filter(|_| in_place))
     }
 
     /// Logs a block that has no member to go to: the row's parity is about to be written over, and a
@@ -610,147 +662,6 @@ impl Array {
             let at = view.row.0 * self.geometry.row_bytes() + chunk + col * BLOCK;
             let entry = Entry::with_payload(Kind::Data, at, block);
             self.log(&journal, entry, vec![block.clone()], None);
-        }
-    }
-
-    /// A lost block as the parity has it that a note of the row tells of; right or not.
-    async fn solve_in_note(
-        self: &Rc<Self>,
-        view: &RowView,
-        history: &RowHistory,
-        index: usize,
-        col: u64,
-    ) -> Option<SharedBuf> {
-        let mut notes = history.notes().iter();
-        let note = notes.find(|note| note.cols.contains(&col))?;
-        let (new, cols) = (history.noted(), col..col + 1);
-        let mut data = Vec::new();
-        let mut lost = Set::EMPTY;
-        for other in 0..self.geometry.data_chunks() {
-            let slot = self.geometry.data_slot(view.row, other);
-            let block = if let Some(new) = new.get(other, &cols) {
-                Some(self.copy_of(&new))
-            } else {
-                self.read_raw_slot(view, slot, &cols).await
-            };
-            if block.is_none() {
-                lost = lost.with(other);
-            }
-            data.push(block);
-        }
-        let solved = self.solve_noted(view, &new, note, col, lost, &mut data);
-        solved.await.ok()?;
-        data.get_mut(index)?.take().map(Buf::freeze)
-    }
-
-    /// A lost block as the parity in place has it; right or not.
-    async fn solve_in_place(
-        self: &Rc<Self>,
-        view: &RowView,
-        index: usize,
-        cols: &Columns,
-    ) -> Option<Buf> {
-        let mut word = Word {
-            data: Vec::new(),
-            p: None,
-            q: None,
-        };
-        for other in 0..self.geometry.data_chunks() {
-            let slot = self.geometry.data_slot(view.row, other);
-            word.data.push(self.read_raw_slot(view, slot, cols).await);
-        }
-        if let Some(slot) = view.parity_slot(Role::P) {
-            word.p = self.read_raw_slot(view, slot, cols).await;
-        }
-        if let Some(slot) = view.parity_slot(Role::Q) {
-            word.q = self.read_raw_slot(view, slot, cols).await;
-        }
-        word.solve_data(|| self.pool.take(bytes_of(cols))).ok()?;
-        word.data.get_mut(index)?.take()
-    }
-}
-
-/// One column of a noted transaction with lost blocks.
-struct Noted<'a> {
-    array: &'a Array,
-    /// New where written, in place elsewhere; `None` where lost.
-    data: &'a [Option<Buf>],
-    parities: &'a [(Role, SharedBuf, Vec<bool>)],
-    /// What lies in place where the transaction writes.
-    old: &'a BTreeMap<usize, Buf>,
-    /// Lost and not written.
-    lost: Set,
-    /// Lost and written: their new contents are known, their old aren't.
-    gone: Set,
-}
-
-impl Noted<'_> {
-    /// All data, for parities of which some are new and some old.
-    fn solve(&self, version: &[bool]) -> Result<Vec<Option<Buf>>, IoErrorKind> {
-        let mut word = Word {
-            data: self
-                .data
-                .iter()
-                .map(|block| block.as_ref().map(|b| self.copy(b)))
-                .collect(),
-            p: None,
-            q: None,
-        };
-        let any_new = version.iter().any(|new| *new);
-        for ((role, block, _), new) in self.parities.iter().zip(version) {
-            let mut parity = self.copy(block);
-            if !new && !self.gone.is_empty() {
-                if any_new {
-                    // It speaks of an old block that nobody has; the new one does without it.
-                    continue;
-                }
-            } else if !new {
-                self.renew(*role, &mut parity);
-            }
-            match role {
-                Role::P => word.p = Some(parity),
-                _ => word.q = Some(parity),
-            }
-        }
-        if !any_new && !self.gone.is_empty() {
-            for (index, place) in word.data.iter_mut().enumerate() {
-                if self.gone.has(index) {
-                    *place = None;
-                } else if let Some(old) = self.old.get(&index) {
-                    *place = Some(self.copy(old));
-                }
-            }
-        }
-        word.solve_data(|| self.array.pool.take(BLOCK_BYTES))
-            .map_err(|_| IoErrorKind::Lost)?;
-        Ok(word
-            .data
-            .into_iter()
-            .enumerate()
-            .map(|(index, block)| block.filter(|_| self.lost.has(index)))
-            .collect())
-    }
-
-    fn copy(&self, data: &[u8]) -> Buf {
-        let mut copy = self.array.pool.take(data.len());
-        copy.copy_from_slice(data);
-        copy
-    }
-
-    /// Old parity, as if the written blocks were in place.
-    fn renew(&self, role: Role, parity: &mut Buf) {
-        for (index, old) in self.old {
-            let Some(Some(new)) = self.data.get(*index) else {
-                continue;
-            };
-            let mut change = self.copy(old);
-            xor_into(&mut change, new);
-            let factor = if role == Role::P {
-                1
-            } else {
-                coefficient(*index)
-            };
-            mul_into(parity, &change, factor);
         }
     }
 }
