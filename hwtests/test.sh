@@ -190,14 +190,10 @@ part_fuzz() {
 # bugs that are planted.
 part_storm() {
   seconds=60
-  seeds="--seeds 1"
-  if [ -n "$full" ]; then
-    seconds=600
-    seeds=
-  fi
+  [ -z "$full" ] || seconds=600
   "$target/release/storm" --seconds "$seconds" --jobs 2 || return 1
-  # shellcheck disable=SC2086  # two words, or none
-  "$target/release/storm" --matrix $seeds --jobs 2 || return 1
+  # With fewer seeds than it takes by itself some faults never strike, which it counts as a hole.
+  "$target/release/storm" --matrix --jobs 2 || return 1
   [ -z "$full" ] || part_mutations
 }
 
