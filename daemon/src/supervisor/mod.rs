@@ -10,6 +10,7 @@
 //! - [`arrays`], [`destruction`], [`disks`], [`volumes`], [`exports`]: what their names say.
 //! - [`scrubs`]: scrubs by request and by their windows.
 //! - [`located`]: which array has a disk.
+//! - [`returning`]: members that come back, and disks that still owe answers.
 //! - [`entry`]: one array that the daemon knows, running or not.
 //!
 //! Invariants
@@ -25,6 +26,7 @@ mod disks;
 mod entry;
 mod exports;
 mod located;
+mod returning;
 mod scrubs;
 mod volumes;
 
@@ -72,6 +74,8 @@ pub struct Supervisor {
     scanner: EngineHandle,
     arrays: RwLock<BTreeMap<Uuid, Arc<Entry>>>,
     exports: Mutex<BTreeMap<(Uuid, String), ExportEntry>>,
+    /// Disks that are connected, as far as members that are away are concerned.
+    arrivals: Mutex<returning::Arrivals>,
     /// Held by whoever starts, stops, makes or ends an array.
     changes: tokio::sync::Mutex<()>,
     /// Told when an array's members may have changed.
@@ -130,6 +134,7 @@ impl Supervisor {
             events,
             witness,
             scanner,
+            arrivals: Mutex::default(),
             changes: tokio::sync::Mutex::default(),
             changed,
             store_error: Mutex::default(),

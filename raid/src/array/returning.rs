@@ -85,14 +85,23 @@ impl Array {
     ///
     /// Refused while the disk owes answers, and if it bears the label of a disk that takes part.
     pub async fn readd_member(self: &Rc<Self>, disk: MemberDisk) -> Result<Readded, RaidError> {
-        let (device, label) = self.quiet_member(&disk).await?;
-        match self.take_back(&disk.path, device, &label).await? {
+        match self.catch_up_member(&disk).await? {
             Ok(rows) => Ok(Readded::CatchingUp { rows }),
             Err(why) => {
                 self.add_spare(disk).await?;
                 Ok(Readded::Spare { why })
             }
         }
+    }
+
+    /// As [`Array::readd_member`], but a disk that can't be caught up is left as it is. Gives the rows
+    /// to copy, or why not.
+    pub async fn catch_up_member(
+        self: &Rc<Self>,
+        disk: &MemberDisk,
+    ) -> Result<Result<u64, String>, RaidError> {
+        let (device, label) = self.quiet_member(disk).await?;
+        self.take_back(&disk.path, device, &label).await
     }
 
     /// A disk of this array has turned up again: it is caught up if it can be, and left alone if not.
@@ -119,7 +128,11 @@ impl Array {
         match self.take_back(path, device, label).await? {
             Ok(rows) => Ok(Some(rows)),
             Err(why) => {
-                let detail = format!("it can't be caught up: {why}; `cairn disk add` rebuilds it");
+                let detail = format!(
+                    "it can't be caught up: {why}; `cairn array spare add {} {path} --wipe` rebuilds \
+                     it whole",
+                    self.name
+                );
                 self.report(EventKind::MemberStale, Some(path), detail);
                 Ok(None)
             }

@@ -26,6 +26,16 @@ pub struct Unanswered {
     pub operations: usize,
 }
 
+impl Unanswered {
+    fn of(flights: &Flights) -> Self {
+        Self {
+            path: flights.path().to_string(),
+            member: flights.member(),
+            operations: flights.in_flight(),
+        }
+    }
+}
+
 impl Array {
     /// Sets how long disks are waited for.
     pub fn set_deadlines(&self, deadlines: Deadlines) {
@@ -36,11 +46,19 @@ impl Array {
     /// not be opened anew before that is `None`.
     pub fn unanswered(&self, path: &str) -> Option<Unanswered> {
         let flights = self.watch.unfinished(path, None)?;
-        Some(Unanswered {
-            path: flights.path().to_string(),
-            member: flights.member(),
-            operations: flights.in_flight(),
-        })
+        Some(Unanswered::of(&flights))
+    }
+
+    /// Disks that take no part and still owe answers: a look at one of them might never end.
+    pub fn awaited(&self) -> Vec<Unanswered> {
+        let live = self.ledger.borrow().live();
+        let takes_part = |flights: &Rc<Flights>| {
+            let mut live = live.iter();
+            live.any(|disk| Rc::ptr_eq(disk.flights(), flights))
+        };
+        let busy = self.watch.busy().into_iter();
+        let out = busy.filter(|flights| !takes_part(flights));
+        out.map(|flights| Unanswered::of(&flights)).collect()
     }
 
     /// Waits until the disk at `path` has ended all that it was asked.

@@ -109,6 +109,13 @@ impl Watch {
         known.find(|flights| flights.in_flight() > 0).map(Rc::clone)
     }
 
+    /// Every disk with operations in flight.
+    pub(super) fn busy(&self) -> Vec<Rc<Flights>> {
+        let listed = self.listed.borrow();
+        let busy = listed.iter().filter(|flights| flights.in_flight() > 0);
+        busy.map(Rc::clone).collect()
+    }
+
     fn note_start(self: &Rc<Self>, flights: &Rc<Flights>) {
         if !flights.listed.replace(true) {
             self.listed.borrow_mut().push(Rc::clone(flights));

@@ -175,7 +175,12 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SpareVerb {
-    /// Give an array a spare; a degraded one begins to rebuild at once
+    /// Give an array a spare, or a disk back that was its member
+    #[command(after_help = "\
+A degraded array begins to rebuild at once. A disk that was a member gets only what it missed,
+where that is known; otherwise it is refused, or with --wipe rebuilt whole.
+
+Example: cairn array spare add pool /dev/sdm")]
     Add {
         /// Name of the array
         #[arg(value_parser = parse_name)]
