@@ -20,8 +20,9 @@ impl Ability {
     /// Whether it is there.
     pub const fn is_there(self) -> bool {
         match self {
-            Self::Journal | Self::Checksums | Self::Deadlines => true,
-            Self::MissedMap | Self::Scrub => false,
+            Self::Journal | Self::Checksums | Self::Deadlines | Self::MissedMap | Self::Scrub => {
+                true
+            }
         }
     }
 

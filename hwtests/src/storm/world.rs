@@ -97,6 +97,8 @@ impl WitnessStore for Host {
 pub struct Rules {
     /// More is lost than the level survives: errors are right, wrong bytes never.
     pub errors_allowed: Cell<bool>,
+    /// A disk has lost what it had acked and not flushed: a kill is as bad as a power cut then.
+    pub cache_lost: Cell<bool>,
     /// The array may run out of space.
     pub full_allowed: Cell<bool>,
     /// What clients did.

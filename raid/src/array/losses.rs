@@ -15,9 +15,10 @@ use cairn_blockdev::IoErrorKind;
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, u32_of, u64_of, usize_of};
 
 use super::Array;
+use super::flights::Patience;
 use crate::defects::{Defect, Place, Reason};
 use crate::events::EventKind;
-use crate::geometry::{Columns, Row, Set};
+use crate::geometry::{Columns, Row, Set, Slot};
 use crate::journal::entry::{Entry, Kind};
 use crate::stripe::view::RowView;
 
@@ -102,6 +103,9 @@ impl Array {
                 lost.push((index, col));
             }
         }
+        for (_, col) in &lost {
+            self.check_answers(row, *col).await?;
+        }
         if self.defects.borrow().more() > 0 {
             // What isn't listed would be read as zeros.
             return Err(IoErrorKind::Lost);
@@ -127,6 +131,24 @@ impl Array {
         }
         self.kick_apply();
         Ok(())
+    }
+
+    /// Fails if a member gives no answer for a column: a disk that is about to be thrown out, and may
+    /// come back with what it holds, has lost nothing.
+    async fn check_answers(&self, row: Row, col: u64) -> Result<(), IoErrorKind> {
+        let view = self.view(row);
+        for slot in (0..self.geometry.members()).map(Slot) {
+            let Some(disk) = view.reader(slot) else {
+                continue;
+            };
+            let buf = self.pool.take(BLOCK_BYTES);
+            let read = disk.read(&self.geometry, row, col, buf, Patience::Eject);
+            match read.await.1 {
+                Err(error) if error.kind != IoErrorKind::Medium => return Err(IoErrorKind::Lost),
+                _ => {}
+            }
+        }
+        self.check_alive()
     }
 
     /// Data blocks of one column that neither a member nor the others can give, and that no logged

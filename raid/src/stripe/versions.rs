@@ -36,8 +36,9 @@ impl Speaking {
         let mut of = [notes.len(); SECTORS];
         let sectors = block.chunks(usize_of(SECTOR)).map(crc32c::crc32c);
         for (at, (place, sum)) in of.iter_mut().zip(sectors).enumerate() {
-            let fits = |note: &Option<&[u32]>| note.and_then(|sums| sums.get(at)) == Some(&sum);
-            if let Some(version) = notes.iter().position(fits) {
+            let mut all = notes.iter();
+            let fits = |sums: &[u32]| sums.get(at) == Some(&sum);
+            if let Some(version) = all.position(|note| note.is_some_and(fits)) {
                 *place = version;
             }
         }
