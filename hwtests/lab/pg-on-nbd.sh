@@ -37,9 +37,14 @@ as_postgres() {
   (cd / && exec runuser -u postgres -- "$@")
 }
 
-# The loop over our nbdfuse file, if there is one.
+# The loop over our nbdfuse file, if there is one. By a note: a file whose server is gone can't be looked up.
 device() {
-  losetup --noheadings --output NAME --associated "$dir/fuse/nbd" | head -n 1
+  cat "$dir/loop" 2>/dev/null
+}
+
+# Says so when it is detached, or is to be at its last close.
+detach_loop() {
+  losetup -d "$(device)" && rm -f "$dir/loop"
 }
 
 attach() {
@@ -54,6 +59,7 @@ attach() {
   done
   [ -e "$dir/fuse/nbd" ] || die "nbdfuse can't open $uri: $(cat "$dir/nbdfuse.log")"
   loop=$(losetup --find --show --direct-io=on --sector-size "${SECT:-512}" "$dir/fuse/nbd")
+  echo "$loop" >"$dir/loop"
   if [ -n "${FRESH:-}" ]; then
     need "mkfs.$fs" "e2fsprogs xfsprogs"
     case $fs in
@@ -134,7 +140,7 @@ stop() {
 
 detach() {
   umount "$mnt"
-  losetup -d "$(device)"
+  detach_loop
   umount_fuse
 }
 
@@ -165,7 +171,7 @@ down() {
   # The last process that had a file open may be dying just now.
   for _ in $(seq 100); do
     [ -n "$(device)" ] || break
-    losetup -d "$(device)"
+    detach_loop && break
     sleep 0.05
   done
   is_mounted "$dir/fuse" && { umount "$dir/fuse" || umount -l "$dir/fuse"; }
