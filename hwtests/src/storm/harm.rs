@@ -8,7 +8,7 @@ use std::time::Duration;
 use cairn_blockdev::IoErrorKind;
 use cairn_blockdev::sim::{Effect, Fault as DiskFault, Image, On, Strike};
 use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
-use cairn_raid::RaidError;
+use cairn_raid::{RaidError, Readded};
 use cairn_raid::layout::{LABEL_A, LABEL_B, ZONES_START, label_copy};
 
 use super::abilities::Ability;
@@ -131,7 +131,7 @@ impl Harm {
     fn d1_bad_sectors(&mut self, world: &mut World) {
         let victim = self.victim(world);
         // Many, for what is written before it is read heals.
-        for _ in 0..world.shape.rows {
+        for _ in 0..world.shape.rows * 4 {
             let offset = somewhere(world, victim);
             let bad = DiskFault::BadRange { offset, len: 512 };
             world.disk(victim).inject(bad);
@@ -267,7 +267,7 @@ impl Harm {
             return;
         };
         world.until_noticed(victim);
-        if world.rules.errors_allowed.get() || !world.is_out(victim) {
+        if world.rules.errors_allowed.get() {
             return;
         }
         // Back and caught up for the first time: whatever changed until now.
@@ -278,7 +278,12 @@ impl Harm {
             // Something else took its slot meanwhile.
             return;
         }
-        world.drain();
+        let array = world.array();
+        if let Err(error) = world.run(async move { array.drain().await }) {
+            panic!("drained: {error}");
+        }
+        // The journal forgets in the cycle after.
+        world.sleep(Duration::from_secs(1));
         world.disk(victim).vanish(false);
         world.notice_by_flush(victim);
         let changed = 4;
@@ -287,12 +292,13 @@ impl Harm {
         let array = world.array();
         let member = world.member(victim);
         let back = world.run(async move { array.readd_member(member).await });
-        // An operation of a client touches two rows at most; a trim may be of a volume's half.
-        let most = 2 * world.shape.rows;
+        let most = world.shape.rows;
         match back {
-            Ok(Readded::CaughtUp { rows }) => {
-                assert!(rows < most, "{rows} rows copied after {changed} operations");
-            }
+            Ok(Readded::CatchingUp { rows }) => assert!(
+                rows < most,
+                "{rows} rows of {} copied after {changed} operations",
+                2 * most
+            ),
             other => panic!("a member that was away for {changed} operations: {other:?}"),
         }
         world.wait_for_sync();
