@@ -8,8 +8,8 @@ use std::time::Duration;
 use cairn_blockdev::IoErrorKind;
 use cairn_blockdev::sim::{Effect, Fault as DiskFault, Image, On, Strike};
 use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
-use cairn_raid::{RaidError, Readded};
 use cairn_raid::layout::{LABEL_A, LABEL_B, ZONES_START, label_copy};
+use cairn_raid::{RaidError, Readded};
 
 use super::abilities::Ability;
 use super::load::{Cut, Mix};

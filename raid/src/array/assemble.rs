@@ -28,8 +28,7 @@ use crate::error::RaidError;
 use crate::events::{EventKind, Hooks, Witness};
 use crate::geometry::Row;
 use crate::journal::entry::Seq;
-use crate::journal::log::Journal;
-use crate::journal::open::{OpenError, Opened};
+use crate::journal::open::Opened;
 use crate::label::{ArrayLabel, Label, LabelError};
 use crate::layout::{LABEL_A, LABEL_B, label_copy};
 use crate::member::MemberState;
@@ -605,16 +604,7 @@ impl Array {
             None
         };
         if let Some(opened) = &opened {
-            let newest = self.ledger.borrow().label().journal_headers;
-            for disk in opened.outdated(newest) {
-                disk.outdated.set(true);
-                let why = format!(
-                    "it is an older image of itself: its journal header is of generation {}, every \
-                     member had {newest}",
-                    disk.durable_header()
-                );
-                self.throw_out(disk, &why);
-            }
+            self.throw_out_older_images(opened);
         }
         let floor = opened.as_ref().map(Opened::floor);
         if let Some(floor) = floor {
@@ -679,49 +669,6 @@ impl Array {
         self.kick_sync();
         self.kick_scrub();
         Ok(())
-    }
-
-    /// Opens the journal and, after an unclean stop, replays it.
-    async fn open_journal(
-        self: &Rc<Self>,
-        opened: &Opened,
-        unclean: bool,
-    ) -> Result<(), RaidError> {
-        if unclean {
-            self.replaying.set(true);
-            self.settle().await;
-            self.check_unbroken()?;
-        }
-        // What a disk held alone that has gone since was never acked: without it that isn't there.
-        let again = if opened.lost_a_disk() {
-            let read = Opened::read(self.uuid, self.in_sync(), !unclean).await;
-            Some(read.map_err(|error| self.journal_error(&error))?)
-        } else {
-            None
-        };
-        let opened = again.as_ref().unwrap_or(opened);
-        let copies = self.geometry.redundancy() + 1;
-        let journal = Journal::resume(opened.resume(), copies);
-        *self.journal.borrow_mut() = Some(Rc::clone(&journal));
-        if unclean {
-            self.replay(&journal, opened).await?;
-        }
-        // What is still in the rings is behind us: the new epoch doesn't look at it.
-        let begun = self.begin_epoch(&journal).await;
-        begun.map_err(|_| self.lost_error())?;
-        if unclean {
-            self.mark_clean().await?;
-        }
-        Ok(())
-    }
-
-    fn journal_error(&self, error: &OpenError) -> RaidError {
-        RaidError::NotStarted {
-            array: self.name.to_string(),
-            reason: error.to_string(),
-            wait_may_help: true,
-            force_may_help: false,
-        }
     }
 
     fn lost_in_resync(&self) -> RaidError {

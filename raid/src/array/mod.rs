@@ -27,6 +27,7 @@ mod losses;
 pub(crate) mod missed;
 mod operate;
 pub(crate) mod prepared;
+mod reopen;
 mod returning;
 mod slow;
 mod status;
