@@ -1,4 +1,5 @@
-//! Filling slots: rebuild onto spares, replacement, catching up members that were away, and recomputing parity after an unclean stop.
+//! Filling slots: rebuild onto spares, replacement, catching up members that were away; and, without a
+//! journal, recomputing parity after an unclean stop.
 //!
 //! Only rows that were written are visited, in order. A filled disk takes part in a row as soon as
 //! the row is filled ([`Progress`](crate::array)), and nowhere before.

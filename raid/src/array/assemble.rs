@@ -9,8 +9,9 @@
 //!   newer than the labels here. Everything else wants `force`.
 //! - That label says whether the stop was clean: the labels say *dirty* on all before the first write,
 //!   and *clean* on any only after the last flush.
-//! - An unclean stop makes parity doubtful: with nobody absent it is recomputed before anything is
-//!   served; with somebody absent only `force` starts the array.
+//! - After an unclean stop the journal is replayed, whoever is absent. Without a journal parity is
+//!   doubtful: with nobody absent it is recomputed before anything is served; with somebody absent
+//!   only `force` starts the array.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

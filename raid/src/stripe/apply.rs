@@ -1,15 +1,15 @@
 //! Applying: logged data goes to its place on the members, in cycles that share their flushes.
 //!
 //! A cycle takes the rows with the oldest data:
-//! 1. plan, read, compute parity; log a *note* per changed parity: the sum of each new sector;
+//! 1. plan, read, compute parity; log a *note* per written span: the sum of each new sector of P and Q;
 //! 2. flush: the records and notes are durable;
 //! 3. write P and Q, flush;
 //! 4. write data, flush;
-//! 5. write checksum pages and map pages, and the missed maps of absent members, flush;
+//! 5. write checksum pages, flush, map pages, flush, the missed maps of absent members, flush;
 //! 6. write the floor, flush: now the records are trimmed.
 //!
 //! Why parity goes before data, and why that is enough without journalling parity, is argued in
-//! raid/README.md (The write hole) and enumerated in `raid/tests/write_hole`.
+//! raid/README.md (The write hole) and tried by `storm --exhaustive`.
 //!
 //! Invariants
 //! - One cycle at a time: when a note is written, all that earlier cycles put in place is durable.

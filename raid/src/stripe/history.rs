@@ -3,8 +3,8 @@
 //! Invariants
 //! - Layers are in the order of their records: data, an intent, data that came after it, ….
 //! - An intent makes older notes void: the row's parity is computed anew from its data.
-//! - An intent or a note after another intent says that the first one's row is in place: each takes
-//!   the row's lock.
+//! - An intent, or a note of a cycle, after another intent says that the first one's row is in place,
+//!   durably: each takes the row's lock and flushes first. A note of a replay says nothing of it.
 //! - Only the notes of the row's last cycle count: a cycle is durable before the next one notes.
 
 use crate::geometry::{Columns, Role};

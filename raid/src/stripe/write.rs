@@ -3,7 +3,7 @@
 //! Queued writes of a row leave together. With a journal each is logged and acked, and the row is
 //! applied later ([`super::apply`]); complete rows go straight to the members ([`super::bypass`]).
 //! Without one, a transaction plans, reads, computes parity and writes all of it before the ack, and
-//! an unclean stop is answered by recomputing parity (raid/README.md, Without the journal).
+//! an unclean stop is answered by recomputing parity (raid/README.md, Without a journal).
 //!
 //! Invariants
 //! - An ack follows the record and all before it on R+1 members, or, without a journal, every write
