@@ -57,8 +57,7 @@ pub(crate) enum ReplayError {
     /// No intact copy of a record is left that was durable on R+1 members.
     #[error(
         "journal: no member has an intact copy of record {seq}, though everything through \
-         {durable_through} was on enough of them: find the missing member, or give up what was \
-         written since by force"
+         {durable_through} was on enough of them: find the missing members"
     )]
     Hole {
         /// The first record missing.
