@@ -2,7 +2,8 @@
 # All of Cairn's tests: `sh hwtests/test.sh`. Exits with 0 only if every part passed.
 #
 #   sh hwtests/test.sh              everything, as CI runs it
-#   sh hwtests/test.sh --quick      without the end-to-end tests and the demo; needs no root
+#   sh hwtests/test.sh --quick      without storm, the end-to-end tests and the demo; needs no root
+#   sh hwtests/test.sh --full       everything, and all rounds of what CI does a few of; over an hour
 #   sh hwtests/test.sh fmt clippy   these parts alone; --list shows them
 #
 # What it needs and isn't there it installs by apt where it may (as root); else it says exactly what
@@ -14,18 +15,20 @@ PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/local/sbin:/usr/sbin:/sbin
 export PATH
 target=${CARGO_TARGET_DIR:-target}
 
-all="fmt clippy build tests doc fuzz end-to-end demo"
+all="fmt clippy build tests doc fuzz storm end-to-end demo"
 quick="fmt clippy build tests doc fuzz"
 parts=
+full=
 for argument in "$@"; do
   case $argument in
     --quick) parts="$parts $quick" ;;
+    --full) full=yes ;;
     --list)
       echo "$all" | tr ' ' '\n'
       exit 0
       ;;
     -h | --help)
-      sed -n '2,9s/^# \{0,1\}//p' hwtests/test.sh
+      sed -n '2,10s/^# \{0,1\}//p' hwtests/test.sh
       exit 0
       ;;
     *)
@@ -40,6 +43,13 @@ for argument in "$@"; do
   esac
 done
 parts=${parts:-$all}
+profile=default
+if [ -n "$full" ]; then
+  # Hundreds of rounds take longer than a test that hangs is given elsewhere.
+  profile=full
+  CAIRN_E2E_FULL=1
+  export CAIRN_E2E_FULL
+fi
 
 wants() {
   case " $parts " in
@@ -176,8 +186,26 @@ part_fuzz() {
   done
 }
 
+# The simulator: random histories, every fault in every state, and in a full run whether it finds
+# bugs that are planted.
+part_storm() {
+  seconds=60
+  [ -z "$full" ] || seconds=600
+  "$target/release/storm" --seconds "$seconds" --jobs 2 || return 1
+  # With fewer seeds than it takes by itself some faults never strike, which it counts as a hole.
+  "$target/release/storm" --matrix --jobs 2 || return 1
+  [ -z "$full" ] || part_mutations
+}
+
+# In a directory of its own: nothing that is built with planted bugs may lie where the others are.
+part_mutations() {
+  cargo build --release -p cairn-hwtests --bin storm --features mutations --locked \
+    --target-dir "$target/mutations" &&
+    "$target/mutations/release/storm" --mutations --jobs 2
+}
+
 part_end_to_end() {
-  cargo nextest run --release --workspace --locked -E 'binary(e2e)'
+  cargo nextest run --release --workspace --locked --profile "$profile" -E 'binary(e2e)'
 }
 
 part_demo() {
@@ -196,7 +224,7 @@ for part in $all; do
   echo "== $part"
   begin=$(date +%s)
   case $built$part in
-    notests | noend-to-end | nodemo)
+    notests | nostorm | noend-to-end | nodemo)
       echo "not run: the build failed"
       false
       ;;

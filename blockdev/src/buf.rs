@@ -150,6 +150,32 @@ impl Buf {
         self.len += tail.len;
     }
 
+    /// Joins parts in their order: in place if they are still neighbours, else by copying.
+    ///
+    /// A part that an operation didn't give back was replaced by other memory.
+    pub fn join(parts: Vec<Self>) -> Self {
+        let neighbours = parts.windows(2).all(|pair| match pair {
+            [a, b] => Rc::ptr_eq(&a.region, &b.region) && a.start + a.len == b.start,
+            _ => true,
+        });
+        if !neighbours {
+            let mut whole = Self::zeroed(parts.iter().map(|part| part.len).sum());
+            let mut rest: &mut [u8] = &mut whole;
+            for part in parts {
+                let (to, left) = rest.split_at_mut(part.len);
+                to.copy_from_slice(&part);
+                rest = left;
+            }
+            return whole;
+        }
+        let mut parts = parts.into_iter();
+        let Some(mut whole) = parts.next() else {
+            return Self::zeroed(0);
+        };
+        parts.for_each(|part| whole.unsplit(part));
+        whole
+    }
+
     /// Gives up the right to write, for views that can be shared.
     pub fn freeze(self) -> SharedBuf {
         SharedBuf {
@@ -379,6 +405,29 @@ mod tests {
         assert_eq!(whole.len(), 3 * ALIGN);
         assert!(whole[..ALIGN].iter().all(|&b| b == 1));
         assert!(whole[ALIGN..].iter().all(|&b| b == 2));
+    }
+
+    #[test]
+    fn parts_are_joined_in_place_and_replaced_ones_by_copying() {
+        let mut whole = Buf::zeroed(3 * ALIGN);
+        let mut middle = whole.split_off(ALIGN);
+        let last = middle.split_off(ALIGN);
+        let start = whole.as_ptr();
+        whole.fill(1);
+        middle.fill(2);
+        let whole = Buf::join(vec![whole, middle, last]);
+        assert_eq!((whole.as_ptr(), whole.len()), (start, 3 * ALIGN));
+        let mut head = whole;
+        let tail = head.split_off(2 * ALIGN);
+        let _middle = head.split_off(ALIGN);
+        let mut other = Buf::zeroed(ALIGN);
+        other.fill(7);
+        let mixed = Buf::join(vec![head, other, tail]);
+        assert_eq!(mixed.len(), 3 * ALIGN);
+        let sum = |range: Range<usize>| mixed[range].iter().map(|b| usize::from(*b)).sum::<usize>();
+        assert_eq!(sum(0..ALIGN), ALIGN);
+        assert_eq!(sum(ALIGN..2 * ALIGN), 7 * ALIGN);
+        assert_eq!(sum(2 * ALIGN..3 * ALIGN), 0);
     }
 
     #[test]

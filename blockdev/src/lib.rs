@@ -10,6 +10,7 @@ pub mod disk;
 pub mod env;
 pub mod error;
 pub mod export;
+pub mod prepared;
 pub mod signature;
 pub mod sim;
 pub mod units;
@@ -21,3 +22,4 @@ pub use device::{
 };
 pub use env::{Clock, Entropy, Env, Spawn, Ticks};
 pub use error::{IoError, IoErrorKind, IoOp};
+pub use prepared::PreparedDevice;

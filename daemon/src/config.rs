@@ -12,6 +12,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::error::DaemonError;
+use crate::schedule::Window;
 
 /// Where the package puts the file.
 pub const DEFAULT_PATH: &str = "/etc/cairn/cairnd.toml";
@@ -25,6 +26,8 @@ pub const FILE_MAX_BYTES: u64 = 1 << 20;
 const DEGRADED_WAIT_MAX_SECONDS: u64 = 3600;
 /// More patterns than this would make every start slow for nothing.
 const DEVICES_MAX: usize = 256;
+/// A week has fewer hours than anybody would want windows.
+const WINDOWS_MAX: usize = 64;
 
 /// What one NBD export may use. Defaults are in [`NbdConfig::default`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +47,49 @@ impl Default for NbdConfig {
     }
 }
 
+/// How long disks are waited for. Defaults are in [`DisksConfig::default`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DisksConfig {
+    /// Without an answer for this long, reads go around a disk.
+    pub reconstruct_after: Duration,
+    /// Without an answer for this long, a disk is thrown out of its array.
+    pub eject_after: Duration,
+}
+
+impl Default for DisksConfig {
+    fn default() -> Self {
+        Self {
+            reconstruct_after: Duration::from_secs(2),
+            eject_after: Duration::from_secs(30),
+        }
+    }
+}
+
+/// When and how fast arrays are scrubbed. Defaults are in [`ScrubConfig::default`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScrubConfig {
+    /// Hours of the week in which scrubs start and go on by themselves; none: they don't.
+    pub windows: Vec<Window>,
+    /// From one completion to the next start.
+    pub interval: Duration,
+    /// Without a completion for this long, the verdict says so.
+    pub overdue_after: Duration,
+    /// Bytes read from all members of one array together, per second; `None`: clients' latency alone
+    /// bounds it.
+    pub bytes_per_second_max: Option<u64>,
+}
+
+impl Default for ScrubConfig {
+    fn default() -> Self {
+        Self {
+            windows: Vec::new(),
+            interval: Duration::from_hours(30 * 24),
+            overdue_after: Duration::from_hours(35 * 24),
+            bytes_per_second_max: None,
+        }
+    }
+}
+
 /// The daemon's settings, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -55,6 +101,10 @@ pub struct Config {
     pub devices: Vec<String>,
     /// How long an array waits at start for members that are missing.
     pub degraded_wait: Duration,
+    /// How long disks are waited for.
+    pub disks: DisksConfig,
+    /// Scrubs.
+    pub scrub: ScrubConfig,
     /// Limits of NBD exports.
     pub nbd: NbdConfig,
     /// Filter of the log, in `tracing-subscriber`'s syntax (`info`, `cairn_raid=debug`, …).
@@ -74,6 +124,8 @@ impl Config {
             socket: state_dir.join("cairnd.sock"),
             devices: Vec::new(),
             degraded_wait: Duration::from_secs(30),
+            disks: DisksConfig::default(),
+            scrub: ScrubConfig::default(),
             nbd: NbdConfig::default(),
             log: "info".into(),
         }
@@ -149,6 +201,8 @@ impl Config {
                 .map_err(|error| at(Some(log.span()), &format!("log filter: {error}")))?;
             config.log = log.into_inner();
         }
+        config.disks = disks(raw.disks.unwrap_or_default(), &at)?;
+        config.scrub = scrub(raw.scrub.unwrap_or_default(), &at)?;
         let nbd = raw.nbd.unwrap_or_default();
         let limit = |value: Option<Spanned<u64>>, name: &str, default: u64, min, max| {
             value.map_or(Ok(default), |value| {
@@ -236,6 +290,134 @@ fn in_range(value: &Spanned<u64>, min: u64, max: u64) -> Result<u64, String> {
     Ok(value)
 }
 
+/// Makes an error of a place in the file and a sentence.
+type At<'a> = &'a dyn Fn(Option<std::ops::Range<usize>>, &str) -> DaemonError;
+
+fn disks(raw: RawDisks, at: At<'_>) -> Result<DisksConfig, DaemonError> {
+    let defaults = DisksConfig::default();
+    let eject_span = raw.eject_after.as_ref().map(Spanned::span);
+    let reconstruct_span = raw.reconstruct_after.as_ref().map(Spanned::span);
+    let disks = DisksConfig {
+        reconstruct_after: time(
+            raw.reconstruct_after,
+            "disks.reconstruct_after",
+            (Duration::from_millis(100), Duration::from_mins(1)),
+            defaults.reconstruct_after,
+            at,
+        )?,
+        eject_after: time(
+            raw.eject_after,
+            "disks.eject_after",
+            (Duration::from_secs(1), Duration::from_mins(10)),
+            defaults.eject_after,
+            at,
+        )?,
+    };
+    if disks.eject_after <= disks.reconstruct_after {
+        return Err(at(
+            eject_span.or(reconstruct_span),
+            "disks.eject_after must be longer than disks.reconstruct_after: a disk is slow before \
+             it is thrown out",
+        ));
+    }
+    Ok(disks)
+}
+
+fn scrub(raw: RawScrub, at: At<'_>) -> Result<ScrubConfig, DaemonError> {
+    let defaults = ScrubConfig::default();
+    let mut windows = Vec::new();
+    if let Some(given) = raw.windows {
+        if given.get_ref().len() > WINDOWS_MAX {
+            let message = format!("at most {WINDOWS_MAX} windows");
+            return Err(at(Some(given.span()), &message));
+        }
+        for window in given.into_inner() {
+            let parsed = Window::parse(window.get_ref());
+            windows.push(parsed.map_err(|m| at(Some(window.span()), &m))?);
+        }
+    }
+    let bounds = (Duration::from_hours(1), Duration::from_hours(366 * 24));
+    let limit = raw.bytes_per_second_max.map(|limit| {
+        in_range(&limit, 1 << 20, 1 << 40).map_err(|m| {
+            at(
+                Some(limit.span()),
+                &format!("scrub.bytes_per_second_max {m}"),
+            )
+        })
+    });
+    Ok(ScrubConfig {
+        windows,
+        interval: time(
+            raw.interval,
+            "scrub.interval",
+            bounds,
+            defaults.interval,
+            at,
+        )?,
+        overdue_after: time(
+            raw.overdue_after,
+            "scrub.overdue_after",
+            bounds,
+            defaults.overdue_after,
+            at,
+        )?,
+        bytes_per_second_max: limit.transpose()?,
+    })
+}
+
+fn time(
+    value: Option<Spanned<String>>,
+    name: &str,
+    (min, max): (Duration, Duration),
+    default: Duration,
+    at: At<'_>,
+) -> Result<Duration, DaemonError> {
+    let Some(value) = value else {
+        return Ok(default);
+    };
+    let text = value.get_ref();
+    let refuse = |why: &str| Err(at(Some(value.span()), &format!("{name} {text:?} {why}")));
+    let Some(time) = parse_time(text) else {
+        return refuse("is no time: write \"500ms\", \"2s\", \"10m\", \"12h\" or \"30d\"");
+    };
+    if !(min..=max).contains(&time) {
+        let (min, max) = (show_time(min), show_time(max));
+        return refuse(&format!("must lie between {min} and {max}"));
+    }
+    Ok(time)
+}
+
+/// `500ms`, `2s`, `10m`, `12h` or `30d`.
+fn parse_time(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at_checked(digits)?;
+    let number: u64 = number.parse().ok()?;
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    Some(Duration::from_millis(number.checked_mul(unit_ms)?))
+}
+
+fn show_time(time: Duration) -> String {
+    let units = [
+        (86_400_000, "d"),
+        (3_600_000, "h"),
+        (60_000, "m"),
+        (1000, "s"),
+    ];
+    let ms = time.as_millis();
+    let fits = |(unit_ms, _): &&(u128, &str)| ms >= *unit_ms && ms.is_multiple_of(*unit_ms);
+    match units.iter().find(fits) {
+        Some((unit_ms, unit)) => format!("{}{unit}", ms / unit_ms),
+        None => format!("{ms}ms"),
+    }
+}
+
 /// Both from 1 on; the column counts characters.
 fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
@@ -252,7 +434,25 @@ struct Raw {
     devices: Option<Spanned<Vec<Spanned<String>>>>,
     degraded_wait_seconds: Option<Spanned<u64>>,
     log: Option<Spanned<String>>,
+    disks: Option<RawDisks>,
+    scrub: Option<RawScrub>,
     nbd: Option<RawNbd>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawDisks {
+    reconstruct_after: Option<Spanned<String>>,
+    eject_after: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawScrub {
+    windows: Option<Spanned<Vec<Spanned<String>>>>,
+    interval: Option<Spanned<String>>,
+    overdue_after: Option<Spanned<String>>,
+    bytes_per_second_max: Option<Spanned<u64>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -320,11 +520,61 @@ mod tests {
                 "cairnd.toml:2:1: unknown field `connection`",
             ),
             ("log = 'ä", "cairnd.toml:1:"),
+            (
+                "[scrub]\nwindows = ['Sat 02:00-06:00',\n  'Sat 2-6']\n",
+                "cairnd.toml:3:3: window \"Sat 2-6\"",
+            ),
+            (
+                "[scrub]\nwindows = ['Samstag 02:00-06:00']\n",
+                "cairnd.toml:2:12: \"Samstag\" is no day of the week",
+            ),
+            (
+                "[scrub]\ninterval = '30'\n",
+                "cairnd.toml:2:12: scrub.interval \"30\" is no time",
+            ),
+            (
+                "[scrub]\ninterval = '10m'\n",
+                "cairnd.toml:2:12: scrub.interval \"10m\" must lie between 1h and 366d",
+            ),
+            (
+                "[scrub]\nbytes_per_second_max = 1000\n",
+                "cairnd.toml:2:24: scrub.bytes_per_second_max is 1000",
+            ),
+            (
+                "[scrub]\nwindow = 1\n",
+                "cairnd.toml:2:1: unknown field `window`",
+            ),
+            (
+                "[disks]\nreconstruct_after = '5 s'\n",
+                "cairnd.toml:2:21: disks.reconstruct_after \"5 s\" is no time",
+            ),
+            (
+                "[disks]\nreconstruct_after = '5s'\neject_after = '5s'\n",
+                "cairnd.toml:3:15: disks.eject_after must be longer",
+            ),
+            (
+                "[disks]\nreconstruct_after = '45s'\n",
+                "cairnd.toml:2:21: disks.eject_after must be longer",
+            ),
         ];
         for (text, expected) in cases {
             let message = refused(text);
             assert!(message.contains(expected), "{text:?} gave {message:?}");
         }
+    }
+
+    #[test]
+    fn scrubs_and_deadlines_are_read() {
+        let text = "[scrub]\nwindows = ['Sat 02:00-06:00', 'Mon-Fri 22:00-04:00']\n\
+                    interval = '14d'\noverdue_after = '20d'\nbytes_per_second_max = 209715200\n\
+                    [disks]\nreconstruct_after = '500ms'\neject_after = '10s'\n";
+        let config = Config::parse("f", text, None).unwrap();
+        assert_eq!(config.scrub.windows.len(), 2);
+        assert_eq!(config.scrub.interval, Duration::from_hours(14 * 24));
+        assert_eq!(config.scrub.overdue_after, Duration::from_hours(20 * 24));
+        assert_eq!(config.scrub.bytes_per_second_max, Some(200 << 20));
+        assert_eq!(config.disks.reconstruct_after, Duration::from_millis(500));
+        assert_eq!(config.disks.eject_after, Duration::from_secs(10));
     }
 
     #[test]
@@ -365,6 +615,15 @@ mod tests {
             config.nbd,
             NbdConfig::default(),
             "the example shows the defaults"
+        );
+        assert_eq!(config.disks, DisksConfig::default());
+        assert_eq!(
+            config.scrub,
+            ScrubConfig {
+                windows: config.scrub.windows.clone(),
+                bytes_per_second_max: Some(200 << 20),
+                ..ScrubConfig::default()
+            }
         );
     }
 }

@@ -70,6 +70,8 @@ pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Resul
 
     let behind = tokio::spawn(write_events_behind(Arc::clone(&supervisor)));
     let keeper = tokio::spawn(Arc::clone(&supervisor).keep_records());
+    let scrubs = tokio::spawn(Arc::clone(&supervisor).keep_scrubs());
+    let members = tokio::spawn(Arc::clone(&supervisor).keep_members());
     let watchdog = tokio::spawn(watchdog(Arc::clone(&supervisor)));
     let (close, closed) = tokio::sync::oneshot::channel::<()>();
     let router = crate::api::router(Arc::clone(&supervisor));
@@ -120,7 +122,7 @@ pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Resul
     supervisor.shut_down().await;
     server.abort();
     // Not before: an array that was being started is stopped cleanly above.
-    for task in [assembling, behind, keeper, watchdog] {
+    for task in [assembling, behind, keeper, scrubs, members, watchdog] {
         task.abort();
     }
     if tokio::time::timeout(REQUESTS_TIMEOUT, server)

@@ -15,6 +15,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -50,6 +51,8 @@ pub struct Engine {
     pub array: RefCell<Option<Rc<Array>>>,
     /// Disks that this engine has open, by path: an array doesn't give its own out.
     disks: RefCell<BTreeMap<Rc<str>, Weak<dyn BlockDevice>>>,
+    /// Disks that are being opened, by path, and how often.
+    pub(crate) opening: RefCell<BTreeMap<PathBuf, usize>>,
     /// Exports of the array's volumes, by volume and address.
     pub exports: RefCell<BTreeMap<(Uuid, String), Rc<Serving>>>,
 }
@@ -212,6 +215,7 @@ fn run(
             hooks: (config.hooks)(),
             array: RefCell::default(),
             disks: RefCell::default(),
+            opening: RefCell::default(),
             exports: RefCell::default(),
         });
         while let Some(Message::Run(job)) = queue.recv().await {

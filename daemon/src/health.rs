@@ -6,10 +6,11 @@
 //! Does not know: where the values come from, or what was the verdict before.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use cairn_api::{
     Array, ArrayFlag, ArrayState, BackendKind, Check, ErrorCounters, Export, ExportState, Health,
-    HealthCode, HealthLevel, IoBackend, MemberState, SyncAction,
+    HealthCode, HealthLevel, IoBackend, MemberState, ScrubState, SyncAction,
 };
 
 use crate::df::percent_up;
@@ -32,6 +33,10 @@ pub struct Facts<'a> {
     pub io_backend: Option<&'a IoBackend>,
     /// Why the state directory takes no more writes, if so.
     pub store_error: Option<&'a str>,
+    /// Now, in ms since 1970.
+    pub now_unix_ms: u64,
+    /// From the last complete scrub, or the creation, on. `None`: nobody asks.
+    pub scrub_overdue_after: Option<Duration>,
 }
 
 /// The verdict.
@@ -47,6 +52,8 @@ pub fn verdict(facts: &Facts<'_>) -> Health {
             let wanted = facts.spares_wanted.get(&array.uuid).copied();
             array_spares(array, wanted.unwrap_or(0), &mut checks);
             array_space(array, &mut checks);
+            array_bad_blocks(array, &mut checks);
+            array_scrub(array, facts, &mut checks);
         }
     }
     for export in facts.exports {
@@ -139,6 +146,7 @@ fn array_state(array: &Array, checks: &mut Vec<Check>) {
             let work = match array.sync.action {
                 SyncAction::Replace => "a member is being replaced",
                 SyncAction::Resync => "parity is being recomputed",
+                SyncAction::CatchUp => "a member that was away gets what it missed",
                 SyncAction::Rebuild | SyncAction::Idle => "a member is being rebuilt",
             };
             let percent = percent_down(array.sync.done_bytes, array.sync.total_bytes);
@@ -240,6 +248,7 @@ fn counted(errors: ErrorCounters) -> String {
         (errors.flush, "flush"),
         (errors.corruption, "checksum"),
         (errors.generation, "generation"),
+        (errors.timeouts, "timeout"),
     ];
     let parts: Vec<String> = kinds
         .iter()
@@ -267,6 +276,64 @@ fn array_spares(array: &Array, wanted: usize, checks: &mut Vec<Check>) {
             format!("`cairn array spare add {} PATH`", array.name),
         ));
     }
+}
+
+fn array_bad_blocks(array: &Array, checks: &mut Vec<Check>) {
+    if array.bad_blocks_total == 0 {
+        return;
+    }
+    let name = &array.name;
+    checks.push(check(
+        array,
+        HealthCode::BadBlocks,
+        HealthLevel::Err,
+        format!(
+            "array {name}: {} blocks of 4 KiB are lost; reading them gives an error",
+            array.bad_blocks_total
+        ),
+        format!(
+            "`cairn array show {name}` names the volumes and offsets: write these places anew from a \
+             copy, which heals them"
+        ),
+    ));
+}
+
+fn array_scrub(array: &Array, facts: &Facts<'_>, checks: &mut Vec<Check>) {
+    let Some(after) = facts.scrub_overdue_after else {
+        return;
+    };
+    let finished = array.scrub.finished_unix_ms;
+    let since_ms = finished.unwrap_or(0).max(array.created_unix_ms);
+    if since_ms == 0 {
+        // It doesn't run, and nobody knows.
+        return;
+    }
+    let age = Duration::from_millis(facts.now_unix_ms.saturating_sub(since_ms));
+    if age < after {
+        return;
+    }
+    let (name, days) = (&array.name, age.as_secs() / 86_400);
+    let message = match finished {
+        Some(_) => format!("array {name} was last scrubbed to its end {days} days ago"),
+        None => format!("array {name} was never scrubbed to its end, in {days} days"),
+    };
+    let hint = match array.scrub.state {
+        ScrubState::Running | ScrubState::Waiting => "a scrub is under way: wait".to_owned(),
+        ScrubState::Paused => {
+            format!("one is paused: `cairn array scrub {name} --resume`")
+        }
+        ScrubState::Idle | ScrubState::Stopped => {
+            format!("`cairn array scrub {name}`, or set `[scrub] windows` in the configuration")
+        }
+    };
+    let found = check(
+        array,
+        HealthCode::ScrubOverdue,
+        HealthLevel::Warn,
+        message,
+        hint,
+    );
+    checks.push(found);
 }
 
 fn array_space(array: &Array, checks: &mut Vec<Check>) {
@@ -348,6 +415,10 @@ pub(crate) mod tests {
             members: (0..4).map(member).collect(),
             spares: Vec::new(),
             sync: SyncStatus::default(),
+            scrub: cairn_api::Scrub::default(),
+            bad_blocks: Vec::new(),
+            bad_blocks_total: 0,
+            created_unix_ms: 0,
             space: Space {
                 extent_bytes: 10,
                 allocated_bytes: 100,
@@ -482,6 +553,48 @@ pub(crate) mod tests {
         });
         assert_eq!(health.checks[0].code, HealthCode::DiskErrors);
         assert!(health.checks[0].message.contains("3 read errors"));
+    }
+
+    #[test]
+    fn lost_blocks_are_an_error_with_the_way_to_heal_them() {
+        let mut pool = array("pool");
+        pool.bad_blocks_total = 3;
+        let health = verdict(&Facts {
+            arrays: &[pool],
+            ..Facts::default()
+        });
+        assert_eq!(health.level, HealthLevel::Err);
+        assert_eq!(health.checks[0].code, HealthCode::BadBlocks);
+        assert!(health.checks[0].message.contains("3 blocks"));
+        assert!(health.checks[0].hint.contains("cairn array show pool"));
+    }
+
+    #[test]
+    fn a_scrub_is_overdue_from_the_last_completion_or_the_creation_on() {
+        const DAY_MS: u64 = 86_400_000;
+        let mut pool = array("pool");
+        let mut overdue = |created: u64, finished: Option<u64>, now: u64| {
+            pool.created_unix_ms = created * DAY_MS;
+            pool.scrub.finished_unix_ms = finished.map(|days| days * DAY_MS);
+            let health = verdict(&Facts {
+                arrays: std::slice::from_ref(&pool),
+                now_unix_ms: now * DAY_MS,
+                scrub_overdue_after: Some(Duration::from_hours(35 * 24)),
+                ..Facts::default()
+            });
+            health.checks.first().map(|check| check.message.clone())
+        };
+        assert_eq!(overdue(100, None, 134), None);
+        let never = overdue(100, None, 135).unwrap();
+        assert!(never.contains("never scrubbed"), "{never}");
+        assert_eq!(overdue(100, Some(120), 154), None);
+        let old = overdue(100, Some(120), 160).unwrap();
+        assert!(old.contains("40 days ago"), "{old}");
+        assert_eq!(
+            overdue(0, None, 900),
+            None,
+            "one that doesn't run isn't judged"
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod looking;
 pub mod record;
 pub mod refuse;
 pub mod runtime;
+pub mod schedule;
 pub mod serving;
 pub mod socket;
 pub mod statedir;

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use cairn_api::{ErrorCode, ErrorDetail};
 use cairn_blockdev::disk::{Disk, OpenError, OpenMode, identity, same_disk};
@@ -16,6 +17,11 @@ use uuid::Uuid;
 
 use crate::engine::Engine;
 use crate::refuse::{self, Answer, refuse};
+
+/// Longest wait for a disk to open. Most take a millisecond; one that has to spin up, seconds.
+const OPEN_PATIENCE: Duration = Duration::from_secs(20);
+/// Opens of one path at a time; more than that wait for a disk that hangs.
+const OPENS_MAX: usize = 4;
 
 /// What is on a disk.
 #[derive(Debug, Clone)]
@@ -79,9 +85,42 @@ pub async fn content(device: &dyn BlockDevice) -> Content {
     }
 }
 
+/// The thread of the engine goes on meanwhile, and a disk that hangs is given up.
+async fn open_in_time(engine: &Rc<Engine>, path: &Path, mode: OpenMode) -> Result<Disk, OpenError> {
+    let hung = || OpenError::System {
+        path: path.to_owned(),
+        what: "open",
+        source: std::io::Error::new(std::io::ErrorKind::TimedOut, "it doesn't answer"),
+    };
+    let under_way = |engine: &Engine| engine.opening.borrow().get(path).copied().unwrap_or(0);
+    if under_way(engine) >= OPENS_MAX {
+        return Err(hung());
+    }
+    *engine
+        .opening
+        .borrow_mut()
+        .entry(path.to_owned())
+        .or_default() += 1;
+    let (owner, asked) = (Rc::clone(engine), path.to_owned());
+    // Counted to its end, which may be long after its caller's.
+    let opening = tokio::task::spawn_local(async move {
+        let disk = Disk::open_apart(&owner.reactor, &asked, mode).await;
+        let mut opening = owner.opening.borrow_mut();
+        if let Some(count) = opening.get_mut(&asked) {
+            *count -= 1;
+        }
+        opening.retain(|_, count| *count > 0);
+        disk
+    });
+    match tokio::time::timeout(OPEN_PATIENCE, opening).await {
+        Ok(Ok(disk)) => disk,
+        Ok(Err(_)) | Err(_) => Err(hung()),
+    }
+}
+
 /// Looks at the disk at `path`.
-pub async fn look(engine: &Engine, path: &Path) -> Result<Looked, OpenError> {
-    let disk = Disk::open(&engine.reactor, path, OpenMode::Probe)?;
+pub async fn look(engine: &Rc<Engine>, path: &Path) -> Result<Looked, OpenError> {
+    let disk = open_in_time(engine, path, OpenMode::Probe).await?;
     Ok(Looked {
         path: path.to_owned(),
         geometry: disk.geometry(),
@@ -91,8 +130,8 @@ pub async fn look(engine: &Engine, path: &Path) -> Result<Looked, OpenError> {
 }
 
 /// Opens the disk at `path` for itself alone.
-pub fn open(engine: &Engine, path: &Path) -> Result<MemberDisk, OpenError> {
-    let disk = Disk::open(&engine.reactor, path, OpenMode::Exclusive)?;
+pub async fn open(engine: &Rc<Engine>, path: &Path) -> Result<MemberDisk, OpenError> {
+    let disk = open_in_time(engine, path, OpenMode::Exclusive).await?;
     let disk = MemberDisk {
         path: Rc::from(path.to_string_lossy()),
         device: Rc::new(disk),
@@ -148,16 +187,33 @@ pub fn check_distinct(paths: &[PathBuf], taken: &[(PathBuf, String)]) -> Answer<
     Ok(())
 }
 
+/// As [`check_distinct`], from where waiting is no harm: the system's answer may take long, or never
+/// come where a disk hangs.
+pub async fn distinct(paths: Vec<PathBuf>, taken: Vec<(PathBuf, String)>) -> Answer<()> {
+    let compared = tokio::task::spawn_blocking(move || check_distinct(&paths, &taken));
+    match tokio::time::timeout(OPEN_PATIENCE, compared).await {
+        Ok(Ok(verdict)) => verdict,
+        Ok(Err(error)) => Err(refuse::internal(format!("comparing disks: {error}"))),
+        Err(_) => Err(refuse(
+            ErrorCode::Io,
+            "whether the disk is in use already can't be told: a disk doesn't answer",
+            "find the disk that hangs (`cairn events`, the kernel's log) and disconnect it",
+        )),
+    }
+}
+
 /// Opens `paths` for an array, refusing what isn't blank unless `wipe` names it. Wipes nothing yet:
 /// what has to be is returned beside the disk.
 pub async fn take(
-    engine: &Engine,
+    engine: &Rc<Engine>,
     paths: &[PathBuf],
     wipe: &[PathBuf],
 ) -> Answer<Vec<(MemberDisk, bool)>> {
     let mut disks = Vec::new();
     for path in paths {
-        let disk = open(engine, path).map_err(|error| open_error(&error))?;
+        let disk = open(engine, path)
+            .await
+            .map_err(|error| open_error(&error))?;
         let may_wipe = wipe.contains(path);
         let content = content(disk.device.as_ref()).await;
         let has_content = check_content(path, &content, may_wipe)?;
@@ -167,7 +223,7 @@ pub async fn take(
 }
 
 /// Whether there is something to wipe; refuses if that wasn't allowed.
-fn check_content(path: &Path, content: &Content, may_wipe: bool) -> Answer<bool> {
+pub(crate) fn check_content(path: &Path, content: &Content, may_wipe: bool) -> Answer<bool> {
     let shown = path.display();
     let (code, what) = match content {
         Content::Blank => return Ok(false),

@@ -73,6 +73,9 @@ pub struct ArrayRecord {
     /// The operator has begun to destroy it: not started by itself, and shown until that is done.
     #[serde(default)]
     pub destroying: bool,
+    /// The operator started its scrub, or resumed it: no window holds it.
+    #[serde(default)]
+    pub scrub_by_operator: bool,
 }
 
 impl ArrayRecord {
@@ -92,6 +95,7 @@ impl ArrayRecord {
             spares_wanted,
             stopped: false,
             destroying: false,
+            scrub_by_operator: false,
         }
     }
 
@@ -107,6 +111,7 @@ impl ArrayRecord {
         }
         new.stopped = self.stopped;
         new.destroying = self.destroying;
+        new.scrub_by_operator = self.scrub_by_operator;
         *self = new;
     }
 

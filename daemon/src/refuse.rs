@@ -128,7 +128,9 @@ pub fn raid(error: &RaidError) -> ErrorDetail {
             ErrorCode::ArrayFailed,
             "bring back failed disks that can still be read, stop the array and assemble it again",
         ),
+        RaidError::NoScrub { .. } => (ErrorCode::InvalidArgument, ""),
         RaidError::Stopping { .. } => (ErrorCode::Stopping, ""),
+        RaidError::Unanswered { .. } => (ErrorCode::DiskInUse, ""),
         RaidError::Io(error) => return io(error),
         RaidError::Witness { .. } => (ErrorCode::Io, ""),
     };

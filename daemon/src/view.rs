@@ -1,8 +1,8 @@
 //! What raid says of an array, in the admin API's words.
 
 use cairn_api::{
-    Array, ArrayFlag, ArrayState, ErrorCounters, Level, Member, MemberState, Space, Spare,
-    SyncAction, SyncStatus,
+    Array, ArrayFlag, ArrayState, BadBlocks, ErrorCounters, Level, Member, MemberState, Scrub,
+    ScrubState, Space, Spare, SyncAction, SyncStatus,
 };
 use cairn_raid::{ArrayStatus, ErrorCounts, MemberStatus};
 
@@ -43,6 +43,7 @@ fn errors(counts: ErrorCounts) -> ErrorCounters {
         flush: counts.flush,
         corruption: counts.corruption,
         generation: counts.generation,
+        timeouts: counts.timeouts,
     }
 }
 
@@ -63,6 +64,9 @@ fn sync(status: &ArrayStatus) -> SyncStatus {
         action: match sync.action {
             cairn_raid::SyncAction::Rebuild => SyncAction::Rebuild,
             cairn_raid::SyncAction::Replace => SyncAction::Replace,
+            // Told of beside this.
+            cairn_raid::SyncAction::Scrub => SyncAction::Idle,
+            cairn_raid::SyncAction::CatchUp => SyncAction::CatchUp,
         },
         done_bytes: sync.done_bytes,
         total_bytes: sync.total_bytes,
@@ -70,6 +74,61 @@ fn sync(status: &ArrayStatus) -> SyncStatus {
         eta_seconds: sync.eta_seconds,
         slots: slots.filter_map(|m| m.slot).map(slot_number).collect(),
     }
+}
+
+/// The API's word for where a scrub is.
+pub fn scrub_state(state: cairn_raid::defects::ScrubState) -> ScrubState {
+    use cairn_raid::defects::ScrubState as Raid;
+    match state {
+        Raid::Idle => ScrubState::Idle,
+        Raid::Running => ScrubState::Running,
+        Raid::Paused => ScrubState::Paused,
+        Raid::Stopped => ScrubState::Stopped,
+        Raid::Waiting => ScrubState::Waiting,
+    }
+}
+
+fn scrub(status: &ArrayStatus) -> Scrub {
+    let record = status.scrub;
+    let known = |ms: u64| (ms > 0).then_some(ms);
+    let progress = status.scrubbing.as_ref();
+    Scrub {
+        state: scrub_state(record.state),
+        done_bytes: progress.map_or(0, |p| p.done_bytes),
+        total_bytes: progress.map_or(0, |p| p.total_bytes),
+        speed_bytes_per_second: progress.map_or(0, |p| p.bytes_per_second),
+        eta_seconds: progress.and_then(|p| p.eta_seconds),
+        started_unix_ms: known(record.started_ms),
+        finished_unix_ms: known(record.finished_ms),
+        runs: record.runs,
+        repaired: record.repaired,
+        mismatched: record.mismatched,
+        unrepairable: record.unrepairable,
+    }
+}
+
+fn bad_blocks(bad: &cairn_raid::BadBlock) -> BadBlocks {
+    BadBlocks {
+        path: bad.path.clone(),
+        slot: slot_number(bad.slot),
+        offset_bytes: bad.offset,
+        len_bytes: bad.len,
+        reason: bad.reason.to_string(),
+        since_unix_ms: bad.since_ms,
+        volume: bad.volume.as_ref().map(|(name, _)| name.clone()),
+        volume_offset_bytes: bad.volume.as_ref().map(|(_, offset)| *offset),
+    }
+}
+
+fn flags(status: &ArrayStatus) -> Vec<ArrayFlag> {
+    let flags = [
+        (status.no_integrity, ArrayFlag::NoIntegrity),
+        (status.no_journal, ArrayFlag::NoJournal),
+    ];
+    flags
+        .into_iter()
+        .filter_map(|(set, flag)| set.then_some(flag))
+        .collect()
 }
 
 /// A running array.
@@ -127,17 +186,17 @@ pub fn array(status: &ArrayStatus) -> Array {
         members,
         spares,
         sync: sync(status),
+        scrub: scrub(status),
+        bad_blocks: status.bad_blocks.iter().map(bad_blocks).collect(),
+        bad_blocks_total: status.bad_blocks_total,
+        created_unix_ms: status.created_ms,
         space: Space {
             extent_bytes: space.extent_bytes,
             allocated_bytes: space.total_bytes.saturating_sub(space.free_bytes),
             free_bytes: space.free_bytes,
             provisioned_bytes: space.promised_bytes,
         },
-        flags: if status.no_integrity {
-            vec![ArrayFlag::NoIntegrity]
-        } else {
-            Vec::new()
-        },
+        flags: flags(status),
         event_count: status.event_count,
         reason: status.failure.clone(),
         hint: status.failure.as_ref().map(|_| {
@@ -191,8 +250,13 @@ mod tests {
             },
             clean: false,
             no_integrity: true,
+            no_journal: false,
             event_count: 3,
             created_ms: 0,
+            bad_blocks: Vec::new(),
+            bad_blocks_total: 0,
+            scrub: cairn_raid::defects::ScrubRecord::default(),
+            scrubbing: None,
             failure: None,
         }
     }

@@ -1,7 +1,7 @@
 //! Event witnesses: what each array last recorded about its members, as files in the state directory.
 //!
 //! The array writes one after its labels and before the ack of the write that caused the event; at
-//! start it tells whether absent members may know something newer (raid/README.md, Members).
+//! start it tells whether absent members may know something newer (raid/README.md, Assembly).
 //!
 //! Invariant: a witness is the old one or the new one, whole, and durable when `record` is ready.
 
@@ -137,8 +137,13 @@ mod tests {
             },
             clean: true,
             no_integrity: true,
+            no_journal: false,
             event_count,
             created_ms: 0,
+            bad_blocks: Vec::new(),
+            bad_blocks_total: 0,
+            scrub: cairn_raid::defects::ScrubRecord::default(),
+            scrubbing: None,
             failure: None,
         }
     }

@@ -4,6 +4,8 @@
 #   pg-on-nbd.sh attach DIR URI   the chain up to DIR/mnt; FRESH=1 makes the file system first
 #   pg-on-nbd.sh start DIR        PostgreSQL in DIR/mnt/data, made with checksums if it isn't there
 #   pg-on-nbd.sh load DIR SECS    pgbench; fails if a transaction failed
+#   pg-on-nbd.sh torn DIR SECS    pgbench, whose disk may be gone at any moment: notes what was committed
+#   pg-on-nbd.sh kept DIR         whatever `torn` noted is there
 #   pg-on-nbd.sh check DIR        every index against its table (pg_amcheck); PostgreSQL runs
 #   pg-on-nbd.sh stop DIR         a clean stop, then every page's checksum
 #   pg-on-nbd.sh detach DIR       unmounts and takes the chain down
@@ -14,7 +16,7 @@
 # DIR must be one that the user postgres can reach, and short: a socket lies in it.
 set -eu
 
-verb=${1:?verb: attach start load check stop detach down}
+verb=${1:?verb: attach start load torn kept check stop detach down}
 dir=$(realpath -m "${2:?directory}")
 fs=${FS:-ext4}
 mnt=$dir/mnt
@@ -35,9 +37,14 @@ as_postgres() {
   (cd / && exec runuser -u postgres -- "$@")
 }
 
-# The loop over our nbdfuse file, if there is one.
+# The loop over our nbdfuse file, if there is one. By a note: a file whose server is gone can't be looked up.
 device() {
-  losetup --noheadings --output NAME --associated "$dir/fuse/nbd" | head -n 1
+  cat "$dir/loop" 2>/dev/null
+}
+
+# Says so when it is detached, or is to be at its last close.
+detach_loop() {
+  losetup -d "$(device)" && rm -f "$dir/loop"
 }
 
 attach() {
@@ -52,6 +59,7 @@ attach() {
   done
   [ -e "$dir/fuse/nbd" ] || die "nbdfuse can't open $uri: $(cat "$dir/nbdfuse.log")"
   loop=$(losetup --find --show --direct-io=on --sector-size "${SECT:-512}" "$dir/fuse/nbd")
+  echo "$loop" >"$dir/loop"
   if [ -n "${FRESH:-}" ]; then
     need "mkfs.$fs" "e2fsprogs xfsprogs"
     case $fs in
@@ -90,6 +98,29 @@ load() {
   psql -Atqc checkpoint
 }
 
+history_rows() {
+  psql -Atqc 'select count(*) from pgbench_history'
+}
+
+torn() {
+  local before out processed
+  before=$(history_rows)
+  # It gives up when its connections are gone, and says how many transactions were answered.
+  out=$("$bin/pgbench" --no-vacuum -c 8 -j 2 -T "${1:?seconds}" 2>&1) || true
+  processed=$(printf '%s\n' "$out" | sed -n 's/^number of transactions actually processed: \([0-9]*\).*/\1/p')
+  [ -n "$processed" ] || die "pgbench doesn't say how far it came: $out"
+  echo $((before + processed)) >"$dir/committed"
+  echo "$processed transactions were committed"
+}
+
+kept() {
+  local rows committed
+  committed=$(cat "$dir/committed")
+  rows=$(history_rows)
+  [ "$rows" -ge "$committed" ] || die "of $committed transactions that were committed $rows are there"
+  echo "all $committed transactions that were committed are there"
+}
+
 check() {
   "$bin/pg_amcheck" --all --install-missing --heapallindexed --parent-check
   # pgbench's own invariant: every transaction moved the same amount in four tables.
@@ -109,8 +140,13 @@ stop() {
 
 detach() {
   umount "$mnt"
-  losetup -d "$(device)"
+  detach_loop
   umount_fuse
+}
+
+# Also of a file system whose server is gone, which can't be looked at.
+is_mounted() {
+  grep -q "^[^ ]* $1 " /proc/self/mounts
 }
 
 # The last close of the loop may still be under way.
@@ -131,15 +167,20 @@ down() {
       sleep 0.05
     done
   fi
-  mountpoint -q "$mnt" && { umount "$mnt" || umount -l "$mnt"; }
-  [ -n "$(device)" ] && losetup -d "$(device)"
-  mountpoint -q "$dir/fuse" && { umount "$dir/fuse" || umount -l "$dir/fuse"; }
+  is_mounted "$mnt" && { umount "$mnt" || umount -l "$mnt"; }
+  # The last process that had a file open may be dying just now.
+  for _ in $(seq 100); do
+    [ -n "$(device)" ] || break
+    detach_loop && break
+    sleep 0.05
+  done
+  is_mounted "$dir/fuse" && { umount "$dir/fuse" || umount -l "$dir/fuse"; }
   return 0
 }
 
 [ "$(id -u)" = 0 ] || die "run it as root: it attaches loops and mounts"
 shift 2
 case $verb in
-  attach | start | load | check | stop | detach | down) "$verb" "$@" ;;
+  attach | start | load | torn | kept | check | stop | detach | down) "$verb" "$@" ;;
   *) die "no verb $verb" ;;
 esac

@@ -74,6 +74,8 @@ impl Drop for Loop {
         } else {
             wait::until("the loop device's release", || match detach() {
                 done if done.code == Some(0) => Ok(()),
+                // Somebody else has detached it.
+                gone if gone.stderr.contains("No such device") => Ok(()),
                 busy => Err(busy.to_string()),
             });
         }

@@ -1,10 +1,14 @@
-//! A block device that can be pulled: file → nbdkit → nbdfuse → loop.
+//! A block device that can be pulled or hang: file → nbdkit → nbdfuse → loop.
 //!
 //! Pulled means that every request ends with an I/O error from then on, in flight or new, as with a
-//! disk that has lost its cable. It doesn't come back.
+//! disk that has lost its cable. Plugged in again it has another name, as disks have. Hung means that
+//! no request ends until it is resumed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::disks::{self, Loop};
 use crate::program;
@@ -14,6 +18,17 @@ use crate::wait;
 /// The device and the processes behind it.
 #[derive(Debug)]
 pub struct Pullable {
+    image: PathBuf,
+    sector_bytes: u32,
+    /// Where mounts and sockets go: this with a number.
+    base: String,
+    times_plugged: u32,
+    chain: Chain,
+}
+
+/// What stands between the image and the block device.
+#[derive(Debug)]
+struct Chain {
     device: Option<Loop>,
     mount: PathBuf,
     fuse: Child,
@@ -23,17 +38,67 @@ pub struct Pullable {
 impl Pullable {
     /// Makes one called `name` of `mib` MiB in `dir`, with sectors of `sector_bytes`. Wants root.
     #[track_caller]
-    pub fn make(
-        scratch: &Scratch,
-        dir: &std::path::Path,
-        name: &str,
-        mib: u64,
-        sector_bytes: u32,
-    ) -> Self {
+    pub fn make(scratch: &Scratch, dir: &Path, name: &str, mib: u64, sector_bytes: u32) -> Self {
         program::need_root();
         let image = disks::file(dir, name, mib);
-        let mount = scratch.dir(&format!("{name}.fuse"));
-        let socket = scratch.text(&format!("{name}.nbd"));
+        let base = scratch.text(name);
+        let chain = Chain::over(&image, &format!("{base}.0"), sector_bytes);
+        Self {
+            image,
+            sector_bytes,
+            base,
+            times_plugged: 0,
+            chain,
+        }
+    }
+
+    /// Its path, such as `/dev/loop7`.
+    pub fn device(&self) -> &str {
+        self.chain.device.as_ref().map_or("", Loop::device)
+    }
+
+    /// Pulls it.
+    pub fn pull(&mut self) {
+        self.chain.cut();
+    }
+
+    /// Connects it again, with what had been written when it was pulled; as another device, maybe.
+    #[track_caller]
+    pub fn plug(&mut self) {
+        self.times_plugged += 1;
+        let base = format!("{}.{}", self.base, self.times_plugged);
+        self.chain = Chain::over(&self.image, &base, self.sector_bytes);
+    }
+
+    /// From now on no request ends.
+    #[track_caller]
+    pub fn hang(&self) {
+        self.tell(Signal::SIGSTOP);
+    }
+
+    /// What hung goes on.
+    #[track_caller]
+    pub fn resume(&self) {
+        self.tell(Signal::SIGCONT);
+    }
+
+    #[track_caller]
+    fn tell(&self, signal: Signal) {
+        let pid = i32::try_from(self.chain.server.id()).unwrap_or_default();
+        if let Err(error) = kill(Pid::from_raw(pid), signal) {
+            panic!("nbdkit can't be told {signal}: {error}");
+        }
+    }
+}
+
+impl Chain {
+    #[track_caller]
+    fn over(image: &Path, base: &str, sector_bytes: u32) -> Self {
+        let mount = PathBuf::from(format!("{base}.fuse"));
+        if let Err(error) = std::fs::create_dir_all(&mount) {
+            panic!("{} can't be made: {error}", mount.display());
+        }
+        let socket = format!("{base}.nbd");
         let image = image.to_string_lossy();
         let quiet = |mut command: std::process::Command| {
             // Both have much to say about being pulled.
@@ -45,7 +110,7 @@ impl Pullable {
             &["-f", "-U", &socket, "file", &image],
         ));
         wait::until("nbdkit's socket", || {
-            let there = std::path::Path::new(&socket).exists();
+            let there = Path::new(&socket).exists();
             there.then_some(()).ok_or_else(String::new)
         });
         let uri = format!("nbd+unix:///?socket={socket}");
@@ -63,21 +128,15 @@ impl Pullable {
         }
     }
 
-    /// Its path, such as `/dev/loop7`.
-    pub fn device(&self) -> &str {
-        self.device.as_ref().map_or("", Loop::device)
-    }
-
-    /// Pulls it.
-    pub fn pull(&mut self) {
+    fn cut(&mut self) {
         let _ = self.server.kill();
         let _ = self.server.wait();
     }
 }
 
-impl Drop for Pullable {
+impl Drop for Chain {
     fn drop(&mut self) {
-        self.pull();
+        self.cut();
         drop(self.device.take());
         program::run("umount", &["-l", &self.mount.to_string_lossy()]);
         let _ = self.fuse.kill();

@@ -76,6 +76,32 @@ impl Host {
     /// Starts the daemon again, and waits until it says READY.
     #[track_caller]
     pub fn up(&mut self) {
+        self.begin();
+        let (Some(listener), Some(child)) = (&self.notify, &mut self.child) else {
+            panic!("the daemon wasn't started");
+        };
+        let deadline = Instant::now() + READY_PATIENCE;
+        let mut message = [0; NOTIFY_BYTES_MAX];
+        let why = loop {
+            if let Ok(length) = listener.recv(&mut message) {
+                let text = String::from_utf8_lossy(message.get(..length).unwrap_or_default());
+                if text.lines().any(|line| line == "READY=1") {
+                    return;
+                }
+            }
+            if let Ok(Some(status)) = child.try_wait() {
+                break format!("cairnd ended with {status} before READY");
+            }
+            if Instant::now() >= deadline {
+                break format!("cairnd wasn't READY in {READY_PATIENCE:?}");
+            }
+        };
+        panic!("{why}:\n{}", self.log());
+    }
+
+    /// Starts the daemon, and doesn't wait for it.
+    #[track_caller]
+    pub fn begin(&mut self) {
         assert!(self.child.is_none(), "the daemon runs already");
         let notify = self.log.with_extension("notify");
         let _ = std::fs::remove_file(&notify);
@@ -107,26 +133,7 @@ impl Host {
             .env("CAIRN_IO", self.io)
             .stdout(Stdio::null())
             .stderr(Stdio::from(log));
-        let mut child = program::start(command);
-        let deadline = Instant::now() + READY_PATIENCE;
-        let mut message = [0; NOTIFY_BYTES_MAX];
-        loop {
-            if let Ok(length) = listener.recv(&mut message) {
-                let text = String::from_utf8_lossy(message.get(..length).unwrap_or_default());
-                if text.lines().any(|line| line == "READY=1") {
-                    break;
-                }
-            }
-            if let Ok(Some(status)) = child.try_wait() {
-                panic!("cairnd ended with {status} before READY:\n{}", self.log());
-            }
-            if Instant::now() >= deadline {
-                let _ = child.kill();
-                let _ = child.wait();
-                panic!("cairnd wasn't READY in {READY_PATIENCE:?}:\n{}", self.log());
-            }
-        }
-        self.child = Some(child);
+        self.child = Some(program::start(command));
         self.notify = Some(listener);
     }
 

@@ -13,6 +13,7 @@
 pub mod acked;
 pub mod disks;
 pub mod fault;
+pub mod full;
 pub mod host;
 pub mod program;
 pub mod scratch;

@@ -149,11 +149,31 @@ pub enum RaidError {
         /// What happened.
         reason: String,
     },
+    /// No scrub is under way.
+    #[error("array {array}: there is no scrub to {verb}: `cairn array scrub {array}` starts one")]
+    NoScrub {
+        /// The array.
+        array: String,
+        /// What was asked.
+        verb: &'static str,
+    },
     /// The array is stopping.
     #[error("array {array} is stopping")]
     Stopping {
         /// The array.
         array: String,
+    },
+    /// A disk still owes answers, and what it was asked may yet land on it.
+    #[error(
+        "{disk} hasn't answered {operations} operation(s) that array {array} asked of it: a late write would spoil what is put on it now; wait until it answers, or power the disk off and on, and then try again"
+    )]
+    Unanswered {
+        /// The disk.
+        disk: String,
+        /// The array.
+        array: String,
+        /// Operations on their way.
+        operations: usize,
     },
     /// A disk failed in the middle of it.
     #[error(transparent)]

@@ -37,8 +37,22 @@ pub enum EventKind {
     Rebuild(u8),
     /// A rebuild or replacement is complete.
     RebuildFinished,
+    /// A member came back that can't be caught up.
+    MemberStale,
+    /// It isn't known any more what an absent member missed.
+    MissedMapLost,
     /// A rebuild can't go on.
     RebuildStopped,
+    /// A scrub began, or goes on.
+    ScrubStarted,
+    /// A scrub was paused, or held until its next window.
+    ScrubPaused,
+    /// A scrub was ended before its end.
+    ScrubStopped,
+    /// A scrub came to its end.
+    ScrubFinished,
+    /// Blocks that should agree don't, and nothing says which is wrong.
+    Mismatch,
     /// Parity is recomputed after an unclean stop.
     ResyncStarted,
     /// Parity matches the data again.
@@ -47,8 +61,18 @@ pub enum EventKind {
     Repaired,
     /// A disk gave errors.
     DiskError,
+    /// Blocks are lost, or the list of them is.
+    BadBlock,
+    /// A disk is slow to answer; reads go around it.
+    DiskSlow,
+    /// A disk that was slow, or thrown out for not answering, has answered.
+    DiskAnswers,
     /// The event witness couldn't be written.
     WitnessFailed,
+    /// Logged data can't be put in place yet.
+    ApplyStuck,
+    /// The journal was replayed after an unclean stop.
+    JournalReplayed,
 }
 
 impl fmt::Display for EventKind {

@@ -21,7 +21,7 @@ pub const CHUNK_MIN: u32 = 4096;
 pub const CHUNK_MAX: u32 = 4 << 20;
 
 /// A row's number, from the start of the data zone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Row(pub u64);
 
 /// A member's place in the geometry, from 0.

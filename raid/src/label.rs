@@ -7,7 +7,8 @@
 //!    168 generation  176 event count  184 flags  188 rows per extent
 //!    192 data bytes a member  200 disk bytes  208 created (ms)  216 journal bytes asked for
 //!    224 zone table: 8 × {kind u32, reserved u32, offset u64, length u64}
-//!    416 reserved … 1020
+//!    416 journal headers: every member in sync had one of this generation when the label was written
+//!    424 reserved … 1020
 //!   1020 table: 48 × 64 bytes, one per member, spare or failed disk
 //!   4092 crc32c of all bytes before it
 //! ```
@@ -29,6 +30,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::geometry::Geometry;
+use crate::journal::entry::Seq;
 use crate::layout::{Layout, Zone, ZoneKind};
 use crate::level::Level;
 use crate::member::MemberState;
@@ -42,14 +44,20 @@ pub const TABLE_MAX: usize = 48;
 /// Longest name in bytes.
 pub const NAME_MAX: usize = 48;
 
-/// Incompat: no journal yet and no checksums; the zones are reserved and empty.
+/// Incompat: no checksums; their zone is reserved and empty.
 pub const INCOMPAT_NO_INTEGRITY: u64 = 1;
+/// Incompat: acked writes may be in the journal alone.
+pub const INCOMPAT_JOURNAL: u64 = 2;
 /// What this version understands.
-const INCOMPAT_KNOWN: u64 = INCOMPAT_NO_INTEGRITY;
+const INCOMPAT_KNOWN: u64 = INCOMPAT_NO_INTEGRITY | INCOMPAT_JOURNAL;
 const RO_COMPAT_KNOWN: u64 = 0;
 
 /// Every write was applied and flushed when this label was written.
 const FLAG_CLEAN: u32 = 1;
+/// In an entry: the operator failed this member; it doesn't come back by itself.
+const ENTRY_HELD_OUT: u8 = 1;
+/// In an entry: the member is being taken back and may not have a label that says so.
+const ENTRY_RETURNING: u8 = 2;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
@@ -66,13 +74,18 @@ struct RawEntry {
     uuid: [u8; 16],
     slot: U16,
     state: u8,
-    reserved: [u8; 5],
+    flags: u8,
+    /// Number of the missed map of a member that was away; 0: none.
+    missed_map: U32,
     /// Rows rebuilt, for `rebuilding` and `replacing`.
     cursor_rows: U64,
     /// Event count at which the state was last changed.
     since_event: U64,
     disk_bytes: U64,
-    reserved2: [u8; 16],
+    /// Floor of the journal when the map began.
+    missed_from: U64,
+    /// Generation of the last label that the member surely had when it went.
+    last_generation: U64,
 }
 
 const _: () = assert!(size_of::<RawEntry>() == 64);
@@ -103,7 +116,8 @@ struct RawLabel {
     created_ms: U64,
     journal_bytes: U64,
     zones: [RawZone; 8],
-    reserved: [u8; 604],
+    journal_headers: U64,
+    reserved: [u8; 596],
     table: [RawEntry; TABLE_MAX],
     crc32c: U32,
 }
@@ -125,6 +139,26 @@ pub struct Entry {
     pub since_event: u64,
     /// Its size.
     pub disk_bytes: u64,
+    /// What is known of the absence of a member that can be caught up; kept until it is in sync.
+    pub absence: Option<Absence>,
+    /// The operator failed it: it doesn't come back by itself.
+    pub held_out: bool,
+}
+
+/// Of a member that went away and whose missed rows are noted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Absence {
+    /// Number of its missed map ([`crate::missed`]); never 0.
+    pub map: u32,
+    /// Floor of the journal when the map began: as long as the journal still begins there, it tells
+    /// all that the member missed, even if the map was never written.
+    pub from: Seq,
+    /// Generation of the last label that the member surely had: one that comes back with an older one
+    /// is an old image.
+    pub last_generation: u64,
+    /// The array is about to take it back: the member may not have a label that says so yet, and nothing
+    /// of it counts.
+    pub returning: bool,
 }
 
 /// A label, decoded. What all disks of the array share is in `array`.
@@ -171,8 +205,23 @@ pub struct ArrayLabel {
     pub created_ms: u64,
     /// Journal size asked for at creation; 0 = by the disk's size.
     pub journal_bytes: u64,
+    /// Generation of the journal's header that every member in sync had, durably, when the label was
+    /// written: a member with an older one is an older image of itself (fault A10). 0 = not known.
+    pub journal_headers: u64,
     /// Members, spares and failed disks.
     pub table: Vec<Entry>,
+}
+
+impl ArrayLabel {
+    /// Whether acked writes may be in the journal alone.
+    pub fn has_journal(&self) -> bool {
+        self.incompat & INCOMPAT_JOURNAL != 0
+    }
+
+    /// Whether blocks have checksums.
+    pub fn has_sums(&self) -> bool {
+        self.incompat & INCOMPAT_NO_INTEGRITY == 0
+    }
 }
 
 /// Why 4 KiB aren't a label that can be used.
@@ -261,6 +310,7 @@ impl Label {
         raw.disk_bytes = self.disk_bytes.into();
         raw.created_ms = array.created_ms.into();
         raw.journal_bytes = array.journal_bytes.into();
+        raw.journal_headers = array.journal_headers.into();
         for ((to, kind), zone) in raw
             .zones
             .iter_mut()
@@ -282,6 +332,17 @@ impl Label {
             to.cursor_rows = entry.cursor_rows.into();
             to.since_event = entry.since_event.into();
             to.disk_bytes = entry.disk_bytes.into();
+            to.flags = if entry.held_out { ENTRY_HELD_OUT } else { 0 };
+            if let Some(absence) = entry.absence {
+                to.missed_map = absence.map.into();
+                to.missed_from = absence.from.0.into();
+                to.last_generation = absence.last_generation.into();
+                to.flags |= if absence.returning {
+                    ENTRY_RETURNING
+                } else {
+                    0
+                };
+            }
         }
         raw.crc32c = sum(raw.as_bytes()).into();
         raw.as_bytes().into()
@@ -334,6 +395,7 @@ impl Label {
                 data_bytes: raw.data_bytes.get(),
                 created_ms: raw.created_ms.get(),
                 journal_bytes: raw.journal_bytes.get(),
+                journal_headers: raw.journal_headers.get(),
                 table: decode_table(raw, members)?,
             },
         })
@@ -387,6 +449,13 @@ fn decode_table(raw: &RawLabel, members: usize) -> Result<Vec<Entry>, LabelError
             cursor_rows: row.cursor_rows.get(),
             since_event: row.since_event.get(),
             disk_bytes: row.disk_bytes.get(),
+            absence: (row.missed_map.get() != 0).then(|| Absence {
+                map: row.missed_map.get(),
+                from: Seq(row.missed_from.get()),
+                last_generation: row.last_generation.get(),
+                returning: row.flags & ENTRY_RETURNING != 0,
+            }),
+            held_out: row.flags & ENTRY_HELD_OUT != 0,
         });
     }
     Ok(table)
@@ -440,6 +509,8 @@ pub(crate) mod tests {
             },
             since_event: u64::from(n),
             disk_bytes,
+            absence: None,
+            held_out: false,
         };
         Label {
             member_uuid: Uuid::from_bytes([2; 16]),
@@ -460,6 +531,7 @@ pub(crate) mod tests {
                 data_bytes,
                 created_ms: 1_700_000_000_000,
                 journal_bytes: 0,
+                journal_headers: 0,
                 table: vec![
                     entry(1, Some(0), MemberState::InSync),
                     entry(2, Some(1), MemberState::InSync),
@@ -481,6 +553,19 @@ pub(crate) mod tests {
             &golden[..],
             "the encoding of version 1 changed"
         );
+    }
+
+    #[test]
+    fn an_absence_is_in_the_reserved_bytes_of_an_entry() {
+        let mut label = sample();
+        label.array.table[4].absence = Some(Absence {
+            map: 0x1234_5678,
+            from: Seq(99),
+            last_generation: 11,
+            returning: true,
+        });
+        label.array.table[4].held_out = true;
+        assert_eq!(Label::decode(&label.encode()).unwrap(), label);
     }
 
     #[test]

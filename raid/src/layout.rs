@@ -16,6 +16,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::geometry::Geometry;
+use crate::integrity::place::zone_bytes;
 use crate::space::map_bytes;
 
 /// Label slot A.
@@ -151,18 +152,21 @@ impl Shape {
 
     /// Lengths of the zones before the data zone, for a data zone of `data_bytes`.
     fn reserved(&self, size: u64, data_bytes: u64) -> [u64; 6] {
-        let copies = u64_of(self.geometry.redundancy()) + 1;
         let array_bytes = data_bytes.saturating_mul(u64_of(self.geometry.data_chunks()));
-        // Four bytes a block, R+1 copies, two slots each; 4032 of a page's 4096 bytes are sums.
-        let checksums = (data_bytes / BLOCK).saturating_mul(4 * copies * 2) / 4032 * 4096;
         [
             self.journal(size),
-            mib_up(checksums) + MIB,
+            mib_up(zone_bytes(&self.geometry, data_bytes)),
             mib_up(map_bytes(&self.geometry, data_bytes) + BLOCK),
             BAD_BLOCKS,
             mib_up(array_bytes.div_ceil(SHARD_BYTES) * REPLICA_META + BLOCK),
             mib_up(array_bytes.div_ceil(DIRTY_GRAIN * 8) * DIRTY_MAPS + BLOCK),
         ]
+    }
+
+    /// Bytes of the zone of dirty maps, the same on every member.
+    pub fn dirty_maps_bytes(&self, data_bytes: u64) -> u64 {
+        let [.., dirty_maps] = self.reserved(0, data_bytes);
+        dirty_maps
     }
 
     fn needs(&self, size: u64, data_bytes: u64) -> u64 {

@@ -6,16 +6,21 @@
 #![cfg_attr(test, allow(clippy::as_conversions))]
 
 mod array;
+pub mod defects;
 mod error;
 mod events;
 mod geometry;
+pub mod integrity;
 pub mod journal;
 pub mod label;
 pub mod layout;
 mod level;
+mod logs;
 mod member;
+pub mod missed;
 pub mod mutation;
 pub mod parity;
+mod scrub;
 pub mod space;
 mod stripe;
 mod sync;
@@ -25,8 +30,8 @@ mod volume;
 pub use array::assemble::{AssembleOptions, Identity, Probe, assemble, probe};
 pub use array::create::{CreateSpec, create, wipe_label};
 pub use array::{
-    Array, ArrayState, ArrayStatus, ErrorCounts, MemberDisk, MemberStatus, SpaceStatus, SyncAction,
-    SyncStatus, VolumeInfo,
+    Array, ArrayState, ArrayStatus, BadBlock, Deadlines, ErrorCounts, ListedLog, MemberDisk,
+    MemberStatus, Readded, SpaceStatus, SyncAction, SyncStatus, Unanswered, VolumeInfo, list_logs,
 };
 pub use error::RaidError;
 pub use events::{ArrayEvent, EventKind, EventSink, Hooks, Witness, WitnessStore};

@@ -1,9 +1,14 @@
 //! Member states and their transitions, in one place.
 //!
 //! ```text
-//!   spare ──▶ rebuilding ──▶ in_sync ──▶ failed ──▶ removed
-//!     └─────▶ replacing ──────▲  └─────▶ missing ──▶ (rebuilding again)
+//!   spare ──▶ rebuilding ──▶ in_sync ──▶ failed ───▶ removed
+//!     └─────▶ replacing ──────▲  └─────▶ missing ──▶ removed
+//!                 ▲                        │
+//!                 rebuilding ◀── back ─────┘  (failed ones too: caught up, if what they missed is known)
 //! ```
+//!
+//! A member that comes back is `rebuilding` until it has caught up; its entry's
+//! [`Absence`](crate::label::Absence) tells it from a disk that is filled whole.
 //!
 //! Does not know: devices, labels, why a member failed.
 
@@ -18,9 +23,9 @@ pub enum MemberState {
     Rebuilding,
     /// Waits for a member to fail.
     Spare,
-    /// Was thrown out after errors or by the operator; never read again.
+    /// Was thrown out after errors or by the operator; stale until caught up or rebuilt.
     Failed,
-    /// Was not there when the array started or vanished; stale until rebuilt.
+    /// Was not there when the array started; stale until caught up or rebuilt.
     Missing,
     /// Is being filled for a slot whose member still lives.
     Replacing,
@@ -86,7 +91,8 @@ impl MemberState {
                 )
             }
             Self::InSync => matches!(next, Self::Failed | Self::Missing | Self::Removed),
-            Self::Failed | Self::Missing => matches!(next, Self::Removed),
+            // Back, with what it missed noted: the one way that isn't through a spare.
+            Self::Failed | Self::Missing => matches!(next, Self::Removed | Self::Rebuilding),
             Self::Removed => false,
         }
     }
@@ -118,6 +124,8 @@ mod tests {
         assert_eq!(MemberState::from_code(0), None);
         assert!(!MemberState::Failed.may_become(MemberState::InSync));
         assert!(!MemberState::Missing.may_become(MemberState::InSync));
+        assert!(MemberState::Missing.may_become(MemberState::Rebuilding));
+        assert!(!MemberState::Removed.may_become(MemberState::Rebuilding));
         assert!(!MemberState::Spare.may_become(MemberState::InSync));
     }
 }

@@ -1,4 +1,5 @@
-//! Filling slots: rebuild onto spares, replacement, and recomputing parity after an unclean stop.
+//! Filling slots: rebuild onto spares, replacement, catching up members that were away; and, without a
+//! journal, recomputing parity after an unclean stop.
 //!
 //! Only rows that were written are visited, in order. A filled disk takes part in a row as soon as
 //! the row is filled ([`Progress`](crate::array)), and nowhere before.
@@ -22,9 +23,11 @@ use crate::array::{Array, SyncAction, SyncStatus};
 use crate::error::RaidError;
 use crate::events::EventKind;
 use crate::geometry::{Role, Row, Set, Slot};
+use crate::journal::entry::Seq;
 use crate::level::Level;
 use crate::member::MemberState;
 use crate::mutation::{self, Mutation};
+use crate::space::SpaceMap;
 
 /// Rows filled at once, at most.
 const ROWS_AT_ONCE: u64 = 16;
@@ -53,9 +56,23 @@ struct Pass {
     started: Ticks,
     /// Rows that this pass has filled.
     filled: u64,
+    /// Rows that it has to fill, for a catch-up; otherwise all written rows count.
+    total: Option<u64>,
     row_bytes: u64,
     cursor: Row,
     percent_told: u64,
+}
+
+impl Pass {
+    /// Rows done, and rows to do in all.
+    fn share(&self, space: &SpaceMap) -> (u64, u64) {
+        let (done, total) = match self.total {
+            // Rows that are written meanwhile come on top.
+            Some(total) => (self.filled, total.max(self.filled)),
+            None => (space.rows_written_before(self.cursor), space.rows_written()),
+        };
+        (done.min(total), total)
+    }
 }
 
 impl SyncState {
@@ -68,6 +85,12 @@ impl SyncState {
 struct Target {
     slot: Slot,
     disk: Rc<Disk>,
+}
+
+impl Target {
+    fn is_catching_up(&self) -> bool {
+        self.disk.progress.borrow().is_catching_up()
+    }
 }
 
 enum PassEnd {
@@ -164,19 +187,21 @@ impl Array {
         Ok(())
     }
 
-    /// Disks to fill, with those that have a row to go.
+    /// Disks to fill. Members that only have to catch up come first: they are soon done.
     fn targets(&self) -> Vec<Target> {
-        self.slot_targets()
-            .into_iter()
-            .map(|(slot, disk)| Target {
-                slot: Slot(slot),
-                disk,
-            })
-            .collect()
+        let all = self.slot_targets().into_iter().map(|(slot, disk)| Target {
+            slot: Slot(slot),
+            disk,
+        });
+        let (behind, rest): (Vec<_>, Vec<_>) = all.partition(Target::is_catching_up);
+        if behind.is_empty() { rest } else { behind }
     }
 
     async fn fill(self: &Rc<Self>, targets: &[Target]) -> PassEnd {
-        let action = if self.any_slot_empty() {
+        let behind = targets.iter().all(Target::is_catching_up);
+        let action = if behind {
+            SyncAction::CatchUp
+        } else if self.any_slot_empty() {
             SyncAction::Rebuild
         } else {
             SyncAction::Replace
@@ -189,6 +214,13 @@ impl Array {
             action,
             started: self.env.clock.now(),
             filled: 0,
+            total: behind.then(|| {
+                targets
+                    .iter()
+                    .map(|t| self.rows_to_get(&t.disk))
+                    .max()
+                    .unwrap_or(0)
+            }),
             row_bytes: self.geometry.row_bytes(),
             cursor: first.unwrap_or(Row(0)),
             percent_told: 0,
@@ -196,9 +228,15 @@ impl Array {
         let row_members = u64_of(self.geometry.members()) * self.geometry.chunk_bytes();
         let at_once = (BYTES_AT_ONCE / row_members).clamp(1, ROWS_AT_ONCE);
         let mut saved = self.env.clock.now();
-        // A new disk has no map pages yet: all pages go to all, before it can become a member.
+        // A new disk has no map pages and no bad-block list yet: all go to all, before it can become a member.
         self.space.borrow_mut().touch_all();
-        if self.checkpoint().await.is_err() {
+        self.defects.borrow_mut().touch();
+        self.touch_missed();
+        let floor = self.journal().map_or(Seq::FIRST, |journal| journal.floor());
+        if self.checkpoint().await.is_err()
+            || self.save_defects().await.is_err()
+            || self.save_missed(floor).await.is_err()
+        {
             return PassEnd::Changed;
         }
         loop {
@@ -219,11 +257,18 @@ impl Array {
             }
             let results = join_all(rows.iter().map(|row| self.fill_row(*row, targets))).await;
             for (row, result) in rows.iter().zip(results) {
-                if let Err(kind) = result {
+                let Err(kind) = result else { continue };
+                if self.check_alive().is_err() || self.let_go(*row, targets).await.is_err() {
                     return PassEnd::Stuck(format!("row {} can't be rebuilt: {kind}", row.0));
                 }
             }
             self.note_filled(&rows);
+            if mutation::on(Mutation::MissedMapClearedEarly) {
+                for target in targets {
+                    let done = rows.last().map_or(Row(0), |row| Row(row.0 + 1));
+                    self.clear_missed(target.disk.uuid, done);
+                }
+            }
             if self.env.clock.now().since(saved) >= CURSOR_EVERY {
                 saved = self.env.clock.now();
                 if self.save_cursor(targets).await.is_err() {
@@ -239,6 +284,13 @@ impl Array {
         }
     }
 
+    /// Gives up what of a row can't be had, and fills the rest of it.
+    async fn let_go(self: &Rc<Self>, row: Row, targets: &[Target]) -> Result<(), IoErrorKind> {
+        self.give_up(row).await?;
+        self.drain_journal().await?;
+        self.fill_row(row, targets).await
+    }
+
     /// The next rows that some target lacks. The watermarks move over what needs nothing, in the
     /// same breath in which it was looked at.
     fn next_rows(&self, targets: &[Target], most: u64) -> Vec<Row> {
@@ -249,6 +301,14 @@ impl Array {
             .min();
         let mut at = first.unwrap_or(Row(0));
         while u64_of(rows.len()) < most {
+            let next = targets
+                .iter()
+                .filter_map(|t| t.disk.progress.borrow().next_lacking(at))
+                .min();
+            let Some(next) = next else {
+                break;
+            };
+            at = at.max(next);
             let written = self.space.borrow().next_written(at);
             let busy = self.cache.next_busy(at);
             let Some(row) = [written, busy].into_iter().flatten().min() else {
@@ -276,8 +336,12 @@ impl Array {
             .filter(|t| !t.disk.progress.borrow().has(row))
             .collect();
         if self.space.borrow().is_written(row) {
+            let _sums = self.sums_ready(row, &cols).await?;
             let contents = self.slot_contents(row, &lacking).await?;
+            self.touch_sums(row);
             for (target, data) in lacking.iter().zip(contents) {
+                // Nobody vouched for a parity that had no place to go.
+                self.note_blocks(row, target.slot, 0, &data);
                 let written = target.disk.write(&self.geometry, row, 0, data).await;
                 if let Err(error) = written {
                     self.write_failed(&target.disk, &error).await;
@@ -304,7 +368,7 @@ impl Array {
             if let Some(member) = view.reader(target.slot).map(Rc::clone) {
                 match self.read_slot(&view, target.slot, member, &cols).await {
                     Ok(buf) => return Ok(vec![buf.freeze()]),
-                    Err(slot) => view.distrust(slot),
+                    Err(unread) => view.leave_out(unread),
                 }
             }
             let buf = self.contents_of(&mut view, target.slot, &cols).await?;
@@ -335,8 +399,8 @@ impl Array {
             pass.filled += u64_of(rows.len());
             pass.cursor = rows.last().map_or(pass.cursor, |row| Row(row.0 + 1));
             let space = self.space.borrow();
-            let total = space.rows_written().max(1);
-            let percent = space.rows_written_before(pass.cursor) * 100 / total;
+            let (done, total) = pass.share(&space);
+            let percent = done * 100 / total.max(1);
             let step = percent / PERCENT_STEP * PERCENT_STEP;
             let news = step > pass.percent_told && step < 100;
             if news {
@@ -360,11 +424,14 @@ impl Array {
             .map(|t| t.disk.progress.borrow().watermark().0)
             .collect();
         let rows = self.space.borrow().extents_total() * self.rows_per_extent();
+        // The pages that the targets' copies need, too.
+        self.checkpoint().await.map_err(|_| self.lost_error())?;
         if !mutation::on(Mutation::CursorAheadOfFlush) {
             self.flush_all().await.map_err(|_| self.lost_error())?;
         }
         for (target, row) in targets.iter().zip(reached) {
             target.disk.durable_rows.set(row.min(rows));
+            self.clear_missed(target.disk.uuid, Row(row));
         }
         let held = self.lock_labels().await;
         self.commit(&held).await
@@ -372,6 +439,19 @@ impl Array {
 
     /// The targets are members now.
     async fn complete(self: &Rc<Self>, targets: &[Target]) -> Result<(), RaidError> {
+        // What was logged while members were missing has fewer copies than will be counted on.
+        self.drain_journal().await.map_err(|_| self.lost_error())?;
+        if let Some(journal) = self.journal() {
+            let disks: Vec<_> = targets
+                .iter()
+                .map(|target| Rc::clone(&target.disk))
+                .collect();
+            self.write_journal_headers(&journal, &disks).await;
+            for disk in &disks {
+                journal.add_ring(disk);
+            }
+        }
+        self.checkpoint().await.map_err(|_| self.lost_error())?;
         if !mutation::on(Mutation::CursorAheadOfFlush) {
             self.flush_all().await.map_err(|_| self.lost_error())?;
         }
@@ -384,9 +464,12 @@ impl Array {
         }
         self.commit_event(&held).await?;
         drop(held);
+        // And what was logged while that was committed.
+        self.drain_journal().await.map_err(|_| self.lost_error())?;
         for old in replaced {
             self.dismiss(&old).await;
         }
+        self.forget_maps();
         for target in done {
             let detail = format!("slot {}", target.slot.0);
             self.report(EventKind::SpareActive, Some(&target.disk.path), detail);
@@ -399,8 +482,7 @@ impl Array {
     pub(crate) fn sync_status(&self) -> Option<SyncStatus> {
         let pass = (*self.sync.progress.borrow())?;
         let space = self.space.borrow();
-        let total = space.rows_written();
-        let done = space.rows_written_before(pass.cursor).min(total);
+        let (done, total) = pass.share(&space);
         let elapsed_ms = u64::try_from(self.env.clock.now().since(pass.started).as_millis());
         let elapsed_ms = elapsed_ms.unwrap_or(u64::MAX).max(1);
         let bytes_per_second = (pass.filled * pass.row_bytes).saturating_mul(1000) / elapsed_ms;
@@ -465,6 +547,7 @@ impl Array {
         let cols = 0..self.geometry.chunk_blocks();
         let _lock = self.cache.lock(row, cols.clone()).await;
         let mut view = self.view(row);
+        view.wait_for_all();
         let whole = view.readable_data().len() == self.geometry.data_chunks();
         let all = Set::first(self.geometry.data_chunks());
         let data = self.load_data(&mut view, &cols, all).await?;

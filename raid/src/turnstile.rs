@@ -17,6 +17,18 @@ pub(crate) struct Turnstile {
     woken: Notify,
 }
 
+impl std::fmt::Debug for Turnstile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let running = self.started.get() != self.finished.get();
+        write!(
+            f,
+            "{}{}",
+            self.finished.get(),
+            if running { "+1" } else { "" }
+        )
+    }
+}
+
 /// Ends a run even if its task is dropped in the middle.
 struct Run(Rc<Turnstile>);
 

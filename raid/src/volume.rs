@@ -3,6 +3,8 @@
 //! Translates addresses and allocates on first write. Everything else — rows, parity, durability —
 //! is the array's. Ranges that were never written, or were trimmed, read as zeros without I/O.
 
+mod prepared;
+
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK, SECTOR, align_down, u64_of, usize_of};
@@ -14,6 +16,7 @@ use futures_util::future::join_all;
 
 use crate::array::Array;
 use crate::geometry::Row;
+use crate::journal::entry::{Entry, Kind};
 use crate::space::{ExtentId, VolumeId, VolumeRecord};
 
 /// Zeros of partly trimmed rows go out in pieces of this size.
@@ -88,8 +91,14 @@ impl Volume {
         }
         let mut space = self.array.space.borrow_mut();
         let (owner, within) = space.place(self.id, at);
+        let known = space.find(owner);
         let extent = space.allocate(owner).map_err(|_| IoErrorKind::NoSpace)?;
-        Ok((extent, space.extent_offset(extent) + within))
+        let address = space.extent_offset(extent) + within;
+        drop(space);
+        if known.is_none() {
+            self.array.log_mapping(extent);
+        }
+        Ok((extent, address))
     }
 
     async fn read_part(&self, at: u64, mut buf: Buf) -> (Buf, Result<(), IoErrorKind>) {
@@ -130,15 +139,12 @@ impl Volume {
         }
         let reads = parts.into_iter().map(|(at, buf)| self.read_part(at, buf));
         let mut outcome = Ok(());
-        let mut whole: Option<Buf> = None;
+        let mut back = Vec::new();
         for (buf, result) in join_all(reads).await {
             outcome = outcome.and(result);
-            match &mut whole {
-                None => whole = Some(buf),
-                Some(whole) => whole.unsplit(buf),
-            }
+            back.push(buf);
         }
-        (whole.unwrap_or(rest), outcome)
+        (Buf::join(back), outcome)
     }
 
     async fn do_write(&self, offset: u64, data: SharedBuf, fua: bool) -> Result<(), IoErrorKind> {
@@ -195,12 +201,12 @@ impl Volume {
             };
             if now == extent {
                 self.zero_in_extent(address, part.len).await?;
-                if free && !self.array.space.borrow().any_written(extent) {
+                if free && self.array.is_empty_extent(extent) {
                     emptied.push(extent);
                 }
             }
         }
-        self.array.checkpoint().await?;
+        self.array.settle_map().await?;
         for extent in emptied {
             self.array.free_if_empty(extent).await?;
         }
@@ -219,8 +225,8 @@ impl Volume {
             let (row, within) = self.array.geometry.locate(at);
             let run = (row_bytes - within).min(end - at);
             if run == row_bytes {
-                self.clear_row(row).await;
-            } else if self.array.space.borrow().is_written(row) {
+                self.clear_row(row).await?;
+            } else if self.array.space.borrow().is_written(row) || self.array.dirty_rows.has(row) {
                 let mut done = 0;
                 while done < run {
                     let piece = ZERO_PIECE.min(run - done);
@@ -235,13 +241,28 @@ impl Volume {
     }
 
     /// Takes a row's written bit away, after the transactions before it.
-    async fn clear_row(&self, row: Row) {
-        if !self.array.space.borrow().is_written(row) && self.array.cache.is_idle(row) {
-            return;
+    async fn clear_row(&self, row: Row) -> Result<(), IoErrorKind> {
+        let written = self.array.space.borrow().is_written(row);
+        if !written && !self.array.dirty_rows.has(row) && self.array.cache.is_idle(row) {
+            return Ok(());
         }
+        let journal = self.array.journal();
+        let admission = match &journal {
+            Some(journal) => Some(journal.admit(0).await?),
+            None => None,
+        };
         let whole = 0..self.array.geometry.chunk_blocks();
         let _lock = self.array.cache.lock(row, whole).await;
+        self.array.check_alive()?;
+        if let Some(journal) = journal {
+            let bytes = self.array.geometry.row_bytes();
+            let entry = Entry::without_payload(Kind::Discard, row.0 * bytes, bytes, Vec::new());
+            self.array.log(&journal, entry, Vec::new(), admission);
+            self.array.dirty_rows.revoke(row);
+            self.array.heal_row(row);
+        }
         self.array.space.borrow_mut().mark(row, false);
+        Ok(())
     }
 
     fn status_runs(&self, offset: u64, len: u64) -> Vec<StatusRun> {
@@ -255,7 +276,8 @@ impl Volume {
                     None => (part.len, BlockStatus::Hole),
                     Some((_, address)) => {
                         let (row, within) = self.array.geometry.locate(address + done);
-                        let written = self.array.space.borrow().is_written(row);
+                        let written = self.array.space.borrow().is_written(row)
+                            || self.array.dirty_rows.has(row);
                         let len = (row_bytes - within).min(part.len - done);
                         (
                             len,
@@ -312,7 +334,9 @@ impl BlockDevice for Volume {
             if let Err(error) = volume.check(IoOp::Read, offset, len) {
                 return (buf, Err(error));
             }
+            let began = volume.array.env.clock.now();
             let (buf, result) = volume.do_read(offset, buf).await;
+            volume.array.note_request(began);
             (buf, result.map_err(volume.fail(IoOp::Read, offset, len)))
         })
     }
@@ -322,10 +346,12 @@ impl BlockDevice for Volume {
         Box::pin(async move {
             let len = u64_of(data.len());
             volume.check(IoOp::Write, offset, len)?;
+            let began = volume.array.env.clock.now();
             let work = volume.clone();
             // To its end even if the caller gives up: the row cache has it, and its extent must stay.
             let write = async move { work.do_write(offset, data, flags.fua).await };
             let written = volume.array.detached(write).await;
+            volume.array.note_request(began);
             let written = written.unwrap_or(Err(IoErrorKind::Stopped));
             written.map_err(volume.fail(IoOp::Write, offset, len))
         })
@@ -334,6 +360,8 @@ impl BlockDevice for Volume {
     fn flush(&self) -> IoFuture<()> {
         let volume = self.clone();
         Box::pin(async move {
+            let settled = volume.array.settle_commits().await;
+            settled.map_err(volume.fail(IoOp::Flush, 0, 0))?;
             let flushed = volume.array.flush_all().await;
             flushed.map_err(volume.fail(IoOp::Flush, 0, 0))
         })

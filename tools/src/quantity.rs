@@ -119,6 +119,20 @@ pub(crate) fn show_size(bytes: u64) -> String {
     }
 }
 
+/// A moment for a person, in local time.
+pub(crate) fn show_moment(unix_ms: u64) -> String {
+    let at = i64::try_from(unix_ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    match at {
+        Some(at) => at
+            .to_zoned(jiff::tz::TimeZone::system())
+            .strftime("%Y-%m-%d %H:%M:%S")
+            .to_string(),
+        None => unix_ms.to_string(),
+    }
+}
+
 /// Seconds for a person: `0 s`, `42 s`, `3 min 5 s`, `2 h 4 min`, `5 d 3 h`.
 pub(crate) fn show_seconds(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);

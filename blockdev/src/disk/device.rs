@@ -60,16 +60,41 @@ impl Disk {
         mode: OpenMode,
     ) -> Result<Self, OpenError> {
         let path = path.as_ref();
+        Ok(Self::of(reactor, path, mode, open::open(path, mode)?))
+    }
+
+    /// As [`Disk::open`], on a thread of its own: a disk that hangs holds up its caller alone, and the
+    /// thread, until it answers.
+    pub async fn open_apart(
+        reactor: &Reactor,
+        path: &Path,
+        mode: OpenMode,
+    ) -> Result<Self, OpenError> {
+        let (answer, opened) = tokio::sync::oneshot::channel();
+        let asked = path.to_owned();
+        std::thread::Builder::new()
+            .name("cairn-open".into())
+            // Nobody waits any more: what was opened is closed.
+            .spawn(move || drop(answer.send(open::open(&asked, mode))))
+            .map_err(|error| OpenError::from_io(path, "open", error))?;
+        let opened = opened.await.map_err(|_| {
+            let gone = std::io::Error::other("the thread that opened it ended in a panic");
+            OpenError::from_io(path, "open", gone)
+        })?;
+        Ok(Self::of(reactor, path, mode, opened?))
+    }
+
+    fn of(reactor: &Reactor, path: &Path, mode: OpenMode, opened: Opened) -> Self {
         let Opened {
             file,
             is_block,
             direct,
             memory_align,
             geometry,
-        } = open::open(path, mode)?;
+        } = opened;
         let block = if direct { geometry.logical_block } else { 1 };
         let target = Target::new(file, block, reactor.entries_per_disk());
-        Ok(Self(Rc::new(Inner {
+        Self(Rc::new(Inner {
             reactor: reactor.clone(),
             target: Rc::new(target),
             name: Rc::from(path.to_string_lossy()),
@@ -82,7 +107,7 @@ impl Disk {
             gone: Cell::new(false),
             no_dsync: Cell::new(false),
             no_zero_range: Cell::new(false),
-        })))
+        }))
     }
 
     /// Opens the disk to look at it: read only, without a lock.

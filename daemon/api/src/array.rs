@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::scrub::{BadBlocks, Integrity, Scrub};
 use crate::wire::wire_names;
 
 /// How an array spreads data over its members.
@@ -112,6 +113,8 @@ pub enum SyncAction {
     Replace,
     /// Recomputes parity after an unclean stop.
     Resync,
+    /// Copies what members missed that were away.
+    CatchUp,
 }
 
 wire_names!(SyncAction {
@@ -119,6 +122,7 @@ wire_names!(SyncAction {
     Rebuild => "rebuild",
     Replace => "replace",
     Resync => "resync",
+    CatchUp => "catch-up",
 });
 
 /// Progress of the background work of an array.
@@ -153,6 +157,9 @@ pub struct ErrorCounters {
     pub corruption: u64,
     /// Blocks that were valid and old.
     pub generation: u64,
+    /// Operations that got no answer in time.
+    #[serde(default)]
+    pub timeouts: u64,
 }
 
 impl ErrorCounters {
@@ -163,6 +170,7 @@ impl ErrorCounters {
             .saturating_add(self.flush)
             .saturating_add(self.corruption)
             .saturating_add(self.generation)
+            .saturating_add(self.timeouts)
     }
 }
 
@@ -201,6 +209,9 @@ pub struct Space {
 pub enum ArrayFlag {
     /// Blocks carry no checksums: "verified" means read without an error.
     NoIntegrity,
+    /// Writes go in place without a journal: a crash together with a failing disk can lose more
+    /// than the disk.
+    NoJournal,
     /// The last stop was not a clean one, and parity is not yet recomputed.
     Unclean,
     /// The labels name another host as the home of this array.
@@ -213,6 +224,7 @@ pub enum ArrayFlag {
 
 wire_names!(ArrayFlag {
     NoIntegrity => "no_integrity",
+    NoJournal => "no_journal",
     Unclean => "unclean",
     ForeignHost => "foreign_host",
     ReadOnly => "read_only",
@@ -243,12 +255,24 @@ pub struct Array {
     pub spares: Vec<Spare>,
     /// Background work.
     pub sync: SyncStatus,
+    /// Its scrub.
+    #[serde(default)]
+    pub scrub: Scrub,
+    /// Blocks that are lost here: the first runs.
+    #[serde(default)]
+    pub bad_blocks: Vec<BadBlocks>,
+    /// Lost blocks of 4 KiB in all.
+    #[serde(default)]
+    pub bad_blocks_total: u64,
     /// Where the bytes went.
     #[serde(default)]
     pub space: Space,
     /// Things worth knowing.
     #[serde(default)]
     pub flags: Vec<ArrayFlag>,
+    /// When it was created, in milliseconds since 1970, UTC; zero where not known.
+    #[serde(default)]
+    pub created_unix_ms: u64,
     /// Count of membership changes; the highest among the labels wins.
     #[serde(default)]
     pub event_count: u64,
@@ -301,6 +325,12 @@ pub struct CreateArray {
     /// Bytes of the journal zone on each member; 1 % of the disk without.
     #[serde(default)]
     pub journal_bytes: Option<u64>,
+    /// What tells right blocks from wrong ones; checksums without.
+    #[serde(default)]
+    pub integrity: Integrity,
+    /// Make it without a journal: for measurements only.
+    #[serde(default)]
+    pub no_journal: bool,
     /// Absolute paths, of those above, whose present content may go.
     #[serde(default)]
     pub wipe: Vec<String>,

@@ -18,6 +18,7 @@ pub mod events;
 pub mod name;
 pub mod reply;
 pub mod routes;
+pub mod scrub;
 pub mod status;
 pub mod volume;
 mod wire;
@@ -37,6 +38,7 @@ pub use error::{ErrorBody, ErrorCode, ErrorDetail, Exit};
 pub use events::{Event, EventPage, EventsQuery};
 pub use name::validate_name;
 pub use reply::{Reply, SCHEMA};
+pub use scrub::{BadBlocks, Integrity, Scrub, ScrubAction, ScrubArray, ScrubState};
 pub use status::{
     BackendKind, Check, Health, HealthCode, HealthLevel, HostInfo, IoBackend, Status, Version,
 };

@@ -59,6 +59,8 @@ pub const ARRAY_STOP: Route = post("/v1/arrays/{name}/stop");
 pub const ARRAY_ASSEMBLE: Route = post("/v1/arrays/{name}/assemble");
 /// [`crate::DestroyArray`] → [`crate::Changed`].
 pub const ARRAY_DESTROY: Route = post("/v1/arrays/{name}/destroy");
+/// [`crate::ScrubArray`] → [`crate::Changed`] with `array`.
+pub const ARRAY_SCRUB: Route = post("/v1/arrays/{name}/scrub");
 /// [`crate::SpareChange`] → [`crate::Changed`] with `array`.
 pub const SPARE_ADD: Route = post("/v1/arrays/{name}/spares/add");
 /// [`crate::SpareChange`] → [`crate::Changed`] with `array`.
@@ -93,7 +95,7 @@ pub const VOLUME_EXPORT: Route = post("/v1/volumes/{name}/export");
 pub const VOLUME_UNEXPORT: Route = post("/v1/volumes/{name}/unexport");
 
 /// Every route, for the server's registration test.
-pub const ALL: [Route; 26] = [
+pub const ALL: [Route; 27] = [
     VERSION,
     STATUS,
     HEALTH,
@@ -105,6 +107,7 @@ pub const ALL: [Route; 26] = [
     ARRAY_STOP,
     ARRAY_ASSEMBLE,
     ARRAY_DESTROY,
+    ARRAY_SCRUB,
     SPARE_ADD,
     SPARE_REMOVE,
     DISKS,

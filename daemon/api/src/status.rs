@@ -37,6 +37,10 @@ pub enum HealthCode {
     DiskFailed,
     /// A disk in use has counted errors.
     DiskErrors,
+    /// Blocks of an array are lost.
+    BadBlocks,
+    /// An array hasn't been scrubbed to its end for long.
+    ScrubOverdue,
     /// An array is nearly full.
     SpaceLow,
     /// An array is full: writes get ENOSPC.
@@ -60,6 +64,8 @@ crate::wire::wire_names!(HealthCode {
     SpareMissing => "SPARE_MISSING",
     DiskFailed => "DISK_FAILED",
     DiskErrors => "DISK_ERRORS",
+    BadBlocks => "BAD_BLOCKS",
+    ScrubOverdue => "SCRUB_OVERDUE",
     SpaceLow => "SPACE_LOW",
     SpaceFull => "SPACE_FULL",
     SpaceOvercommitted => "SPACE_OVERCOMMITTED",

@@ -2,7 +2,8 @@
 
 use axum::extract::State;
 use cairn_api::{
-    Array, ArrayList, AssembleArray, Changed, CreateArray, DestroyArray, SpareChange, StopArray,
+    Array, ArrayList, AssembleArray, Changed, CreateArray, DestroyArray, ScrubArray, SpareChange,
+    StopArray,
 };
 
 use super::Shared;
@@ -47,6 +48,14 @@ pub(super) async fn destroy(
     Body(request): Body<DestroyArray>,
 ) -> Result<Changed> {
     change(async move { daemon.destroy_array(&name, request).await }).await
+}
+
+pub(super) async fn scrub(
+    State(daemon): State<Shared>,
+    Named(name): Named,
+    Body(request): Body<ScrubArray>,
+) -> Result<Changed> {
+    change(async move { daemon.scrub_array(&name, request).await }).await
 }
 
 pub(super) async fn spare_add(

@@ -50,6 +50,7 @@ pub fn router(supervisor: Shared) -> Router {
         (routes::ARRAY_STOP, post(arrays::stop)),
         (routes::ARRAY_ASSEMBLE, post(arrays::assemble)),
         (routes::ARRAY_DESTROY, post(arrays::destroy)),
+        (routes::ARRAY_SCRUB, post(arrays::scrub)),
         (routes::SPARE_ADD, post(arrays::spare_add)),
         (routes::SPARE_REMOVE, post(arrays::spare_remove)),
         (routes::DISK_FAIL, post(disks::fail)),

@@ -1,20 +1,23 @@
 //! Arrays: list, show, make, stop; and their spares.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use cairn_api::{
-    Array, ArrayState, Changed, CreateArray, ErrorCode, MemberState, SpareChange, StopArray,
-    validate_name,
+    Array, ArrayState, Changed, CreateArray, ErrorCode, Integrity, MemberState, SpareChange,
+    StopArray, validate_name,
 };
 use cairn_raid::label::TABLE_MAX;
 use cairn_raid::{ArrayStatus, CHUNK_MAX, CreateSpec, Geometry, MemberDisk, RaidError};
 use uuid::Uuid;
 
 use super::located::located;
+use super::returning::{Added, add};
+use super::scrubs::ArraySettings;
 use super::{Entry, Run, Supervisor, locked, path_text};
 use crate::engine::Engine;
-use crate::looking::{check_distinct, take, wipe};
+use crate::looking::{self, Content, distinct, take, wipe};
 use crate::record::ArrayRecord;
 use crate::refuse::{self, Answer, confirm, invalid, refuse};
 use crate::view;
@@ -62,28 +65,35 @@ impl Supervisor {
         Geometry::new(level, request.disks.len(), chunk)
             .map_err(|error| invalid(error.to_string(), ""))?;
         let plan = CreatePlan::of(&request)?;
-        check_distinct(&plan.all(), &self.taken().await)?;
+        for path in plan.all() {
+            self.check_answered(&path).await?;
+        }
+        distinct(plan.all(), self.taken().await).await?;
         let spec = CreateSpec {
             name: name.clone(),
             level,
             chunk_bytes: chunk,
             home_host: self.host.uuid,
             journal_bytes: request.journal_bytes,
+            integrity: request.integrity == Integrity::Crc32c,
+            journal: !request.no_journal,
         };
+        let settings = ArraySettings::of(&self.config());
         let engine = self.new_engine().await?;
         let dry_run = request.dry_run;
         let (members, spares) = (plan.members.len(), plan.spares.len());
         let made = engine
-            .call(move |engine| async move { create(&engine, spec, plan, dry_run).await })
+            .call(move |engine| async move { create(&engine, spec, plan, settings, dry_run).await })
             .await
             .and_then(|made| made);
-        let (warnings, made) = match made {
+        let (mut warnings, made) = match made {
             Ok(made) => made,
             Err(detail) => {
                 engine.shut_down().await;
                 return Err(detail);
             }
         };
+        warnings.extend(protection_warnings(&request));
         let what = format!(
             "array {name}: {} of {members} disks{}, chunk {} KiB",
             request.level,
@@ -168,7 +178,7 @@ impl Supervisor {
         })
     }
 
-    /// Adds a spare.
+    /// Adds a disk: one that was a member is caught up, any other becomes a spare.
     pub async fn add_spare(&self, name: &str, request: SpareChange) -> Answer<Changed> {
         let entry = self.find(name)?;
         let path = path_text(&request.path)?;
@@ -176,31 +186,34 @@ impl Supervisor {
         let _within = entry.changes.lock().await;
         self.check_running()?;
         let engine = entry.running()?;
-        check_distinct(std::slice::from_ref(&path), &taken)?;
+        self.check_answered(&path).await?;
+        distinct(vec![path.clone()], taken).await?;
         let dry_run = request.dry_run;
         let may_wipe = request.wipe;
-        engine
-            .call(move |engine| async move {
-                let (array, disk) = take_one(&engine, path, may_wipe, dry_run).await?;
-                let Some(disk) = disk else { return Ok(()) };
-                array
-                    .add_spare(disk)
-                    .await
-                    .map_err(|error| refuse::raid(&error))
-            })
+        let added = engine
+            .call(move |engine| async move { add(&engine, path, may_wipe, dry_run).await })
             .await??;
         if !dry_run {
             let ready = entry.ready_spares().await;
             entry.update(|record| record.spares_wanted = record.spares_wanted.max(ready));
             self.remember(&entry).await;
         }
-        let would = if dry_run { "would add" } else { "added" };
-        self.answer_about(
-            &entry,
-            dry_run,
-            format!("{would} spare {} to array {}", request.path, entry.name()),
-        )
-        .await
+        let (path, name) = (&request.path, entry.name());
+        let summary = match added {
+            Added::WouldBeSpare => format!("would add spare {path} to array {name}"),
+            Added::WouldReturn => format!(
+                "would take member {path} back into array {name} and catch it up, if it is known \
+                 what it missed"
+            ),
+            Added::Spare => format!("added spare {path} to array {name}"),
+            Added::Anew(why) => {
+                format!("added {path} to array {name} as a spare: it can't be caught up: {why}")
+            }
+            Added::CatchingUp(rows) => format!(
+                "took member {path} back into array {name}: {rows} rows that it missed are caught up"
+            ),
+        };
+        self.answer_about(&entry, dry_run, summary).await
     }
 
     /// Takes a spare away.
@@ -322,9 +335,10 @@ impl CreatePlan {
 type Made = (Vec<String>, Option<(Uuid, Array)>);
 
 async fn create(
-    engine: &Engine,
+    engine: &Rc<Engine>,
     spec: CreateSpec,
     plan: CreatePlan,
+    settings: ArraySettings,
     dry_run: bool,
 ) -> Answer<Made> {
     let count = plan.members.len();
@@ -368,9 +382,31 @@ async fn create(
     let array = cairn_raid::create(env, pool, spec, members, spares, engine.hooks.clone())
         .await
         .map_err(|error| refuse::raid(&error))?;
+    settings.apply(&array);
     let status = array.status();
     engine.array.replace(Some(array));
     Ok((warnings, Some((status.uuid, view::array(&status)))))
+}
+
+/// What is given up by doing without checksums or journal.
+fn protection_warnings(request: &CreateArray) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if request.no_journal {
+        warnings.push(
+            "WITHOUT A JOURNAL: a crash or power cut in the middle of writes, together with a disk \
+             that fails before parity is recomputed, loses data that was acknowledged long before. \
+             This is for measurements; do not keep data on it"
+                .into(),
+        );
+    }
+    if request.integrity == Integrity::None {
+        warnings.push(
+            "without checksums: a disk that returns wrong bytes without an error is believed, and \
+             scrubs can count what differs but not mend it"
+                .into(),
+        );
+    }
+    warnings
 }
 
 /// What there is to say about the members' sizes.
@@ -394,31 +430,39 @@ fn size_warnings<'a>(members: impl Iterator<Item = &'a MemberDisk> + Clone) -> V
 
 /// Opens one disk for a running array, and wipes it if that was allowed; nothing in a dry run.
 pub(super) async fn take_one(
-    engine: &Engine,
+    engine: &Rc<Engine>,
     path: PathBuf,
     may_wipe: bool,
     dry_run: bool,
-) -> Answer<(std::rc::Rc<cairn_raid::Array>, Option<MemberDisk>)> {
+) -> Answer<(Rc<cairn_raid::Array>, Option<MemberDisk>)> {
     let array = engine.array()?;
-    let allowed = if may_wipe {
-        vec![path.clone()]
-    } else {
-        Vec::new()
-    };
-    let mut taken = take(engine, &[path], &allowed).await?;
-    let Some((disk, has_content)) = taken.pop() else {
-        return Ok((array, None));
-    };
+    let disk = looking::open(engine, &path)
+        .await
+        .map_err(|error| looking::open_error(&error))?;
+    let content = looking::content(disk.device.as_ref()).await;
+    let disk = take_opened(&array, disk, &content, may_wipe, dry_run).await?;
+    Ok((array, disk))
+}
+
+/// The same with a disk that is open, and known to bear `content`.
+pub(super) async fn take_opened(
+    array: &Rc<cairn_raid::Array>,
+    disk: MemberDisk,
+    content: &Content,
+    may_wipe: bool,
+    dry_run: bool,
+) -> Answer<Option<MemberDisk>> {
+    let has_content = looking::check_content(Path::new(&*disk.path), content, may_wipe)?;
     if has_content {
         check_size_before_wipe(&array.status(), &disk)?;
     }
     if dry_run {
-        return Ok((array, None));
+        return Ok(None);
     }
     if has_content {
         wipe(&disk).await?;
     }
-    Ok((array, Some(disk)))
+    Ok(Some(disk))
 }
 
 /// Refuses a disk below every member, whose content would go for nothing. One that is smaller by a

@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::disks::glob_paths;
+use super::scrubs::ArraySettings;
 use super::{Entry, Run, Supervisor, path_text};
 use crate::engine::{Engine, EngineHandle};
 use crate::looking::{self, Content};
@@ -331,6 +333,14 @@ impl Supervisor {
         }
         paths.extend(glob_paths(&self.config().devices).await);
         paths.remove(&PathBuf::new());
+        let awaited = self.awaited().await;
+        paths.retain(|path| match awaited.check(path) {
+            Ok(()) => true,
+            Err(detail) => {
+                tracing::warn!("not looked at: {detail}");
+                false
+            }
+        });
         let looked = self
             .scanner
             .call(move |engine| async move { probe_all(&engine, paths).await })
@@ -398,13 +408,18 @@ impl Supervisor {
             home_host: self.host.uuid,
             witness: self.witness.load(uuid),
         };
+        let settings = ArraySettings::of(&self.config());
         let paths = found.disks.iter().map(|(path, _)| path.clone()).collect();
         let witness = self.witness.clone();
         let mut stop = self.stopping.subscribe();
         let started = tokio::select! {
             biased;
             started = engine.call(move |engine| async move {
-                assemble(&engine, paths, options, &witness).await
+                let array = assemble(&engine, paths, options, &witness).await;
+                if let Some(array) = &*engine.array.borrow() {
+                    settings.apply(array);
+                }
+                array
             }) => started,
             // Parity may be recomputed for hours. The labels stay unclean, and the next start does
             // it again.
@@ -455,7 +470,7 @@ fn find_scanned(name: &str, found: &BTreeMap<Uuid, Found>) -> Option<Answer<Uuid
 }
 
 /// On the scanner's thread: which of `paths` bear a label.
-async fn probe_all(engine: &Engine, paths: BTreeSet<PathBuf>) -> Vec<(PathBuf, Identity)> {
+async fn probe_all(engine: &Rc<Engine>, paths: BTreeSet<PathBuf>) -> Vec<(PathBuf, Identity)> {
     let mut found: Vec<(PathBuf, Identity)> = Vec::new();
     for path in paths {
         match looking::look(engine, &path).await {
@@ -469,7 +484,9 @@ async fn probe_all(engine: &Engine, paths: BTreeSet<PathBuf>) -> Vec<(PathBuf, I
             Err(error) => tracing::debug!(%error, "not looked at"),
         }
     }
-    dedup(found)
+    // The driver's answers about loops may be long in coming.
+    let kept = tokio::task::spawn_blocking(move || dedup(found)).await;
+    kept.unwrap_or_default()
 }
 
 /// One path for each disk: a link beside its target is no second disk.
@@ -489,14 +506,14 @@ fn dedup(found: Vec<(PathBuf, Identity)>) -> Vec<(PathBuf, Identity)> {
 
 /// On the array's own thread.
 async fn assemble(
-    engine: &Engine,
+    engine: &Rc<Engine>,
     paths: Vec<PathBuf>,
     options: AssembleOptions,
     witness: &WitnessDir,
 ) -> Result<cairn_api::Array, Refused> {
     let mut disks = Vec::new();
     for path in paths {
-        match looking::open(engine, &path) {
+        match looking::open(engine, &path).await {
             Ok(disk) => disks.push(disk),
             // The others may be enough; whether they are is the array's to say.
             Err(error) => tracing::warn!(%error, "a member can't be opened"),

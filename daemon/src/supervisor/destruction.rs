@@ -119,7 +119,7 @@ impl Supervisor {
                 // All are open before the first label goes.
                 let mut disks = Vec::new();
                 for path in &paths {
-                    let disk = looking::open(&engine, path);
+                    let disk = looking::open(&engine, path).await;
                     disks.push(disk.map_err(|error| looking::open_error(&error))?);
                 }
                 for disk in &disks {

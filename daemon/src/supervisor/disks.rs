@@ -2,22 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use cairn_api::{
     Array, Changed, Disk, DiskContent, DiskKind, DiskRole, ErrorCode, ErrorCounters, ErrorDetail,
     FailDisk, MemberState, RemoveDisk, ReplaceDisk, WipeDisk,
 };
 use cairn_blockdev::disk::{DiskInfo, OpenError, discover};
+use tokio::sync::Mutex;
 
 use super::arrays::take_one;
 use super::located::located;
+use super::returning::Awaited;
 use super::{Snapshot, Supervisor, path_text};
 use crate::events::NewEvent;
-use crate::looking::{self, Content, Looked, check_distinct};
+use crate::looking::{self, Content, Looked, distinct};
 use crate::refuse::{self, Answer, confirm, refuse};
 
 /// Paths that a pattern of the configuration may bring: a typo must not open a whole file system.
 const GLOB_PATHS_MAX: usize = 4096;
+/// Longest wait for the kernel's list of disks: drivers are asked, too, and one whose disk hangs may
+/// not answer.
+const DISCOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Supervisor {
     /// Every disk in an array, and every other that the host has or the configuration names.
@@ -25,6 +32,7 @@ impl Supervisor {
         let snapshots = self.snapshots().await;
         let mut disks = self.array_disks(&snapshots).await;
         let infos = host_disks().await;
+        let awaited = self.awaited().await;
         let mut paths: Vec<PathBuf> = infos.values().map(|info| info.path.clone()).collect();
         paths.extend(glob_paths(&self.config().devices).await);
         for path in paths {
@@ -35,7 +43,7 @@ impl Supervisor {
             if is_known {
                 continue;
             }
-            let found = self.described(&path, &infos).await;
+            let found = self.described(&path, &infos, &awaited).await;
             // A failed disk that can still be looked at is shown already.
             if found.uuid.is_none() || disks.iter().all(|known| known.uuid != found.uuid) {
                 disks.push(found);
@@ -97,7 +105,8 @@ impl Supervisor {
         Ok(disk)
     }
 
-    async fn look(&self, path: &Path) -> Answer<Looked> {
+    pub(super) async fn look(&self, path: &Path) -> Answer<Looked> {
+        self.awaited().await.check(path)?;
         let path = path.to_owned();
         self.scanner
             .call(move |engine| async move {
@@ -107,12 +116,21 @@ impl Supervisor {
             .await?
     }
 
-    async fn described(&self, path: &Path, infos: &BTreeMap<PathBuf, DiskInfo>) -> Disk {
+    async fn described(
+        &self,
+        path: &Path,
+        infos: &BTreeMap<PathBuf, DiskInfo>,
+        awaited: &Awaited,
+    ) -> Disk {
         let at = path.to_owned();
-        let looked = self
+        let look = self
             .scanner
             .call(move |engine| async move { looking::look(&engine, &at).await });
-        let mut disk = match looked.await {
+        let looked = match awaited.check(path) {
+            Ok(()) => look.await,
+            Err(detail) => Err(detail),
+        };
+        let mut disk = match looked {
             Ok(looked) => described(path, looked),
             Err(detail) => {
                 let mut disk = blank_row(path);
@@ -277,7 +295,8 @@ impl Supervisor {
         }
         let spare = located(&array, &request.new).filter(|new| new.state == MemberState::Spare);
         if spare.is_none() {
-            check_distinct(std::slice::from_ref(&new), &taken)?;
+            self.check_answered(&new).await?;
+            distinct(vec![new.clone()], taken).await?;
         }
         let (asked, dry_run, may_wipe) = (disk.name, request.dry_run, request.wipe);
         engine
@@ -323,7 +342,8 @@ impl Supervisor {
         let path = path_text(&request.path)?;
         let _changes = self.changes.lock().await;
         self.check_running()?;
-        check_distinct(std::slice::from_ref(&path), &self.taken().await)?;
+        self.check_answered(&path).await?;
+        distinct(vec![path.clone()], self.taken().await).await?;
         let looked = self.look(&path).await?;
         let content = match &looked.content {
             Content::Blank => {
@@ -354,8 +374,9 @@ impl Supervisor {
         }
         self.scanner
             .call(move |engine| async move {
-                let disk =
-                    looking::open(&engine, &asked).map_err(|error| looking::open_error(&error))?;
+                let disk = looking::open(&engine, &asked)
+                    .await
+                    .map_err(|error| looking::open_error(&error))?;
                 if dry_run {
                     return Ok(());
                 }
@@ -414,9 +435,22 @@ pub(super) fn same(a: &Path, b: &Path) -> bool {
     (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
-/// The host's block devices, by canonical path.
+/// The host's block devices, by canonical path; none where the system doesn't answer in time.
 async fn host_disks() -> BTreeMap<PathBuf, DiskInfo> {
-    let found = tokio::task::spawn_blocking(discover).await;
+    /// Held while the system is asked: where a disk hangs one thread waits for it, and not more and more.
+    static ASKING: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
+    let found = async {
+        let asking = Arc::clone(&ASKING).lock_owned().await;
+        let ask = move || {
+            let _asking = asking;
+            discover()
+        };
+        tokio::task::spawn_blocking(ask).await
+    };
+    let Ok(found) = tokio::time::timeout(DISCOVER_TIMEOUT, found).await else {
+        tracing::warn!("a disk doesn't answer: what the kernel knows of disks isn't shown");
+        return BTreeMap::new();
+    };
     match found {
         Ok(Ok(infos)) => infos
             .into_iter()

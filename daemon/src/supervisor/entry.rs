@@ -1,6 +1,7 @@
 //! One array that the daemon knows: its record, whether it runs, and what it looks like.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -158,17 +159,26 @@ impl Entry {
         }
     }
 
-    /// What a running array looks like.
-    pub(crate) async fn running_array(&self) -> Option<Array> {
+    /// What a running array says when `question` is put to it.
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Rc<cairn_raid::Array>) -> T + Send + 'static,
+    ) -> Option<T> {
         let engine = self.engine()?;
-        let status = engine.call(|engine| async move {
+        let answer = engine.call(|engine| async move {
             let array = engine.array.borrow().clone()?;
-            Some(array.status())
+            Some(question(&array))
         });
-        match tokio::time::timeout(DESCRIBE_TIMEOUT, status).await {
-            Ok(Ok(Some(status))) => Some(self.shown(&status)),
+        match tokio::time::timeout(DESCRIBE_TIMEOUT, answer).await {
+            Ok(Ok(answer)) => answer,
             _ => None,
         }
+    }
+
+    /// What a running array looks like.
+    pub(crate) async fn running_array(&self) -> Option<Array> {
+        let status = self.ask(cairn_raid::Array::status).await?;
+        Some(self.shown(&status))
     }
 
     /// The array in the API's words; what is missing is shown where it was last seen.
@@ -274,6 +284,10 @@ impl Entry {
                 members,
                 spares,
                 sync: SyncStatus::default(),
+                scrub: cairn_api::Scrub::default(),
+                bad_blocks: Vec::new(),
+                bad_blocks_total: 0,
+                created_unix_ms: 0,
                 space: Space::default(),
                 flags: Vec::new(),
                 event_count: 0,

@@ -8,7 +8,9 @@
 //!
 //! - [`assembly`]: starting arrays, at the daemon's start and by request.
 //! - [`arrays`], [`destruction`], [`disks`], [`volumes`], [`exports`]: what their names say.
+//! - [`scrubs`]: scrubs by request and by their windows.
 //! - [`located`]: which array has a disk.
+//! - [`returning`]: members that come back, and disks that still owe answers.
 //! - [`entry`]: one array that the daemon knows, running or not.
 //!
 //! Invariants
@@ -24,6 +26,8 @@ mod disks;
 mod entry;
 mod exports;
 mod located;
+mod returning;
+mod scrubs;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -70,6 +74,8 @@ pub struct Supervisor {
     scanner: EngineHandle,
     arrays: RwLock<BTreeMap<Uuid, Arc<Entry>>>,
     exports: Mutex<BTreeMap<(Uuid, String), ExportEntry>>,
+    /// Disks that are connected, as far as members that are away are concerned.
+    arrivals: Mutex<returning::Arrivals>,
     /// Held by whoever starts, stops, makes or ends an array.
     changes: tokio::sync::Mutex<()>,
     /// Told when an array's members may have changed.
@@ -128,6 +134,7 @@ impl Supervisor {
             events,
             witness,
             scanner,
+            arrivals: Mutex::default(),
             changes: tokio::sync::Mutex::default(),
             changed,
             store_error: Mutex::default(),
@@ -351,6 +358,8 @@ impl Supervisor {
             exports: &self.export_list(snapshots),
             io_backend: Some(&self.io_backend()),
             store_error: store_error.as_deref(),
+            now_unix_ms: u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0),
+            scrub_overdue_after: Some(self.config().scrub.overdue_after),
         })
     }
 

@@ -20,6 +20,8 @@ fn create(disks: Vec<String>) -> CreateArray {
         spares: Vec::new(),
         chunk_bytes: None,
         journal_bytes: None,
+        integrity: cairn_api::Integrity::default(),
+        no_journal: false,
         wipe: Vec::new(),
         dry_run: false,
     }

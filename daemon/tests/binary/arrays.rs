@@ -214,6 +214,8 @@ fn names_are_taken_once_and_disks_too() {
             spares: Vec::new(),
             chunk_bytes: None,
             journal_bytes: None,
+            integrity: cairn_api::Integrity::default(),
+            no_journal: false,
             wipe: Vec::new(),
             dry_run: false,
         };

@@ -221,6 +221,8 @@ pub(crate) fn raid6(daemon: &Daemon, dir: &TempDir, spares: usize) -> Array {
         spares: disks("s", spares),
         chunk_bytes: Some(64 << 10),
         journal_bytes: None,
+        integrity: cairn_api::Integrity::default(),
+        no_journal: false,
         wipe: Vec::new(),
         dry_run: false,
     };

@@ -82,11 +82,11 @@ fn ext4(path: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_failed_disk_comes_back_as_a_spare_when_its_label_may_go() {
+fn a_failed_disk_comes_back_into_its_slot_and_a_removed_one_when_its_label_may_go() {
     let dir = TempDir::new();
     let daemon = Daemon::start(dir.path());
     let array = raid6(&daemon, &dir, 0);
-    let path = array.members[1].path.clone();
+    let (path, uuid) = (array.members[1].path.clone(), array.members[1].uuid.clone());
     assert_eq!(fail(&daemon, &path).members[1].state, MemberState::Failed);
     let shown: Disk = {
         let target = routes::DISK.with_query(&[("path", Some(path.clone()))]);
@@ -94,12 +94,24 @@ fn a_failed_disk_comes_back_as_a_spare_when_its_label_may_go() {
         serde_json::from_str(&text).unwrap()
     };
     assert_eq!(shown.state, Some(MemberState::Failed));
+    let back = spare(&daemon, routes::SPARE_ADD, &path, false).unwrap();
+    assert!(back.summary.contains("caught up"), "{}", back.summary);
+    let array = until_clean(&daemon);
+    assert_eq!(
+        (&array.members[1].path, &array.members[1].uuid),
+        (&path, &uuid)
+    );
+    assert_eq!(array.spares, []);
+    // One that the array has forgotten is trusted with nothing.
+    fail(&daemon, &path);
+    remove(&daemon, &path);
     let refused = spare(&daemon, routes::SPARE_ADD, &path, false).unwrap_err();
     assert!(refused.message.contains("label of array pool"), "{refused}");
     assert!(refused.hint.contains("--wipe"), "{}", refused.hint);
     spare(&daemon, routes::SPARE_ADD, &path, true).unwrap();
     let array = until_clean(&daemon);
     assert_eq!(array.members[1].path, path);
+    assert_ne!(array.members[1].uuid, uuid);
     assert_eq!(array.spares, [], "the old entry is gone");
 }
 

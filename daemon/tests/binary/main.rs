@@ -9,4 +9,6 @@ mod common;
 #[cfg(test)]
 mod lost;
 #[cfg(test)]
+mod scrubs;
+#[cfg(test)]
 mod start;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cairn_hwtests::storm::exhaustive::{Subject, cut_everywhere};
+use cairn_hwtests::storm::exhaustive::{Subject, cut_at, cut_everywhere};
 use cairn_hwtests::storm::history::{history, shape_of, undisturbed};
 use cairn_hwtests::storm::{Told, hunt, matrix};
 use clap::Parser;
@@ -51,6 +51,9 @@ struct Args {
     /// Short histories, cut off at every I/O.
     #[arg(long)]
     exhaustive: bool,
+    /// Only this cut of each of them.
+    #[arg(long, value_name = "N", requires = "exhaustive")]
+    cut: Option<u64>,
     /// Whether planted bugs are found (built with `--features mutations`).
     #[arg(long)]
     mutations: bool,
@@ -140,10 +143,26 @@ fn run_matrix(args: &Args) -> bool {
 fn run_exhaustive(args: &Args) -> bool {
     let mut fine = true;
     for subject in Subject::all(args.seed.unwrap_or(1)) {
+        if let Some(at) = args.cut {
+            let (told, was_cut) = cut_at(subject, at);
+            println!(
+                "{subject:?}: {}",
+                if was_cut { "cut" } else { "ended before" }
+            );
+            if let Some(finding) = told.finding {
+                println!("FOUND at cut {at}: {}", finding.what);
+                fine = false;
+            }
+            continue;
+        }
         let outcome = cut_everywhere(subject, args.jobs);
         println!("{subject:?}: {} cuts", outcome.cuts);
         if let Some((at, finding)) = outcome.finding {
             println!("FOUND at cut {at}: {}", finding.what);
+            println!(
+                "again: storm --exhaustive --cut {at} --seed {}",
+                subject.seed
+            );
             fine = false;
         }
     }

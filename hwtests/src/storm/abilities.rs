@@ -21,7 +21,7 @@ impl Ability {
     pub const fn is_there(self) -> bool {
         match self {
             Self::Journal | Self::Checksums | Self::Deadlines | Self::MissedMap | Self::Scrub => {
-                false
+                true
             }
         }
     }

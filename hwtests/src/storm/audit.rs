@@ -12,8 +12,11 @@ use super::world::World;
 impl World {
     /// Stops the array and audits its disks. It stays stopped.
     pub fn stop_and_audit(&mut self) {
-        self.audit_space();
         let array = self.array();
+        if let Err(error) = self.run(array.drain()) {
+            panic!("what is logged can't be put in place: {error}");
+        }
+        self.audit_space();
         let status = array.status();
         let rows = array.written_rows();
         let mut slots: Vec<Option<(usize, u64)>> = vec![None; status.members_total];

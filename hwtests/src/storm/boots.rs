@@ -17,7 +17,12 @@ impl World {
             Crash::Kill => self.done.kills += 1,
             Crash::Power => self.done.power_cuts += 1,
         }
-        self.worst = self.worst.max(Some(crash));
+        let worst = if self.rules.cache_lost.get() {
+            Crash::Power
+        } else {
+            crash
+        };
+        self.worst = self.worst.max(Some(worst));
         self.crowds.clear();
         self.last_members = self.members();
         self.array = None;

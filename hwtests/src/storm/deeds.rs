@@ -7,6 +7,7 @@ use std::time::Duration;
 use cairn_blockdev::sim::{Effect, On, SimDisk, SimDiskConfig, Strike};
 use cairn_blockdev::units::{SECTOR, usize_of};
 use cairn_blockdev::{BlockDevice, Buf, WriteFlags};
+use cairn_raid::defects::ScrubState;
 use cairn_raid::{MemberDisk, MemberState, RaidError};
 
 use super::abilities::Ability;
@@ -59,7 +60,7 @@ impl World {
         self.disk(disk).geometry().size
     }
 
-    /// Adds a disk, blank or thrown out, as a spare.
+    /// Adds a disk: one that was a member is caught up if it can be, any other becomes a spare.
     pub fn add_spare(&mut self, disk: usize) {
         if let Err(error) = self.try_add_spare(disk) {
             assert!(self.rules.errors_allowed.get(), "a spare: {error}");
@@ -70,7 +71,22 @@ impl World {
     pub fn try_add_spare(&mut self, disk: usize) -> Result<(), RaidError> {
         let array = self.array();
         let member = self.member(disk);
-        self.run(array.add_spare(member))
+        self.run(async move {
+            if array.unanswered(&member.path).is_some() {
+                // A look at it might never end; the array says no without one.
+                return array.add_spare(member).await;
+            }
+            let probe = cairn_raid::probe(&*member.device).await?;
+            let ours = |probe| match probe {
+                cairn_raid::Probe::Member(identity) => identity.array_uuid == array.uuid(),
+                _ => false,
+            };
+            if ours(probe) {
+                array.readd_member(member).await.map(drop)
+            } else {
+                array.add_spare(member).await
+            }
+        })
     }
 
     /// A disk that the array doesn't know.
@@ -123,10 +139,22 @@ impl World {
         }
     }
 
-    /// A scrub begins. The engine has none yet; cells that need one aren't run
-    /// ([`Ability::Scrub`](super::abilities::Ability)).
+    /// A scrub begins.
     pub fn begin_scrub(&mut self) {
-        unreachable!("a scrub before there is one");
+        let array = self.array();
+        if let Err(error) = self.run(async move { array.scrub_start().await }) {
+            assert!(self.rules.errors_allowed.get(), "scrub: {error}");
+        }
+    }
+
+    /// Waits until no scrub runs.
+    fn wait_for_scrub(&self) {
+        let array = self.array();
+        self.run_till("scrubbed", || {
+            let state = array.scrub_record().state;
+            !matches!(state, ScrubState::Running | ScrubState::Waiting)
+                || array.status().failure.is_some()
+        });
     }
 
     /// Deletes a volume.
@@ -215,8 +243,11 @@ impl World {
     /// written anew.
     pub fn make_whole(&mut self) {
         if Ability::Scrub.is_there() {
-            self.begin_scrub();
             self.wait_for_sync();
+            // One that runs already may be past what is latent.
+            self.wait_for_scrub();
+            self.begin_scrub();
+            self.wait_for_scrub();
         } else {
             self.write_all();
         }

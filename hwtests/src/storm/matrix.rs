@@ -73,6 +73,10 @@ fn promise(fault: Fault, state: State, shape: &Shape) -> Expect {
     let exception = EXCEPTIONS
         .iter()
         .find(|(f, s, _)| (*f, *s) == (fault, state));
+    if fault == Fault::D8RotInZones && state.missing() + 1 == shape.members {
+        // The last copy of the maps: if its newest slot rots the one before it is all that there is.
+        return Expect::Nothing;
+    }
     if let Some((_, _, expect)) = exception {
         return expect.clone();
     }

@@ -311,6 +311,23 @@ impl Model {
         Ok(())
     }
 
+    /// Whether, at a crash, a write to each of these sectors wasn't over, or wasn't durable: then a
+    /// complete row may have been cut off there, and the loss of a member in the same crash may have
+    /// cost its blocks (the one exception that is documented).
+    pub fn cut_off(&self, crash: Crash, sectors: Range<u64>) -> bool {
+        let cells = self
+            .cells
+            .get(usize_of(sectors.start)..usize_of(sectors.end));
+        cells.into_iter().flatten().all(|cell| match crash {
+            Crash::Kill => self.candidates(cell, |write| write.acked).count() > 1,
+            Crash::Power => {
+                self.candidates(cell, |write| self.is_durable(write))
+                    .count()
+                    > 1
+            }
+        })
+    }
+
     fn complaint(&self, sector: u64, bytes: &[u8], first: u64, when: &str) -> String {
         let at = usize_of((sector - first) * SECTOR);
         let words: Vec<u64> = bytes

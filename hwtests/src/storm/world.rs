@@ -97,6 +97,8 @@ impl WitnessStore for Host {
 pub struct Rules {
     /// More is lost than the level survives: errors are right, wrong bytes never.
     pub errors_allowed: Cell<bool>,
+    /// A disk has lost what it had acked and not flushed: a kill is as bad as a power cut then.
+    pub cache_lost: Cell<bool>,
     /// The array may run out of space.
     pub full_allowed: Cell<bool>,
     /// What clients did.
@@ -192,6 +194,8 @@ impl World {
             chunk_bytes: self.shape.chunk_bytes,
             home_host: HOST,
             journal_bytes: None,
+            integrity: true,
+            journal: true,
         };
         let n = self.shape.members;
         let members = (0..n).map(|i| self.member(i)).collect();
@@ -254,9 +258,17 @@ impl World {
     }
 
     /// Runs a future to its end.
+    #[track_caller]
     pub fn run<T>(&self, main: impl Future<Output = T>) -> T {
         let done = self.sim.run_until(main, POLLS_MAX);
-        done.unwrap_or_else(|| panic!("it hangs; the array told: {:#?}", self.told()))
+        let Some(done) = done else {
+            panic!(
+                "it hangs: {:?}; the array told: {:#?}",
+                self.array,
+                self.told()
+            )
+        };
+        done
     }
 
     /// Lets time pass.

@@ -7,11 +7,14 @@
 mod clients;
 mod disk_refusals;
 mod failures;
+mod integrity;
 mod jobs;
+mod kills;
 mod labels;
 mod postgres;
 mod refusals;
 mod restart;
+mod returning;
 mod screens;
 mod space;
 mod world;

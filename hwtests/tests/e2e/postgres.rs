@@ -1,10 +1,12 @@
-//! PostgreSQL on a RAID 6 of ten block devices with two spares, while two members fail.
+//! PostgreSQL on a RAID 6 of block devices: while two of ten members fail, and while the daemon is
+//! killed under it again and again.
 
 use std::process::Stdio;
 
 use cairn_api::{Array, ArrayState, MemberState};
 use cairn_hwtests::disks;
 use cairn_hwtests::fault::Pullable;
+use cairn_hwtests::full;
 use cairn_hwtests::host::Host;
 use cairn_hwtests::program::{self, Finished};
 use cairn_hwtests::scratch::Scratch;
@@ -120,4 +122,56 @@ fn d2_postgres_loses_no_transaction_when_two_disks_of_512_byte_sectors_fail() {
 #[test]
 fn d2_postgres_loses_no_transaction_when_two_disks_of_4096_byte_sectors_fail() {
     survives_two_failures(4096);
+}
+
+/// The daemon is killed under pgbench; whatever stood on it is gone with it, as after a power cut.
+/// After each start PostgreSQL recovers by itself, and all that was committed is there.
+#[test]
+fn h1_postgres_recovers_whenever_the_daemon_is_killed_and_has_every_commit() {
+    program::need_root();
+    let kills = full::rounds(2, 20);
+    let mut random = full::seed();
+    let scratch = Scratch::new();
+    let ram = scratch.ram("ram", RAM_MIB);
+    let loops = disks::loops(&ram, "d", 6, DISK_MIB, 512);
+    let mut host = Host::start(&scratch);
+    host.create("pool", "raid6", &disks::devices(&loops), &[]);
+    let uri = host.volume("pg", "pool", "1536MiB", &scratch.text("pg.sock"));
+    let postgres = Postgres {
+        dir: scratch.text("pg"),
+        sector_bytes: 512,
+    };
+    postgres.attach_fresh(&uri);
+    postgres.does("start", &[]);
+    for number in 0..kills {
+        let mut load = postgres.command("torn", &["60"]);
+        load.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let load = program::start(load);
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let moment = 1500 + (random >> 33) % 2000;
+        std::thread::sleep(std::time::Duration::from_millis(moment));
+        host.kill();
+        let load = program::finished("pgbench, whose disk is gone", load).ok();
+        println!("kill {number} after {moment} ms: {}", load.stdout.trim());
+        program::finish(postgres.command("down", &[]));
+        host.up();
+        postgres.does("attach", &[&uri]);
+        postgres.does("start", &[]);
+        postgres.does("kept", &[]).says(&["are there"]);
+        postgres
+            .does("check", &[])
+            .says(&["amcheck and balances are clean"]);
+    }
+    postgres.does("stop", &[]).says(&["Bad checksums:  0"]);
+    postgres.does("detach", &[]);
+    host.ok(&["array", "scrub", "pool", "--wait"]);
+    let array = host.wait_clean("pool");
+    assert_eq!(
+        (array.scrub.mismatched, array.scrub.unrepairable),
+        (0, 0),
+        "{array:#?}"
+    );
+    host.down();
 }

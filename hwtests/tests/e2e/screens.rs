@@ -1,10 +1,13 @@
 //! What the tool shows, for people and for programs, and with which exit code.
 
-use cairn_api::{Df, DfKind, EventPage, Status};
+use cairn_api::{ArrayFlag, Df, DfKind, EventPage, Status};
+use cairn_hwtests::disks;
+use cairn_hwtests::host::Host;
 use cairn_hwtests::program::run_with_input;
+use cairn_hwtests::scratch::Scratch;
 use serde_json::Value;
 
-use crate::world::World;
+use crate::world::{DISK_MIB, World, create_line};
 
 #[test]
 fn df_begins_with_the_columns_of_gp_disk_free_and_counts_in_kib() {
@@ -114,12 +117,20 @@ fn array_show_has_what_programs_were_promised() {
     for key in ["action", "done_bytes", "total_bytes", "eta_seconds"] {
         assert!(array["sync"].get(key).is_some(), "sync.{key} in {shown}");
     }
-    assert!(
-        array["flags"]
-            .as_array()
-            .unwrap()
-            .contains(&Value::from("no_integrity"))
-    );
+    assert_eq!(array["flags"], Value::Array(Vec::new()), "{shown}");
+    assert_eq!(array["bad_blocks"], Value::Array(Vec::new()), "{shown}");
+}
+
+#[test]
+fn an_array_without_checksums_says_so_wherever_it_is_shown() {
+    let scratch = Scratch::new();
+    let paths = disks::texts(&disks::files(scratch.path(), "d", 3, DISK_MIB));
+    let host = Host::start(&scratch);
+    let line = create_line("pool", "raid5", &paths, &["--integrity", "none"]);
+    host.ok(&line).says(&["without checksums"]);
+    let array = host.array("pool");
+    assert!(array.flags.contains(&ArrayFlag::NoIntegrity), "{array:#?}");
+    host.ok(&["array", "show", "pool"]).says(&["no_integrity"]);
 }
 
 #[test]

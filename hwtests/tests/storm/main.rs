@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use cairn_hwtests::storm::exhaustive::{Subject, cut_everywhere};
+use cairn_hwtests::storm::exhaustive::{Place, Subject, cut_everywhere};
 use cairn_hwtests::storm::history::history;
-use cairn_hwtests::storm::{hunt, matrix};
+use cairn_hwtests::storm::hunt;
 use cairn_raid::Level;
 
 #[test]
@@ -35,32 +35,15 @@ fn a_hunt_tells_of_what_it_did() {
     assert!(totals.ops.total() > 0 && totals.ios > totals.ops.total());
 }
 
-#[test]
-fn every_fault_in_every_state_is_survived_within_redundancy_and_loud_beyond() {
-    let outcome = matrix::run(&matrix::Choice {
-        seeds: 3,
-        jobs: 2,
-        fault: None,
-        state: None,
-        first_seed: 1,
-        waiting: false,
-    });
-    assert!(
-        outcome.failures.is_empty(),
-        "{}\n{}",
-        outcome.table,
-        outcome.failures.join("\n")
-    );
-}
-
 fn cut(level: Level) {
-    let subjects = Subject::all(3).into_iter().filter(|s| s.level == level);
-    for subject in subjects {
+    // At every I/O of the load; `storm --exhaustive` does the same at every poll, and in the start.
+    let all = Subject::all(3).into_iter();
+    for subject in all.filter(|s| s.level == level && s.place == Place::Io) {
         let outcome = cut_everywhere(subject, 2);
         if let Some((at, finding)) = outcome.finding {
             panic!("{subject:?}, cut {at}: {}", finding.what);
         }
-        assert!(outcome.cuts > 50, "{subject:?}: {} cuts", outcome.cuts);
+        assert!(outcome.cuts > 20, "{subject:?}: {} cuts", outcome.cuts);
     }
 }
 

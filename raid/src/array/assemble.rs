@@ -9,8 +9,9 @@
 //!   newer than the labels here. Everything else wants `force`.
 //! - That label says whether the stop was clean: the labels say *dirty* on all before the first write,
 //!   and *clean* on any only after the last flush.
-//! - An unclean stop makes parity doubtful: with nobody absent it is recomputed before anything is
-//!   served; with somebody absent only `force` starts the array.
+//! - After an unclean stop the journal is replayed, whoever is absent. Without a journal parity is
+//!   doubtful: with nobody absent it is recomputed before anything is served; with somebody absent
+//!   only `force` starts the array.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -19,12 +20,16 @@ use cairn_blockdev::{BlockDevice, Buf, BufPool, Env, IoError};
 use futures_util::future::join_all;
 use uuid::Uuid;
 
+use super::bad_blocks::load_defects;
 use super::create::read_map_slots;
 use super::disk::Disk;
+use super::watch::{Watch, Watched};
 use super::{Array, MemberDisk, Parts};
 use crate::error::RaidError;
 use crate::events::{EventKind, Hooks, Witness};
 use crate::geometry::Row;
+use crate::journal::entry::Seq;
+use crate::journal::open::Opened;
 use crate::label::{ArrayLabel, Label, LabelError};
 use crate::layout::{LABEL_A, LABEL_B, label_copy};
 use crate::member::MemberState;
@@ -75,7 +80,7 @@ pub struct AssembleOptions {
 }
 
 /// Why a disk has no label to go by.
-enum NoLabel {
+pub(super) enum NoLabel {
     Label(LabelError),
     /// None of the places could be read.
     Io(IoError),
@@ -91,7 +96,7 @@ impl std::fmt::Display for NoLabel {
 }
 
 /// Reads the best label of a disk.
-async fn best_label(device: &dyn BlockDevice) -> Result<Label, NoLabel> {
+pub(super) async fn best_label(device: &dyn BlockDevice) -> Result<Label, NoLabel> {
     let size = device.geometry().size;
     let mut best: Result<Label, NoLabel> = Err(NoLabel::Label(LabelError::Absent));
     for offset in [LABEL_A, LABEL_B, label_copy(size)] {
@@ -124,8 +129,19 @@ async fn best_label(device: &dyn BlockDevice) -> Result<Label, NoLabel> {
     best
 }
 
-fn rank(label: &ArrayLabel) -> (u64, u64) {
+pub(super) fn rank(label: &ArrayLabel) -> (u64, u64) {
     (label.event_count, label.generation)
+}
+
+/// The best label of a disk that must have one.
+pub(super) async fn read_label(device: &dyn BlockDevice, path: &str) -> Result<Label, RaidError> {
+    best_label(device).await.map_err(|error| match error {
+        NoLabel::Io(error) => error.into(),
+        NoLabel::Label(error) => RaidError::Format {
+            disk: path.to_owned(),
+            reason: error.to_string(),
+        },
+    })
 }
 
 /// Looks for a label. A disk that can't be read at all is an error, not a damaged label.
@@ -164,7 +180,10 @@ struct Verdict {
     /// Members that are in sync by the label and not here, or stale.
     absent: Vec<Uuid>,
     /// Whether parity has to be recomputed first.
+    /// Parity has to be recomputed.
     resync: bool,
+    /// Writes were on their way.
+    unclean: bool,
 }
 
 /// A refusal, before it gets the array's name.
@@ -223,11 +242,13 @@ fn judge(labels: &[Label], options: &AssembleOptions) -> Result<Verdict, Refusal
         in_sync.iter().partition(|uuid| trusted.contains(uuid));
     let geometry = reference.geometry;
     let enough = geometry.members() - geometry.redundancy();
+    let unclean = !best.array.clean;
     let verdict = Verdict {
+        unclean,
+        resync: unclean && !reference.has_journal(),
         reference,
         trusted,
         absent,
-        resync: !best.array.clean,
     };
     let (reference, absent) = (&verdict.reference, &verdict.absent);
     if present.len() < enough {
@@ -312,8 +333,16 @@ pub async fn assemble(
     options: AssembleOptions,
     hooks: Hooks,
 ) -> Result<Rc<Array>, RaidError> {
-    let mut found: BTreeMap<Uuid, (MemberDisk, Label)> = BTreeMap::new();
-    let labels = join_all(disks.iter().map(|disk| best_label(&*disk.device))).await;
+    let watch = Watch::new(&env);
+    let disks: Vec<Candidate> = disks
+        .into_iter()
+        .map(|disk| Candidate {
+            device: watch.over(&disk.path, &disk.device),
+            path: disk.path,
+        })
+        .collect();
+    let mut found: BTreeMap<Uuid, (Candidate, Label)> = BTreeMap::new();
+    let labels = join_all(disks.iter().map(|disk| best_label(&disk.device))).await;
     let mut unreadable = Vec::new();
     for (disk, label) in disks.into_iter().zip(labels) {
         let label = match label {
@@ -345,20 +374,43 @@ pub async fn assemble(
         wait_may_help: refusal.wait_may_help,
         force_may_help: refusal.force_may_help,
     })?;
-    start(env, pool, found, verdict, options, hooks).await
+    let parties = Parties {
+        found,
+        verdict,
+        watch,
+    };
+    start(env, pool, parties, options, hooks).await
+}
+
+/// A disk that may belong to the array.
+struct Candidate {
+    path: Rc<str>,
+    device: Watched,
+}
+
+/// The disks found, what is to become of them, and who watches them.
+struct Parties {
+    found: BTreeMap<Uuid, (Candidate, Label)>,
+    verdict: Verdict,
+    watch: Rc<Watch>,
 }
 
 async fn start(
     env: Env,
     pool: BufPool,
-    found: BTreeMap<Uuid, (MemberDisk, Label)>,
-    verdict: Verdict,
+    parties: Parties,
     options: AssembleOptions,
     hooks: Hooks,
 ) -> Result<Rc<Array>, RaidError> {
+    let Parties {
+        found,
+        verdict,
+        watch,
+    } = parties;
     let label = verdict.reference;
     let mut paths = Vec::new();
     let mut disks = Vec::new();
+    let mut stale = Vec::new();
     for (uuid, (member, its)) in found {
         paths.push((uuid, Rc::clone(&member.path)));
         if verdict.trusted.contains(&uuid) {
@@ -373,12 +425,11 @@ async fn start(
                     ),
                 });
             }
-            disks.push(Disk::new(
-                uuid,
-                member.path,
-                member.device,
-                Some(its.layout),
-            ));
+            let disk = Disk::new(uuid, member.path, member.device, Some(its.layout));
+            disk.labelled.set(its.array.generation);
+            disks.push(disk);
+        } else {
+            stale.push((member, its));
         }
     }
     let in_sync: Vec<Rc<Disk>> = disks
@@ -391,7 +442,11 @@ async fn start(
         .map(Rc::clone)
         .collect();
     let space = load_space(&label, &in_sync).await?;
-    let resync = verdict.resync;
+    let ended = Ended {
+        unclean: verdict.unclean,
+        resync: verdict.resync,
+    };
+    let loaded = load_defects(&label, &in_sync).await?;
     let degraded_by = verdict.absent;
     let array = Array::from_parts(Parts {
         env,
@@ -400,22 +455,55 @@ async fn start(
         label,
         disks,
         space,
+        watch,
+        defects: loaded.defects,
     });
     for (uuid, path) in paths {
         array.ledger.borrow_mut().remember_path(uuid, path);
     }
-    if let Err(error) = array
-        .open_for_business(&degraded_by, resync, &options)
-        .await
-    {
+    if let Err(error) = array.check_sums_fit() {
+        array.abandon();
+        return Err(error);
+    }
+    if loaded.lost {
+        array.report(
+            EventKind::BadBlock,
+            None,
+            "the list of bad blocks is damaged on every member; a scrub finds them again".into(),
+        );
+    }
+    let opening = Opening {
+        absent: degraded_by,
+        ended,
+        stale,
+    };
+    if let Err(error) = array.open_for_business(opening, &options).await {
         array.abandon();
         return Err(error);
     }
     Ok(array)
 }
 
+/// How the last run of the array ended.
+#[derive(Clone, Copy)]
+struct Ended {
+    /// Writes were on their way.
+    unclean: bool,
+    /// And there is no journal that knows of them.
+    resync: bool,
+}
+
+/// What there is to see to at the start.
+struct Opening {
+    /// Members that should be in sync and aren't here.
+    absent: Vec<Uuid>,
+    ended: Ended,
+    /// Disks of the array that are behind.
+    stale: Vec<(Candidate, Label)>,
+}
+
 /// A map page and its generation.
-type PageCopy = (u64, Box<[u8]>);
+pub(super) type PageCopy = (u64, Box<[u8]>);
 
 /// The newest valid copy of each map page among the members that are in sync.
 async fn load_space(label: &ArrayLabel, in_sync: &[Rc<Disk>]) -> Result<SpaceMap, RaidError> {
@@ -474,7 +562,7 @@ async fn load_space(label: &ArrayLabel, in_sync: &[Rc<Disk>]) -> Result<SpaceMap
 }
 
 /// The valid copy with the highest generation. Damaged copies don't count; a newer format does.
-fn newest_copy(
+pub(super) fn newest_copy(
     copies: [Option<Box<[u8]>>; 2],
     array: Uuid,
     page: usize,
@@ -496,20 +584,37 @@ impl Array {
     /// Notes who is absent, mends the map, recomputes parity if it must, and starts to serve.
     async fn open_for_business(
         self: &Rc<Self>,
-        absent: &[Uuid],
-        resync: bool,
+        opening: Opening,
         options: &AssembleOptions,
     ) -> Result<(), RaidError> {
+        let ended = opening.ended;
         let AssembleOptions {
             force: forced,
             home_host,
             ..
         } = *options;
-        self.dirty.set(resync);
-        self.ledger.borrow_mut().set_clean(!resync);
+        let resync = ended.resync;
+        self.dirty.set(ended.unclean);
+        self.ledger.borrow_mut().set_clean(!ended.unclean);
+        // Before the labels say who is absent: they also say where what the absent miss begins.
+        let has_journal = self.ledger.borrow().label().has_journal();
+        let opened = if has_journal {
+            let read = Opened::read(self.uuid, self.in_sync(), !ended.unclean).await;
+            Some(read.map_err(|error| self.journal_error(&error))?)
+        } else {
+            None
+        };
+        if let Some(opened) = &opened {
+            self.throw_out_older_images(opened);
+        }
+        let floor = opened.as_ref().map(Opened::floor);
+        if let Some(floor) = floor {
+            self.load_missed(floor).await;
+        }
         let held = self.labels.lock().await;
         self.ledger.borrow_mut().set_home_host(home_host);
-        if self.note_absent(absent) {
+        self.ledger.borrow_mut().note_returned();
+        if self.note_absent(&opening.absent, floor) {
             self.commit_event(&held).await?;
             let missing = self.ledger.borrow().slots_missing();
             let detail = format!("started with {missing} member(s) missing");
@@ -522,6 +627,13 @@ impl Array {
         if self.space.borrow().is_dirty() {
             self.checkpoint().await.map_err(|_| self.lost_error())?;
             self.flush_all().await.map_err(|_| self.lost_error())?;
+        }
+        if self.defects.borrow().is_dirty() {
+            self.save_defects().await.map_err(|_| self.lost_error())?;
+            self.flush_all().await.map_err(|_| self.lost_error())?;
+        }
+        if let Some(opened) = opened {
+            self.open_journal(&opened, ended.unclean).await?;
         }
         if resync {
             // A write may have reached a member and not its replacement: copy it again.
@@ -544,8 +656,19 @@ impl Array {
             None,
             format!("{} of {}", self.geometry.level(), self.geometry.members()),
         );
+        // Before spares are looked for: a member that is back needs less than a spare would.
+        for (member, label) in opening.stale {
+            let Candidate { path, device } = member;
+            let back = self.return_by_itself(&path, device, &label).await;
+            if let Err(error) = back {
+                self.report(EventKind::MemberStale, Some(&path), error.to_string());
+            }
+            self.check_unbroken()?;
+        }
         self.start_idle_work();
+        self.start_applying();
         self.kick_sync();
+        self.kick_scrub();
         Ok(())
     }
 
@@ -574,20 +697,39 @@ impl Array {
     }
 
     /// Marks absent members, and targets and spares that aren't here, as missing. True if any is.
-    fn note_absent(&self, absent: &[Uuid]) -> bool {
+    /// `floor`: where the journal begins.
+    fn note_absent(&self, absent: &[Uuid], floor: Option<Seq>) -> bool {
         let mut ledger = self.ledger.borrow_mut();
-        let gone: Vec<Uuid> = ledger
+        // Every disk that is in has the label before the newest one.
+        let newest = ledger.label().generation.saturating_sub(1);
+        let gone: Vec<(Uuid, Option<u64>)> = ledger
             .label()
             .table
             .iter()
             .filter(|e| {
                 e.state.is_live() && (absent.contains(&e.uuid) || ledger.disk(e.uuid).is_none())
             })
-            .map(|entry| entry.uuid)
+            .map(|entry| {
+                let last = match entry.absence {
+                    Some(absence) if absence.returning => Some(absence.last_generation),
+                    Some(_) => Some(newest),
+                    None => (entry.state == MemberState::InSync).then_some(newest),
+                };
+                (entry.uuid, last)
+            })
             .collect();
-        for uuid in &gone {
+        for (uuid, _) in &gone {
             ledger.set_state(*uuid, MemberState::Missing);
         }
+        drop(ledger);
+        if let Some(floor) = floor {
+            for (uuid, last) in &gone {
+                if let Some(last) = last {
+                    self.begin_absence(*uuid, Some(floor), *last);
+                }
+            }
+        }
+        let mut ledger = self.ledger.borrow_mut();
         // A replacement whose original is absent goes on alone.
         let orphans: Vec<Uuid> = ledger
             .slots()

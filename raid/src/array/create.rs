@@ -13,11 +13,17 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::disk::Disk;
 use super::durable::page_offset;
+use super::flights::Patience;
+use super::watch::Watch;
 use super::{Array, MemberDisk, Parts};
+use crate::defects::Defects;
 use crate::error::RaidError;
 use crate::events::{EventKind, Hooks};
 use crate::geometry::Geometry;
-use crate::label::{ArrayLabel, Entry, INCOMPAT_NO_INTEGRITY, TABLE_MAX, valid_name};
+use crate::journal::log::Journal;
+use crate::label::{
+    ArrayLabel, Entry, INCOMPAT_JOURNAL, INCOMPAT_NO_INTEGRITY, TABLE_MAX, valid_name,
+};
 use crate::layout::rows_per_extent;
 use crate::layout::{
     LABEL_A, LABEL_B, Layout, Shape, ZONES_START, ZoneHeader, ZoneKind, label_copy,
@@ -42,6 +48,24 @@ pub struct CreateSpec {
     pub home_host: Uuid,
     /// Journal of a member; `None`: 1 % of the disk within bounds.
     pub journal_bytes: Option<u64>,
+    /// Whether blocks get checksums.
+    pub integrity: bool,
+    /// Whether writes go through a journal. Without one an ack waits for the write in place, and a
+    /// crash together with a failing disk can lose more than the disk.
+    pub journal: bool,
+}
+
+impl CreateSpec {
+    fn incompat(&self) -> u64 {
+        // Pages are redone from the journal: without it there are none.
+        let integrity = if self.integrity && self.journal {
+            0
+        } else {
+            INCOMPAT_NO_INTEGRITY
+        };
+        let journal = if self.journal { INCOMPAT_JOURNAL } else { 0 };
+        integrity | journal
+    }
 }
 
 impl CreateSpec {
@@ -93,17 +117,21 @@ pub async fn create(
             max: TABLE_MAX,
         });
     }
+    let incompat = spec.incompat();
+    let watch = Watch::new(&env);
     let mut table = Vec::new();
     let mut disks = Vec::new();
     for (slot, member) in members.into_iter().enumerate() {
         let layout = layout_for(&shape, &member, data_bytes)?;
-        let disk = Disk::new(env.new_uuid(), member.path, member.device, Some(layout));
+        let device = watch.over(&member.path, &member.device);
+        let disk = Disk::new(env.new_uuid(), member.path, device, Some(layout));
         table.push(entry(&disk, Some(slot), MemberState::InSync));
         disks.push(disk);
     }
     for spare in spares {
         let layout = layout_for(&shape, &spare, data_bytes)?;
-        let disk = Disk::new(env.new_uuid(), spare.path, spare.device, Some(layout));
+        let device = watch.over(&spare.path, &spare.device);
+        let disk = Disk::new(env.new_uuid(), spare.path, device, Some(layout));
         table.push(entry(&disk, None, MemberState::Spare));
         disks.push(disk);
     }
@@ -114,7 +142,7 @@ pub async fn create(
         geometry: shape.geometry,
         compat: 0,
         ro_compat: 0,
-        incompat: INCOMPAT_NO_INTEGRITY,
+        incompat,
         generation: 0,
         event_count: 0,
         clean: true,
@@ -122,13 +150,14 @@ pub async fn create(
         data_bytes,
         created_ms: env.clock.unix_ms(),
         journal_bytes: spec.journal_bytes.unwrap_or(0),
+        journal_headers: 0,
         table,
     };
     for result in join_all(disks.iter().map(|disk| prepare(disk, label.uuid))).await {
         result?;
     }
     for disk in &disks {
-        let owner = zone_owner(&*disk.device).await?;
+        let owner = zone_owner(disk.device()).await?;
         let other = disks
             .iter()
             .find(|other| owner == Some((label.uuid, other.uuid)));
@@ -145,10 +174,18 @@ pub async fn create(
         env,
         pool,
         hooks,
+        defects: Defects::new(label.uuid),
         label,
         disks,
         space,
+        watch,
     });
+    if array.ledger.borrow().label().has_journal() {
+        let members = array.in_sync();
+        let journal = Journal::create(&members, array.geometry.redundancy() + 1);
+        array.write_journal_headers(&journal, &members).await;
+        *array.journal.borrow_mut() = Some(journal);
+    }
     array
         .checkpoint()
         .await
@@ -174,6 +211,7 @@ pub async fn create(
     );
     array.open.set(true);
     array.start_idle_work();
+    array.start_applying();
     array.kick_sync();
     Ok(array)
 }
@@ -186,6 +224,8 @@ fn entry(disk: &Disk, slot: Option<usize>, state: MemberState) -> Entry {
         cursor_rows: 0,
         since_event: 1,
         disk_bytes: disk.size,
+        absence: None,
+        held_out: false,
     }
 }
 
@@ -209,9 +249,9 @@ pub(super) fn layout_for(
 /// Zeroes everything before the data zone, the labels too, and writes the zone headers.
 pub(super) async fn prepare(disk: &Disk, array: Uuid) -> Result<(), IoError> {
     let layout = disk.layout.get().unwrap_or_default();
-    zero(&*disk.device, 0, BLOCK).await?;
-    zero(&*disk.device, LABEL_A, layout.data_offset() - LABEL_A).await?;
-    zero(&*disk.device, label_copy(disk.size), BLOCK).await?;
+    zero(disk.device(), 0, BLOCK).await?;
+    zero(disk.device(), LABEL_A, layout.data_offset() - LABEL_A).await?;
+    zero(disk.device(), label_copy(disk.size), BLOCK).await?;
     for (kind, zone) in ZoneKind::ALL.into_iter().zip(layout.zones) {
         if kind == ZoneKind::Data {
             continue;
@@ -221,11 +261,10 @@ pub(super) async fn prepare(disk: &Disk, array: Uuid) -> Result<(), IoError> {
         for (to, from) in block.iter_mut().zip(header.as_bytes()) {
             *to = *from;
         }
-        disk.device
-            .write(zone.offset, block.freeze(), WriteFlags::default())
+        disk.write_at(zone.offset, block.freeze(), WriteFlags::default())
             .await?;
     }
-    disk.device.flush().await
+    disk.flush().await
 }
 
 /// Which array and member the first zone of a disk says that it belongs to: what is written through
@@ -311,7 +350,7 @@ pub(super) async fn read_map_slots(disk: &Disk, pages: usize) -> Vec<[Option<Box
             let count = (pages - page).min(MAP_READ_PAGES);
             let offset = page_offset(&layout, pages, page, generation);
             let buf = Buf::zeroed(count * crate::space::PAGE_BYTES);
-            let (buf, result) = disk.device.read(offset, buf).await;
+            let (buf, result) = disk.read_at(offset, buf, Patience::Eject).await;
             if result.is_ok() {
                 slot.extend(
                     buf.chunks(crate::space::PAGE_BYTES)
@@ -322,7 +361,7 @@ pub(super) async fn read_map_slots(disk: &Disk, pages: usize) -> Vec<[Option<Box
                 for single in page..page + count {
                     let offset = page_offset(&layout, pages, single, generation);
                     let buf = Buf::zeroed(crate::space::PAGE_BYTES);
-                    let (buf, result) = disk.device.read(offset, buf).await;
+                    let (buf, result) = disk.read_at(offset, buf, Patience::Eject).await;
                     slot.push(result.is_ok().then(|| (*buf).into()));
                 }
             }

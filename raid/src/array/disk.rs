@@ -10,13 +10,16 @@ use std::time::Duration;
 
 use cairn_blockdev::units::{BLOCK, u64_of};
 use cairn_blockdev::{
-    BlockDevice, Buf, IoError, IoErrorKind, IoFuture, LocalFuture, ReadResult, SharedBuf, Ticks,
-    WriteFlags,
+    BlockDevice, Buf, IoError, IoErrorKind, IoOp, ReadResult, SharedBuf, Ticks, WriteFlags,
 };
 use uuid::Uuid;
 
+use super::flights::{Flights, Patience};
+use super::missed::SharedMap;
+use super::watch::{Operation, Watched};
 use crate::geometry::{Geometry, Row};
 use crate::layout::Layout;
+use crate::mutation::{Mutation, on};
 
 /// Medium errors within [`ERROR_WINDOW`] that fail a member.
 const MEDIUM_ERRORS_MAX: usize = 20;
@@ -36,13 +39,17 @@ pub struct ErrorCounts {
     pub corruption: u64,
     /// Blocks that were older than they should be.
     pub generation: u64,
+    /// Operations that got no answer in time.
+    pub timeouts: u64,
 }
 
-/// How far a disk is filled: rows below the watermark, and single rows above it.
-#[derive(Debug, Default)]
+/// How far a disk is filled: rows below the watermark, and single rows above it. A member that is
+/// caught up also has all that it didn't miss.
+#[derive(Default)]
 pub(crate) struct Progress {
     watermark: u64,
     above: BTreeSet<u64>,
+    missed: Option<SharedMap>,
 }
 
 impl Progress {
@@ -51,11 +58,42 @@ impl Progress {
         Self {
             watermark: row,
             above: BTreeSet::new(),
+            missed: None,
         }
     }
 
+    /// The same, where only what is in the map is lacking.
+    pub(crate) fn catching_up(self, missed: SharedMap) -> Self {
+        Self {
+            missed: Some(missed),
+            ..self
+        }
+    }
+
+    /// Whether it has less to get than everything.
+    pub(crate) fn is_catching_up(&self) -> bool {
+        self.missed.is_some()
+    }
+
     pub(crate) fn has(&self, row: Row) -> bool {
-        row.0 < self.watermark || self.above.contains(&row.0)
+        let missed = |map: &SharedMap| map.borrow().contains(row);
+        row.0 < self.watermark
+            || self.above.contains(&row.0)
+            || !self.missed.as_ref().is_none_or(missed)
+    }
+
+    /// The first row at or after `row` that may be lacking.
+    pub(crate) fn next_lacking(&self, row: Row) -> Option<Row> {
+        let mut at = row.max(self.watermark());
+        loop {
+            if let Some(map) = &self.missed {
+                at = map.borrow().next(at)?;
+            }
+            if !self.above.contains(&at.0) {
+                return Some(at);
+            }
+            at = Row(at.0 + 1);
+        }
     }
 
     pub(crate) fn watermark(&self) -> Row {
@@ -86,11 +124,20 @@ impl Progress {
 pub(crate) struct Disk {
     pub(crate) uuid: Uuid,
     pub(crate) path: Rc<str>,
-    pub(crate) device: Rc<dyn BlockDevice>,
+    device: Watched,
     pub(crate) size: u64,
     /// `None` on a spare, which has no zones yet.
     pub(crate) layout: Cell<Option<Layout>>,
     pub(crate) progress: RefCell<Progress>,
+    /// Generation of the last label that it has whole.
+    pub(crate) labelled: Cell<u64>,
+    /// Generation of the last journal header that was written to it, and of the last that is durable.
+    header: Cell<u64>,
+    flushed_header: Cell<u64>,
+    /// It is an older image of a member: what it misses isn't known.
+    pub(crate) outdated: Cell<bool>,
+    /// The operator throws it out.
+    pub(crate) held_out: Cell<bool>,
     /// Rows filled and flushed: what a label may say.
     pub(crate) durable_rows: Cell<u64>,
     /// Set at the first sign of an ejection, so that nothing new is planned on it.
@@ -103,10 +150,11 @@ impl Disk {
     pub(crate) fn new(
         uuid: Uuid,
         path: Rc<str>,
-        device: Rc<dyn BlockDevice>,
+        device: Watched,
         layout: Option<Layout>,
     ) -> Rc<Self> {
         let size = device.geometry().size;
+        device.flights().belongs_to(uuid);
         Rc::new(Self {
             uuid,
             path,
@@ -114,6 +162,11 @@ impl Disk {
             size,
             layout: Cell::new(layout),
             progress: RefCell::default(),
+            labelled: Cell::new(0),
+            header: Cell::new(0),
+            flushed_header: Cell::new(0),
+            outdated: Cell::new(false),
+            held_out: Cell::new(false),
             durable_rows: Cell::new(0),
             out: Cell::new(false),
             errors: Cell::default(),
@@ -127,19 +180,66 @@ impl Disk {
         self.durable_rows.set(row);
     }
 
-    pub(crate) fn errors(&self) -> ErrorCounts {
-        self.errors.get()
+    /// Whether it holds what `row` has in its slot, for a disk that is being filled.
+    pub(crate) fn has(&self, row: Row) -> bool {
+        self.progress.borrow().has(row) || on(Mutation::StaleMemberRead)
     }
 
+    /// Lacks only what is in the map, of what it lacks.
+    pub(crate) fn catch_up(&self, missed: SharedMap) {
+        let progress = self.progress.take();
+        *self.progress.borrow_mut() = progress.catching_up(missed);
+    }
+
+    pub(crate) fn errors(&self) -> ErrorCounts {
+        ErrorCounts {
+            timeouts: self.flights().timeouts(),
+            ..self.errors.get()
+        }
+    }
+
+    /// Counts an error by its operation. What timed out is counted already.
+    pub(crate) fn count_error(&self, error: &IoError) {
+        if is_late(error) {
+            return;
+        }
+        self.count(|errors| match error.op {
+            IoOp::Read | IoOp::Open => errors.read += 1,
+            IoOp::Write | IoOp::Discard => errors.write += 1,
+            IoOp::Flush => errors.flush += 1,
+        });
+    }
+
+    /// Changes the counters.
     pub(crate) fn count(&self, change: impl FnOnce(&mut ErrorCounts)) {
         let mut errors = self.errors.get();
         change(&mut errors);
         self.errors.set(errors);
     }
 
+    /// What it was asked and hasn't answered.
+    pub(crate) fn flights(&self) -> &Rc<Flights> {
+        self.device.flights()
+    }
+
+    /// Whether it owes an answer for longer than the first deadline: what can go elsewhere does.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.flights().is_slow()
+    }
+
+    /// The whole disk, watched: for labels and zones.
+    pub(crate) fn device(&self) -> &dyn BlockDevice {
+        &self.device
+    }
+
     /// Notes a failed read; true if the disk is to be thrown out for it.
+    ///
+    /// One that came too late isn't a medium error: whether the disk hangs is for the watch to say.
     pub(crate) fn read_failed(&self, error: &IoError, now: Ticks) -> bool {
-        self.count(|errors| errors.read += 1);
+        self.count_error(error);
+        if is_late(error) {
+            return false;
+        }
         if error.kind == IoErrorKind::Gone {
             return true;
         }
@@ -171,9 +271,10 @@ impl Disk {
         row: Row,
         col: u64,
         buf: Buf,
-    ) -> LocalFuture<ReadResult> {
+        patience: Patience,
+    ) -> Operation<ReadResult> {
         assert!(col * BLOCK + u64_of(buf.len()) <= geometry.chunk_bytes());
-        self.device.read(self.offset(geometry, row, col), buf)
+        self.read_at(self.offset(geometry, row, col), buf, patience)
     }
 
     /// Writes whole blocks of this disk's chunk of `row` from column `col`.
@@ -183,16 +284,76 @@ impl Disk {
         row: Row,
         col: u64,
         data: SharedBuf,
-    ) -> IoFuture<()> {
+    ) -> Operation<Result<(), IoError>> {
         assert!(col * BLOCK + u64_of(data.len()) <= geometry.chunk_bytes());
-        self.device
-            .write(self.offset(geometry, row, col), data, WriteFlags::default())
+        self.write_at(self.offset(geometry, row, col), data, WriteFlags::default())
     }
+
+    /// Reads anywhere on the disk: zones and labels.
+    pub(crate) fn read_at(
+        &self,
+        offset: u64,
+        buf: Buf,
+        patience: Patience,
+    ) -> Operation<ReadResult> {
+        self.device.read_at(offset, buf, patience)
+    }
+
+    /// Writes anywhere on the disk: zones and labels.
+    pub(crate) fn write_at(
+        &self,
+        offset: u64,
+        data: SharedBuf,
+        flags: WriteFlags,
+    ) -> Operation<Result<(), IoError>> {
+        self.device.write_at(offset, data, flags)
+    }
+
+    /// Makes every write that has completed durable.
+    pub(crate) async fn flush(&self) -> Result<(), IoError> {
+        let header = self.header.get();
+        self.device.flush_cache().await?;
+        self.flushed_header
+            .set(header.max(self.flushed_header.get()));
+        Ok(())
+    }
+
+    /// A journal header of this generation was written to it.
+    pub(crate) fn note_header(&self, generation: u64) {
+        self.header.set(generation);
+    }
+
+    /// A journal header of this generation was found on it.
+    pub(crate) fn found_header(&self, generation: u64) {
+        self.header.set(generation);
+        self.flushed_header.set(generation);
+    }
+
+    /// Generation of its journal header that is durable; 0 if that isn't known.
+    pub(crate) fn durable_header(&self) -> u64 {
+        if self.has_write_cache() {
+            self.flushed_header.get()
+        } else {
+            self.header.get()
+        }
+    }
+
+    /// Whether writes need a flush before they are durable.
+    pub(crate) fn has_write_cache(&self) -> bool {
+        self.device.geometry().write_cache
+    }
+}
+
+/// Whether an answer didn't come within the deadline. A time-out that the system reports has an
+/// error number: then the disk has answered, badly.
+pub(crate) fn is_late(error: &IoError) -> bool {
+    error.kind == IoErrorKind::TimedOut && error.errno.is_none()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::missed::{MapId, MapShape, MissedMap};
 
     #[test]
     fn the_watermark_moves_over_what_is_done_without_a_gap() {
@@ -206,5 +367,32 @@ mod tests {
         progress.mark(Row(9));
         progress.skip_to(Row(9));
         assert_eq!(progress.watermark(), Row(10));
+        progress.mark(Row(11));
+        assert_eq!(progress.next_lacking(Row(11)), Some(Row(12)));
+    }
+
+    #[test]
+    fn a_member_that_is_caught_up_lacks_only_what_it_missed() {
+        let id = MapId {
+            array: Uuid::nil(),
+            member: Uuid::nil(),
+            number: 1,
+        };
+        let mut map = MissedMap::new(id, MapShape::new(1000, 1 << 20), 0);
+        for row in [10, 11, 500] {
+            map.insert(Row(row));
+        }
+        let map = Rc::new(RefCell::new(map));
+        let mut progress = Progress::starting_at(0).catching_up(Rc::clone(&map));
+        assert!(progress.has(Row(9)) && !progress.has(Row(10)) && progress.has(Row(12)));
+        progress.mark(Row(10));
+        assert!(progress.has(Row(10)));
+        assert_eq!(progress.next_lacking(Row(0)), Some(Row(11)));
+        progress.skip_to(Row(11));
+        progress.mark(Row(11));
+        assert_eq!(progress.next_lacking(Row(0)), Some(Row(500)));
+        // What is flushed leaves the map; nothing else changes.
+        map.borrow_mut().clear_below(progress.watermark());
+        assert!(progress.has(Row(11)) && !progress.has(Row(500)));
     }
 }

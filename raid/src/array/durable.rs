@@ -51,10 +51,9 @@ pub(super) async fn write_label(disk: &Disk, array: &ArrayLabel) -> Result<(), I
     };
     let bytes: SharedBuf = Buf::copy_of(&label.encode()).freeze();
     for offset in [slot, label_copy(disk.size)] {
-        disk.device
-            .write(offset, bytes.clone(), WriteFlags { fua: true })
+        disk.write_at(offset, bytes.clone(), WriteFlags { fua: true })
             .await?;
-        disk.device.flush().await?;
+        disk.flush().await?;
     }
     Ok(())
 }
@@ -81,10 +80,13 @@ impl Array {
             let results = join_all(live.iter().map(|disk| write_label(disk, &label))).await;
             let mut all_written = true;
             for (disk, result) in live.iter().zip(results) {
-                if let Err(error) = result {
-                    all_written = false;
-                    disk.count(|errors| errors.write += 1);
-                    lost_some |= self.put_out(disk, &error.to_string());
+                match result {
+                    Ok(()) => disk.labelled.set(label.generation),
+                    Err(error) => {
+                        all_written = false;
+                        disk.count_error(&error);
+                        lost_some |= self.put_out(disk, &error.to_string());
+                    }
                 }
             }
             if all_written {
@@ -142,21 +144,27 @@ impl Array {
         self.check_alive()
     }
 
-    async fn flush_disks(self: Rc<Self>) {
+    pub(super) async fn flush_disks(self: Rc<Self>) {
         let disks = self.ledger.borrow().with_data();
-        let cached = disks
-            .iter()
-            .filter(|disk| disk.device.geometry().write_cache);
-        let results =
-            join_all(cached.map(|disk| async move { (disk, disk.device.flush().await) })).await;
+        let journal = self.journal();
+        let logged = journal.as_ref().map(|journal| journal.logged());
+        let maps = self.missed.written();
+        let bypassed = self.unflushed.noted();
+        let cached = disks.iter().filter(|disk| disk.has_write_cache());
+        let results = join_all(cached.map(|disk| async move { (disk, disk.flush().await) })).await;
         for (disk, result) in results {
             if let Err(error) = result {
                 // What a failed flush lost can't be known, and a later success proves nothing
                 // (fault D3): the disk is out.
-                disk.count(|errors| errors.flush += 1);
+                disk.count_error(&error);
                 self.eject(disk, &error.to_string()).await;
             }
         }
+        if let (Some(journal), Some(logged)) = (journal, logged) {
+            journal.note_flushed(logged);
+        }
+        self.missed.note_flushed(maps);
+        self.unflushed.flushed(bypassed);
     }
 
     /// Writes the changed map pages to every member, after a flush of the data they speak of.
@@ -177,10 +185,16 @@ impl Array {
             let mut space = self.space.borrow_mut();
             (space.pages(), space.take_dirty())
         };
-        if dirty.is_empty() {
+        if dirty.is_empty() && !self.has_dirty_sums() {
             return;
         }
         self.clone().flush_disks().await;
+        if self.has_dirty_sums() {
+            // Before the bits: whoever finds a row written must find its sums.
+            self.write_sums().await;
+            self.clone().flush_disks().await;
+            self.note_sums_flushed();
+        }
         let dirty: Vec<(usize, u64, SharedBuf)> = dirty
             .into_iter()
             .map(|(page, generation, bytes)| (page, generation, Buf::copy_of(&bytes).freeze()))
@@ -222,18 +236,21 @@ impl Array {
         let doubtful = self.doubtful.get() || self.broken.borrow().is_some();
         // A disk that is out and still a member in the ledger isn't flushed below: first it has to go.
         let unsettled = self.has_thrown_out();
-        if !self.dirty.get() || self.active_writes.get() > 0 || doubtful || unsettled {
+        let logged = self
+            .journal()
+            .is_some_and(|journal| journal.floor() < journal.next());
+        if !self.dirty.get() || self.active_writes.get() > 0 || doubtful || unsettled || logged {
             return Ok(());
         }
         // Writers that come from here on wait for `held` in `begin_write`.
         self.dirty.set(false);
         let disks = self.ledger.borrow().with_data();
-        let flushed = join_all(disks.iter().map(|disk| disk.device.flush())).await;
+        let flushed = join_all(disks.iter().map(|disk| disk.flush())).await;
         let mut lost_some = false;
         for (disk, result) in disks.iter().zip(flushed) {
             if let Err(error) = result {
                 // As in `flush_disks`: out, and never asked again.
-                disk.count(|errors| errors.flush += 1);
+                disk.count_error(&error);
                 lost_some |= self.put_out(disk, &error.to_string());
             }
         }
@@ -265,6 +282,7 @@ impl Array {
                 }
                 let idle = clock.now().since(array.last_client_io.get());
                 if array.dirty.get() && array.active_writes.get() == 0 && idle >= CLEAN_AFTER {
+                    let _ = array.settle_journal().await;
                     // A failure has ejected its disk and been reported by then.
                     let _ = array.mark_clean().await;
                 }
@@ -281,8 +299,7 @@ async fn write_pages_to(
     let layout = disk.layout.get().unwrap_or_default();
     let writes = dirty.iter().map(|(page, generation, bytes)| {
         let offset = page_offset(&layout, pages, *page, *generation);
-        disk.device
-            .write(offset, bytes.clone(), WriteFlags::default())
+        disk.write_at(offset, bytes.clone(), WriteFlags::default())
     });
     join_all(writes).await.into_iter().collect()
 }

@@ -55,7 +55,9 @@ impl Array {
     async fn settle_in_time(self: &Rc<Self>) {
         // While the array is being started nobody is acked, and a start that is refused must leave
         // the labels as they were: what is thrown out by then waits for the end of the start.
-        if self.is_settled() || self.broken.borrow().is_some() || !self.is_open() {
+        // Once replay puts things in place it can't wait any more: the journal is about to forget them.
+        let may = self.is_open() || self.replaying.get();
+        if self.is_settled() || self.broken.borrow().is_some() || !may {
             return;
         }
         self.settles
@@ -103,7 +105,9 @@ impl Array {
         let Some(entry) = self.ledger.borrow().entry(disk.uuid) else {
             return false;
         };
-        if !entry.state.is_live() || self.ledger.borrow().disk(disk.uuid).is_none() {
+        // By identity: a member that came back has another handle than when it went.
+        let known = self.ledger.borrow().disk(disk.uuid);
+        if !entry.state.is_live() || !known.is_some_and(|known| Rc::ptr_eq(&known, disk)) {
             return false;
         }
         let missing = self.ledger.borrow().slots_missing();
@@ -119,6 +123,9 @@ impl Array {
             if first {
                 self.report(EventKind::ArrayFailed, Some(&disk.path), reason);
             }
+            if let Some(journal) = self.journal() {
+                journal.fail(IoErrorKind::Lost);
+            }
             return false;
         }
         let member = entry.state == MemberState::InSync;
@@ -132,8 +139,19 @@ impl Array {
             Some(&disk.path),
             format!("was {}: {why}", entry.state),
         );
+        self.ledger
+            .borrow_mut()
+            .set_state(disk.uuid, MemberState::Failed);
+        disk.flights().retire();
+        if disk.outdated.get() {
+            self.ledger.borrow_mut().set_absence(disk.uuid, None);
+        } else if member || entry.absence.is_some() {
+            self.begin_absence(disk.uuid, None, disk.labelled.get());
+        }
         let mut ledger = self.ledger.borrow_mut();
-        ledger.set_state(disk.uuid, MemberState::Failed);
+        if disk.held_out.get() {
+            ledger.hold_out(disk.uuid);
+        }
         // A replacement goes on alone: the slot has nobody else.
         let left = entry
             .slot

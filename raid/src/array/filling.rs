@@ -9,6 +9,7 @@ use super::create::wipe_label;
 use super::disk::Disk;
 use crate::error::RaidError;
 use crate::events::EventKind;
+use crate::geometry::Slot;
 use crate::member::MemberState;
 
 impl Array {
@@ -58,6 +59,7 @@ impl Array {
     /// Makes a filled disk the member of its slot, in memory, and gives back the member that it
     /// replaces, which is out of the array once this is committed.
     pub(crate) fn promote(&self, disk: &Disk, slot: usize) -> Option<Rc<Disk>> {
+        self.sums_joined(Slot(slot));
         let mut ledger = self.ledger.borrow_mut();
         let old = ledger
             .slots()
@@ -74,7 +76,10 @@ impl Array {
 
     /// Removes the label of a disk that was replaced; it may be pulled.
     pub(crate) async fn dismiss(&self, old: &Disk) {
-        let detail = match wipe_label(&*old.device).await {
+        let wiped = wipe_label(old.device()).await;
+        // Whoever still has an old view of a row writes it no more.
+        old.flights().retire();
+        let detail = match wiped {
             Ok(()) => "replaced; its label is wiped and it may be pulled".to_owned(),
             Err(error) => format!("replaced; its label stays, wipe it before reuse: {error}"),
         };

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use uuid::Uuid;
 
 use super::disk::Disk;
-use crate::label::{ArrayLabel, Entry};
+use crate::label::{Absence, ArrayLabel, Entry};
 use crate::member::MemberState;
 
 /// The disks of a slot.
@@ -159,6 +159,8 @@ impl Ledger {
             entry.since_event = events + 1;
             if next == MemberState::InSync {
                 entry.cursor_rows = 0;
+                entry.absence = None;
+                entry.held_out = false;
             }
             if next == MemberState::Spare {
                 entry.slot = None;
@@ -187,6 +189,60 @@ impl Ledger {
         self.derive();
     }
 
+    /// Makes a member that was away, and is back, the target of its slot. The caller commits the label.
+    ///
+    /// # Panics
+    /// If its slot is taken.
+    pub(crate) fn take_back(&mut self, disk: Rc<Disk>) {
+        let uuid = disk.uuid;
+        self.paths.remove(&uuid);
+        self.disks.insert(uuid, disk);
+        self.set_state(uuid, MemberState::Rebuilding);
+        if let Some(entry) = self.label.table.iter_mut().find(|entry| entry.uuid == uuid) {
+            entry.cursor_rows = 0;
+            entry.held_out = false;
+            entry.absence = entry.absence.map(|absence| Absence {
+                returning: true,
+                ..absence
+            });
+            let taken = entry.slot.and_then(|slot| self.slots.get(slot));
+            assert!(
+                taken.is_some_and(|slot| {
+                    slot.member.is_none() && slot.target.as_ref().is_some_and(|t| t.uuid == uuid)
+                }),
+                "the slot of {uuid} is taken"
+            );
+        }
+    }
+
+    /// Notes what is known of a member's absence. The caller commits the label.
+    pub(crate) fn set_absence(&mut self, uuid: Uuid, absence: Option<Absence>) {
+        self.uncommitted = true;
+        if let Some(entry) = self.label.table.iter_mut().find(|entry| entry.uuid == uuid) {
+            entry.absence = absence;
+        }
+    }
+
+    /// Members that are being taken back have labels that say so. The caller commits the label.
+    pub(crate) fn note_returned(&mut self) {
+        for entry in &mut self.label.table {
+            if let Some(absence) = &mut entry.absence
+                && entry.state.is_live()
+                && self.disks.contains_key(&entry.uuid)
+            {
+                self.uncommitted |= absence.returning;
+                absence.returning = false;
+            }
+        }
+    }
+
+    /// Notes that the operator failed a member.
+    pub(crate) fn hold_out(&mut self, uuid: Uuid) {
+        if let Some(entry) = self.label.table.iter_mut().find(|entry| entry.uuid == uuid) {
+            entry.held_out = true;
+        }
+    }
+
     /// Lets every replacement begin anew.
     pub(crate) fn restart_replacements(&self) {
         for slot in &self.slots {
@@ -206,6 +262,8 @@ impl Ledger {
             cursor_rows: 0,
             since_event: self.label.event_count + 1,
             disk_bytes: disk.size,
+            absence: None,
+            held_out: false,
         });
         self.disks.insert(disk.uuid, disk);
         self.derive();
@@ -234,6 +292,7 @@ impl Ledger {
         for entry in &mut self.label.table {
             if entry.slot == Some(slot) && !entry.state.is_live() {
                 entry.slot = None;
+                entry.absence = None;
             }
         }
     }
@@ -245,6 +304,16 @@ impl Ledger {
     /// The next commit: takes the cursors over and raises the generation.
     pub(crate) fn next_generation(&mut self) -> ArrayLabel {
         self.label.generation += 1;
+        let in_sync = self
+            .label
+            .table
+            .iter()
+            .filter(|entry| entry.state == MemberState::InSync);
+        let headers = in_sync
+            .filter_map(|entry| self.disks.get(&entry.uuid))
+            .filter(|disk| !disk.out.get())
+            .map(|disk| disk.durable_header());
+        self.label.journal_headers = headers.min().unwrap_or(0);
         for entry in &mut self.label.table {
             let filling = matches!(
                 entry.state,

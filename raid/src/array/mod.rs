@@ -1,8 +1,10 @@
 //! An array on its engine thread: its disks, its label, and who may do what to it.
 //!
 //! `ledger` holds the label and the live disks and is the one place where states change; `durable`
-//! writes labels, map pages and flushes; `eject` throws disks out; `create` and `assemble` make an [`Array`]; `operate` holds
-//! the operator's verbs; `volumes` the space. The stripe engine is in [`crate::stripe`], rebuild in
+//! writes labels, map pages and flushes; `eject` throws disks out; `watch`, `flights` and
+//! `slow` see to it that nobody waits for a disk that hangs; `create` and `assemble` make an [`Array`]; `operate` holds
+//! the operator's verbs; `missed` and `returning` bring members back that were away; `volumes` the
+//! space. The stripe engine is in [`crate::stripe`], rebuild in
 //! [`crate::sync`].
 //!
 //! Invariants
@@ -12,40 +14,68 @@
 //!   the disks stay as they were at that moment, so that returning them brings the array back.
 
 pub(crate) mod assemble;
+mod bad_blocks;
+mod checkup;
 pub(crate) mod create;
 pub(crate) mod disk;
 mod durable;
 mod eject;
 mod filling;
+pub(crate) mod flights;
 mod ledger;
+mod losses;
+pub(crate) mod missed;
 mod operate;
+pub(crate) mod prepared;
+mod reopen;
+mod returning;
+mod slow;
 mod status;
-mod volumes;
+mod sums;
+pub(crate) mod volumes;
+pub(crate) mod vouch;
+pub(crate) mod watch;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use cairn_blockdev::{BlockDevice, BufPool, Env, IoError, IoErrorKind, Ticks};
-use tokio::sync::{Mutex, Semaphore, oneshot};
+use tokio::sync::{Mutex, Notify, Semaphore, oneshot};
 use uuid::Uuid;
 
+pub use bad_blocks::BadBlock;
 pub use disk::ErrorCounts;
+pub use flights::Deadlines;
+pub use prepared::{ListedLog, list_logs};
+pub use returning::Readded;
+pub use slow::Unanswered;
 pub use status::{ArrayState, ArrayStatus, MemberStatus, SpaceStatus, SyncAction, SyncStatus};
 pub use volumes::VolumeInfo;
 
+use crate::defects::Defects;
 use crate::error::RaidError;
 use crate::events::{ArrayEvent, EventKind, Hooks};
-use crate::geometry::{Geometry, Row};
+use crate::geometry::{Geometry, Row, Slot};
+use crate::integrity::Sums;
+use crate::integrity::cache::CACHE_BYTES;
+use crate::journal::log::{Hold, Journal};
 use crate::label::ArrayLabel;
 use crate::level::Level;
+use crate::scrub::ScrubTask;
 use crate::space::SpaceMap;
+use crate::stripe::bypass::Unflushed;
 use crate::stripe::cache::RowCache;
+use crate::stripe::dirty::Dirty;
 use crate::stripe::view::{RowView, SlotView};
 use crate::sync::SyncState;
 use crate::turnstile::Turnstile;
-use disk::Disk;
+use disk::{Disk, is_late};
 use ledger::Ledger;
+use missed::Missed;
+use prepared::Logs;
 use volumes::ExtentGates;
+use watch::Watch;
 
 /// Memory of rows in transactions and in rebuild (the row cache's share of the memory bound).
 const ROW_CACHE_BYTES: u64 = 128 << 20;
@@ -74,7 +104,24 @@ pub struct Array {
     pub(crate) cache: Rc<RowCache>,
     /// Permits of [`ROW_CACHE_UNIT`] bytes.
     pub(crate) memory: Semaphore,
+    /// All of them.
+    pub(crate) memory_units: u32,
     pub(crate) row_cost: u32,
+    journal: RefCell<Option<Rc<Journal>>>,
+    /// Checksums, if it has them.
+    sums: Option<Sums>,
+    /// What is logged and not in place yet.
+    pub(crate) dirty_rows: Rc<Dirty>,
+    /// Logs of prepared operations.
+    pub(crate) logs: Rc<Logs>,
+    /// Complete rows that no flush has made durable yet.
+    pub(crate) unflushed: Unflushed,
+    /// Rows with intents that replay has put together, and that aren't trimmed yet.
+    pub(crate) settled: RefCell<BTreeSet<Row>>,
+    /// Complete rows that are in place and not flushed yet.
+    pub(crate) bypassed: RefCell<Vec<Hold>>,
+    pub(crate) cycles: Rc<Turnstile>,
+    pub(crate) apply_kicked: Rc<Notify>,
     /// Held over every change of the label, from the decision to the last disk's flush.
     labels: Mutex<()>,
     /// Disks that are out and not yet out of the ledger, with the reason.
@@ -88,13 +135,22 @@ pub struct Array {
     doubtful: Cell<bool>,
     /// Assembly or creation is over: slots may be filled.
     open: Cell<bool>,
+    /// Replay has begun: what it puts in place must not be trusted to disks that were thrown out.
+    replaying: Cell<bool>,
     active_writes: Cell<u64>,
     last_client_io: Cell<Ticks>,
     /// Why no more writes are taken.
     broken: RefCell<Option<String>>,
     stopping: Cell<bool>,
     pub(crate) sync: SyncState,
+    pub(crate) scrub: ScrubTask,
     gates: Rc<ExtentGates>,
+    pub(crate) watch: Rc<Watch>,
+    /// Blocks that are lost, and the scrub's record. Whoever changes it calls `save_defects`.
+    pub(crate) defects: RefCell<Defects>,
+    defect_saves: Rc<Turnstile>,
+    /// What members that are away have missed.
+    pub(crate) missed: Missed,
 }
 
 /// What an [`Array`] is made from.
@@ -105,6 +161,8 @@ struct Parts {
     label: ArrayLabel,
     disks: Vec<Rc<Disk>>,
     space: SpaceMap,
+    watch: Rc<Watch>,
+    defects: Defects,
 }
 
 impl Array {
@@ -113,7 +171,11 @@ impl Array {
         let members = cairn_blockdev::units::u64_of(geometry.members());
         let row_units = (members * geometry.chunk_bytes()).div_ceil(ROW_CACHE_UNIT);
         let permits = ROW_CACHE_BYTES / ROW_CACHE_UNIT;
-        Rc::new(Self {
+        let sums = parts.label.has_sums().then(|| {
+            let label = &parts.label;
+            Sums::new(label.uuid, &geometry, label.data_bytes, CACHE_BYTES)
+        });
+        let array = Rc::new(Self {
             name: Rc::from(parts.label.name.as_str()),
             uuid: parts.label.uuid,
             geometry,
@@ -122,7 +184,17 @@ impl Array {
             space: RefCell::new(parts.space),
             cache: Rc::default(),
             memory: Semaphore::new(cairn_blockdev::units::usize_of(permits)),
+            memory_units: u32::try_from(permits).unwrap_or(u32::MAX),
             row_cost: u32::try_from(row_units.clamp(1, permits)).unwrap_or(1),
+            journal: RefCell::new(None),
+            sums,
+            dirty_rows: Rc::new(Dirty::new(geometry.data_chunks())),
+            logs: Rc::default(),
+            unflushed: Unflushed::default(),
+            settled: RefCell::default(),
+            bypassed: RefCell::default(),
+            cycles: Rc::default(),
+            apply_kicked: Rc::default(),
             labels: Mutex::new(()),
             thrown_out: RefCell::default(),
             settles: Rc::default(),
@@ -130,16 +202,24 @@ impl Array {
             checkpoints: Rc::default(),
             doubtful: Cell::new(false),
             open: Cell::new(false),
+            replaying: Cell::new(false),
             active_writes: Cell::new(0),
             last_client_io: Cell::new(Ticks::default()),
             broken: RefCell::new(None),
             stopping: Cell::new(false),
             sync: SyncState::default(),
+            scrub: ScrubTask::default(),
             gates: Rc::default(),
             env: parts.env,
             pool: parts.pool,
             hooks: parts.hooks,
-        })
+            watch: parts.watch,
+            defects: RefCell::new(parts.defects),
+            defect_saves: Rc::default(),
+            missed: Missed::default(),
+        });
+        array.watch.tell(&array);
+        array
     }
 
     /// Name.
@@ -165,6 +245,24 @@ impl Array {
         });
     }
 
+    /// The journal, if the array has one and is open.
+    pub(crate) fn journal(&self) -> Option<Rc<Journal>> {
+        self.journal.borrow().clone()
+    }
+
+    /// Members that are in sync and in.
+    pub(crate) fn in_sync(&self) -> Vec<Rc<Disk>> {
+        let ledger = self.ledger.borrow();
+        let members = ledger
+            .slots()
+            .iter()
+            .filter_map(|slot| slot.member.as_ref());
+        members
+            .filter(|disk| !disk.out.get())
+            .map(Rc::clone)
+            .collect()
+    }
+
     /// Who can be read and written in `row`, now.
     pub(crate) fn view(&self, row: Row) -> RowView {
         let ledger = self.ledger.borrow();
@@ -178,9 +276,13 @@ impl Array {
                     .target
                     .as_ref()
                     .filter(live)
-                    .filter(|target| target.progress.borrow().has(row));
+                    .filter(|target| target.has(row));
+                let prompt = member
+                    .into_iter()
+                    .chain(target)
+                    .find(|disk| !disk.is_slow());
                 SlotView {
-                    read: member.or(target).map(Rc::clone),
+                    read: prompt.or(member).or(target).map(Rc::clone),
                     write: member.into_iter().chain(target).map(Rc::clone).collect(),
                 }
             })
@@ -189,17 +291,32 @@ impl Array {
     }
 
     /// Who to read data chunk `index` of `row` from: as [`RowView::source`], without making a view.
+    /// `None` also if the disk is slow: then the row is to be read around it.
     pub(crate) fn reader(&self, row: Row, index: usize) -> Option<Rc<Disk>> {
         if self.geometry.level() == Level::Raid1 {
             return self.view(row).source(index).map(|(_, disk)| disk);
         }
         let ledger = self.ledger.borrow();
         let slot = ledger.slots().get(self.geometry.data_slot(row, index).0)?;
-        let member = slot.member.as_ref().filter(|disk| !disk.out.get());
-        let filled = |disk: &&Rc<Disk>| !disk.out.get() && disk.progress.borrow().has(row);
-        member
+        let usable = |disk: &&Rc<Disk>| !disk.out.get() && !disk.is_slow();
+        let filled = |disk: &&Rc<Disk>| usable(disk) && disk.has(row);
+        slot.member
+            .as_ref()
+            .filter(usable)
             .or_else(|| slot.target.as_ref().filter(filled))
             .map(Rc::clone)
+    }
+
+    /// The slot from which `disk` gives data chunk `index`: on RAID 1 any.
+    pub(crate) fn slot_read(&self, row: Row, index: usize, disk: &Disk) -> Slot {
+        if self.geometry.level() != Level::Raid1 {
+            return self.geometry.data_slot(row, index);
+        }
+        let ledger = self.ledger.borrow();
+        let is_it = |has: &Option<Rc<Disk>>| has.as_ref().is_some_and(|has| has.uuid == disk.uuid);
+        let mut slots = ledger.slots().iter();
+        let at = slots.position(|slot| is_it(&slot.member) || is_it(&slot.target));
+        Slot(at.unwrap_or(0))
     }
 
     /// Fails once more members are gone than the level survives.
@@ -211,7 +328,7 @@ impl Array {
         }
     }
 
-    fn check_open(&self) -> Result<(), RaidError> {
+    pub(crate) fn check_open(&self) -> Result<(), RaidError> {
         if self.stopping.get() {
             return Err(RaidError::Stopping {
                 array: self.name.to_string(),
@@ -233,12 +350,21 @@ impl Array {
         self.last_client_io.set(self.env.clock.now());
     }
 
+    /// Notes how long a client's request took.
+    pub(crate) fn note_request(&self, began: Ticks) {
+        self.scrub.note_request(self.env.clock.now().since(began));
+    }
+
     pub(crate) fn last_client_io(&self) -> Ticks {
         self.last_client_io.get()
     }
 
     /// Notes a failed read and, if the disk is beyond its budget, starts its ejection.
     pub(crate) fn read_failed(self: &Rc<Self>, disk: &Rc<Disk>, error: &IoError) {
+        if is_late(error) || disk.out.get() {
+            disk.count_error(error);
+            return;
+        }
         let first = disk.errors().read == 0;
         let eject = disk.read_failed(error, self.env.clock.now());
         if first {
@@ -267,13 +393,37 @@ impl Array {
 
     /// Notes a failed write and ejects the disk; durable in the other labels on return.
     pub(crate) async fn write_failed(self: &Rc<Self>, disk: &Rc<Disk>, error: &IoError) {
-        disk.count(|errors| errors.write += 1);
+        disk.count_error(error);
         self.eject(disk, &error.to_string()).await;
     }
 }
 
 impl std::fmt::Debug for Array {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Array({}, {})", self.name, self.geometry.level())
+        write!(f, "Array({}, {}", self.name, self.geometry.level())?;
+        if let Some(journal) = self.journal() {
+            write!(f, ", {journal:?}")?;
+        }
+        let thrown_out = self.thrown_out.borrow().len();
+        let labels_held = self.labels.try_lock().is_err();
+        write!(
+            f,
+            ", first dirty {:?}, row memory {} of {}, active writes {}, thrown out {thrown_out}, \
+             labels held {labels_held}, stopping {}, rebuild runs {}, scrub runs {}, gates used {}, \
+             cycles {:?}, checkpoints {:?}, flushes {:?}, settles {:?}",
+            self.dirty_rows.first(),
+            self.memory.available_permits(),
+            self.memory_units,
+            self.active_writes.get(),
+            self.stopping.get(),
+            self.sync.is_running(),
+            self.scrub.is_running(),
+            self.gates.in_use(),
+            self.cycles,
+            self.checkpoints,
+            self.flushes,
+            self.settles,
+        )?;
+        write!(f, ")")
     }
 }

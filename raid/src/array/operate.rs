@@ -29,7 +29,7 @@ impl Array {
             })
     }
 
-    fn wrong_state(&self, disk: &str, state: MemberState, hint: &str) -> RaidError {
+    pub(super) fn wrong_state(&self, disk: &str, state: MemberState, hint: &str) -> RaidError {
         RaidError::MemberState {
             disk: disk.to_owned(),
             state: state.to_string(),
@@ -56,18 +56,23 @@ impl Array {
         self.check_newcomer(&disk.path)?;
         let (shape, data_bytes) = self.shape();
         let layout = layout_for(&shape, &disk, data_bytes)?;
-        if let Some((array, member)) = zone_owner(&*disk.device).await?
+        // Before it is asked anything: what it was asked earlier could land on what follows.
+        self.settled_disk(&disk.path, None).await?;
+        let device = self.watch.over(&disk.path, &disk.device);
+        if let Some((array, member)) = zone_owner(&device).await?
             && array == self.uuid
-            && self.ledger.borrow().disk(member).is_some()
         {
-            // Whatever became of its label: what follows would overwrite a disk in use.
-            let known = self.ledger.borrow().path(member);
-            return Err(RaidError::SameDisk {
-                first: disk.path.to_string(),
-                second: known.map_or_else(String::new, |path| path.to_string()),
-            });
+            if self.ledger.borrow().disk(member).is_some() {
+                // Whatever became of its label: what follows would overwrite a disk in use.
+                let known = self.ledger.borrow().path(member);
+                return Err(RaidError::SameDisk {
+                    first: disk.path.to_string(),
+                    second: known.map_or_else(String::new, |path| path.to_string()),
+                });
+            }
+            self.settled_disk(&disk.path, Some(member)).await?;
         }
-        let disk = Disk::new(self.env.new_uuid(), disk.path, disk.device, Some(layout));
+        let disk = Disk::new(self.env.new_uuid(), disk.path, device, Some(layout));
         prepare(&disk, self.uuid).await?;
         Ok(disk)
     }
@@ -132,14 +137,15 @@ impl Array {
     async fn take_out(&self, uuid: Uuid, path: &str) {
         let disk = self.ledger.borrow().disk(uuid);
         self.ledger.borrow_mut().drop_entry(uuid);
-        if let Some(disk) = disk
-            && let Err(error) = wipe_label(&*disk.device).await
-        {
-            self.report(
-                EventKind::DiskError,
-                Some(path),
-                format!("its label stays: {error}"),
-            );
+        if let Some(disk) = disk {
+            if let Err(error) = wipe_label(disk.device()).await {
+                self.report(
+                    EventKind::DiskError,
+                    Some(path),
+                    format!("its label stays: {error}"),
+                );
+            }
+            disk.flights().retire();
         }
         self.report(EventKind::DiskRemoved, Some(path), String::new());
     }
@@ -176,6 +182,7 @@ impl Array {
                 if entry.state == MemberState::InSync {
                     self.redundancy_without(path)?;
                 }
+                disk.held_out.set(true);
                 self.eject(&disk, "failed by the operator").await;
                 self.check_open()
             }
@@ -288,12 +295,18 @@ impl Array {
     /// Stops cleanly: no more requests, everything flushed, labels clean, disks closed.
     pub async fn stop(self: &Rc<Self>) -> Result<(), RaidError> {
         self.stopping.set(true);
-        while self.active_writes.get() > 0 || self.sync.is_running() || self.gates.in_use() {
+        self.scrub.wake();
+        while self.active_writes.get() > 0
+            || self.sync.is_running()
+            || self.scrub.is_running()
+            || self.gates.in_use()
+        {
             self.env.clock.sleep(STOP_LOOK).await;
         }
         let broken = self.check_unbroken();
         if broken.is_ok() {
             // A failure has ejected its disk; what is left is flushed.
+            let _ = self.settle_journal().await;
             let _ = self.checkpoint().await;
             let _ = self.flush_all().await;
             self.dirty.set(true);
@@ -317,9 +330,11 @@ impl Array {
         let disks = self.ledger.borrow().live();
         // What is destroyed needs no clean end, but its writes must be over.
         let _ = self.stop().await;
+        // A disk that can't be wiped doesn't keep the others from it.
+        let mut outcome = Ok(());
         for disk in disks {
-            wipe_label(&*disk.device).await?;
+            outcome = outcome.and(wipe_label(disk.device()).await);
         }
-        Ok(())
+        outcome
     }
 }

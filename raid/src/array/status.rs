@@ -5,7 +5,9 @@ use std::rc::Rc;
 use uuid::Uuid;
 
 use super::Array;
+use super::bad_blocks::BadBlock;
 use super::disk::ErrorCounts;
+use crate::defects::ScrubRecord;
 use crate::level::Level;
 use crate::member::MemberState;
 
@@ -39,16 +41,21 @@ pub struct MemberStatus {
     pub errors: ErrorCounts,
 }
 
-/// What is being filled.
+/// What goes on in the background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncAction {
     /// Slots without a member.
     Rebuild,
     /// A member's slot, for a replacement.
     Replace,
+    /// Everything that was written is read and compared.
+    Scrub,
+    /// Members that were away get what they missed.
+    CatchUp,
 }
 
-/// Progress of a rebuild or replacement. Bytes are data bytes of written rows.
+/// Progress of filling or of a scrub. Bytes are data bytes of written rows; of those to be copied, for a
+/// catch-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncStatus {
     /// What is done.
@@ -107,12 +114,22 @@ pub struct ArrayStatus {
     pub space: SpaceStatus,
     /// Whether the labels say that parity matches.
     pub clean: bool,
-    /// Journal and checksums are not there yet.
+    /// Blocks carry no checksums.
     pub no_integrity: bool,
+    /// Acks follow the writes in place: there is no journal.
+    pub no_journal: bool,
     /// Membership changes so far.
     pub event_count: u64,
     /// When it was created, in ms since 1970.
     pub created_ms: u64,
+    /// Blocks that are lost here: the first runs.
+    pub bad_blocks: Vec<BadBlock>,
+    /// Blocks that are lost here, in all.
+    pub bad_blocks_total: u64,
+    /// What is kept of the scrub.
+    pub scrub: ScrubRecord,
+    /// A scrub under way, paused or held.
+    pub scrubbing: Option<SyncStatus>,
     /// Why writes fail, if they do.
     pub failure: Option<String>,
 }
@@ -175,8 +192,13 @@ impl Array {
             },
             clean: !self.dirty.get(),
             no_integrity: label.incompat & crate::label::INCOMPAT_NO_INTEGRITY != 0,
+            no_journal: !label.has_journal(),
             event_count: label.event_count,
             created_ms: label.created_ms,
+            bad_blocks: self.bad_blocks(),
+            bad_blocks_total: self.defects.borrow().total(),
+            scrub: self.scrub_record(),
+            scrubbing: self.scrub_status(),
             failure,
         }
     }

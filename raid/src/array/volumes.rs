@@ -8,15 +8,19 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 
-use cairn_blockdev::{BlockDevice, IoErrorKind};
+use cairn_blockdev::{BlockDevice, IoErrorKind, PreparedDevice};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use uuid::Uuid;
 
 use super::Array;
 use crate::error::RaidError;
+use crate::geometry::Row;
+use crate::journal::entry::{Entry, Kind, Tag};
 use crate::label::valid_name;
+use crate::mutation::{Mutation, on};
 use crate::space::{ExtentId, VOLUMES_MAX, VolumeId, VolumeRecord};
 use crate::volume::Volume;
 
@@ -210,10 +214,9 @@ impl Array {
         let mut closed = Vec::new();
         for (owner, extent) in extents {
             let gate = self.gates.close(extent).await;
-            let mut space = self.space.borrow_mut();
             // A discard that was on its way may have given it back, and it may be another's by now.
-            if space.owner(extent) == Some(owner) {
-                space.unmap(extent);
+            if self.space.borrow().owner(extent) == Some(owner) {
+                self.unmap(extent).await.map_err(|_| self.lost_error())?;
                 closed.push((extent, gate));
             }
         }
@@ -228,15 +231,24 @@ impl Array {
 
     /// Writes and flushes the map.
     async fn save_map(self: &Rc<Self>) -> Result<(), RaidError> {
-        let saved = match self.checkpoint().await {
-            Ok(()) => self.flush_all().await,
-            Err(kind) => Err(kind),
+        let saved = async {
+            self.settle_map().await?;
+            self.checkpoint().await?;
+            self.flush_all().await
         };
-        saved.or_else(|_| self.check_open())
+        saved.await.or_else(|_| self.check_open())
     }
 
     /// A volume as a device. Several may be open at once; they are the same.
     pub fn open_volume(self: &Rc<Self>, name: &str) -> Result<Rc<dyn BlockDevice>, RaidError> {
+        self.check_open()?;
+        let (id, record) = self.find_volume(name)?;
+        Ok(Rc::new(Volume::new(Rc::clone(self), id, &record)))
+    }
+
+    /// A volume as a device whose writes can be prepared. The logs are the array's: all its volumes'
+    /// devices speak of the same.
+    pub fn open_prepared(self: &Rc<Self>, name: &str) -> Result<Rc<dyn PreparedDevice>, RaidError> {
         self.check_open()?;
         let (id, record) = self.find_volume(name)?;
         Ok(Rc::new(Volume::new(Rc::clone(self), id, &record)))
@@ -253,19 +265,88 @@ impl Array {
         extent: ExtentId,
     ) -> Result<(), IoErrorKind> {
         let closed = self.gates.close(extent).await;
-        let empty = {
-            let space = self.space.borrow();
-            space.owner(extent).is_some() && !space.any_written(extent)
-        };
-        if !empty {
+        if self.space.borrow().owner(extent).is_none() || !self.is_empty_extent(extent) {
             return Ok(());
         }
-        self.space.borrow_mut().unmap(extent);
-        self.checkpoint().await?;
-        self.flush_all().await?;
+        self.unmap(extent).await?;
+        if !on(Mutation::ReuseBeforeUnmapDurable) {
+            self.settle_map().await?;
+            self.flush_all().await?;
+        }
         self.space.borrow_mut().release(extent);
         drop(closed);
         Ok(())
+    }
+
+    fn rows_of(&self, extent: ExtentId) -> RangeInclusive<Row> {
+        let rows = self.rows_per_extent();
+        let first = u64::from(extent.0) * rows;
+        Row(first)..=Row(first + rows - 1)
+    }
+
+    /// Whether nothing is written in an extent, nor logged or prepared for it.
+    pub(crate) fn is_empty_extent(&self, extent: ExtentId) -> bool {
+        let rows = self.rows_of(extent);
+        let written = self.space.borrow().any_written(extent) || self.dirty_rows.any(rows);
+        !written && !self.is_pinned(extent)
+    }
+
+    /// Unmaps an extent: what is logged for it is revoked, and nothing of it is on its way. The
+    /// caller keeps its gate shut.
+    async fn unmap(self: &Rc<Self>, extent: ExtentId) -> Result<(), IoErrorKind> {
+        let rows = self.rows_of(extent);
+        let whole = 0..self.geometry.chunk_blocks();
+        for row in rows.start().0..=rows.end().0 {
+            let row = Row(row);
+            if self.dirty_rows.has(row) || !self.cache.is_idle(row) {
+                let _lock = self.cache.lock(row, whole.clone()).await;
+                self.check_alive()?;
+                self.dirty_rows.revoke(row);
+            }
+        }
+        self.check_alive()?;
+        for row in rows.start().0..=rows.end().0 {
+            self.heal_row(Row(row));
+        }
+        if let Some(journal) = self.journal() {
+            let bytes = self.space.borrow().extent_bytes();
+            let at = self.space.borrow().extent_offset(extent);
+            let entry = Entry::without_payload(Kind::Unmap, at, bytes, Vec::new());
+            self.log(&journal, entry, Vec::new(), None);
+        }
+        self.space.borrow_mut().unmap(extent);
+        Ok(())
+    }
+
+    /// Logs whose an extent is, before the first data in it.
+    pub(crate) fn log_mapping(self: &Rc<Self>, extent: ExtentId) {
+        let Some(journal) = self.journal() else {
+            return;
+        };
+        let (at, bytes, tag) = {
+            let space = self.space.borrow();
+            let tag = space.mapping(extent);
+            (space.extent_offset(extent), space.extent_bytes(), tag)
+        };
+        if let Some(tag) = tag {
+            let entry = Entry {
+                tag: Tag::new(&tag).unwrap_or_default(),
+                ..Entry::without_payload(Kind::Map, at, bytes, Vec::new())
+            };
+            self.log(&journal, entry, Vec::new(), None);
+        }
+    }
+
+    /// Makes changes of the map safe from a kill: logged, or written where there is no journal.
+    pub(crate) async fn settle_map(self: &Rc<Self>) -> Result<(), IoErrorKind> {
+        match self.journal() {
+            Some(journal) => {
+                journal.logged_below(journal.next()).await?;
+                self.kick_apply();
+                self.before_ack().await
+            }
+            None => self.checkpoint().await,
+        }
     }
 }
 

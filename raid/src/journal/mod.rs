@@ -26,11 +26,10 @@
 pub mod entry;
 pub mod group;
 pub mod header;
-#[cfg_attr(not(test), expect(dead_code, reason = "the executor comes next"))]
+pub(crate) mod log;
+pub(crate) mod open;
 pub(crate) mod ring;
-#[cfg_attr(not(test), expect(dead_code, reason = "the executor comes next"))]
 pub(crate) mod scan;
 #[cfg(test)]
 mod tests;
-#[cfg_attr(not(test), expect(dead_code, reason = "the executor comes next"))]
 pub(crate) mod union;

@@ -138,6 +138,7 @@ impl Ring {
     }
 
     /// Bytes of live groups.
+    #[cfg(test)]
     pub(crate) fn used(&self) -> u64 {
         self.used
     }

@@ -24,6 +24,7 @@ use uuid::Uuid;
 use super::entry::Seq;
 use super::group::{Damage, GROUP_BYTES_MAX, Group, decode, payload_is_intact, unescape};
 use super::header::RING_OFFSET;
+use crate::mutation::{Mutation, on};
 
 /// One read of the ring.
 const PIECE: u64 = MIB;
@@ -77,6 +78,8 @@ struct Window<'a> {
     bytes: Vec<u8>,
     /// For each block in memory whether it could be read; zeros stand for those that couldn't.
     readable: Vec<bool>,
+    /// Memory of the last whole piece, for the next one.
+    spare: Option<Buf>,
 }
 
 impl Window<'_> {
@@ -111,6 +114,7 @@ impl Window<'_> {
         if let Some(piece) = self.try_read(from, len).await? {
             self.bytes.extend_from_slice(&piece);
             self.readable.resize(self.bytes.len() / BLOCK_BYTES, true);
+            self.spare = Some(piece);
             return Ok(());
         }
         for position in (from..from + len).step_by(BLOCK_BYTES) {
@@ -125,9 +129,13 @@ impl Window<'_> {
     }
 
     /// `None`: a sector of it is bad. Other errors are those of the whole device.
-    async fn try_read(&self, position: u64, len: u64) -> Result<Option<Buf>, IoError> {
-        match read_vec(self.device, self.ring_offset + position, usize_of(len)).await {
-            Ok(buf) => Ok(Some(buf)),
+    async fn try_read(&mut self, position: u64, len: u64) -> Result<Option<Buf>, IoError> {
+        let len = usize_of(len);
+        let spare = self.spare.take().filter(|spare| spare.len() == len);
+        let buf = spare.unwrap_or_else(|| Buf::zeroed(len));
+        let (buf, result) = self.device.read(self.ring_offset + position, buf).await;
+        match result {
+            Ok(()) => Ok(Some(buf)),
             Err(error) if error.kind == IoErrorKind::Medium => {
                 tracing::debug!(%error, "journal blocks can't be read");
                 Ok(None)
@@ -207,6 +215,7 @@ pub(crate) async fn scan(
         at: 0,
         bytes: Vec::new(),
         readable: Vec::new(),
+        spare: None,
     };
     let mut found = Vec::new();
     let mut position = 0;
@@ -217,6 +226,8 @@ pub(crate) async fn scan(
         };
         position = if group.intact {
             group.payload.end
+        } else if on(Mutation::ReplayStopsAtFirstGap) {
+            ring_len
         } else {
             group.payload.start
         };

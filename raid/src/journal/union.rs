@@ -57,8 +57,7 @@ pub(crate) enum ReplayError {
     /// No intact copy of a record is left that was durable on R+1 members.
     #[error(
         "journal: no member has an intact copy of record {seq}, though everything through \
-         {durable_through} was on enough of them: find the missing member, or give up what was \
-         written since by force"
+         {durable_through} was on enough of them: find the missing members"
     )]
     Hole {
         /// The first record missing.
@@ -99,7 +98,7 @@ pub(crate) fn union(members: &[(usize, Vec<Found>)], floor: Seq) -> Result<Repla
     let durable_through = heads()
         .map(|head| head.durable_through)
         .fold(Seq::NONE, Seq::max);
-    let (records, next) = records(members, floor)?;
+    let (records, next) = records(members, floor, false)?;
     if durable_through >= next {
         return Err(ReplayError::Hole {
             seq: next,
@@ -130,8 +129,45 @@ pub(crate) fn union(members: &[(usize, Vec<Found>)], floor: Seq) -> Result<Repla
     })
 }
 
-/// The records from `floor` on for as long as they follow each other, and the sequence behind them.
-fn records(members: &[(usize, Vec<Found>)], floor: Seq) -> Result<(Vec<Record>, Seq), ReplayError> {
+/// The records that the members hold, from `floor` on, also behind holes: to be looked at, never to be
+/// replayed. And whether nothing that was durable is missing.
+pub(crate) fn all_there_is(
+    members: &[(usize, Vec<Found>)],
+    floor: Seq,
+) -> Result<(Replay, bool), ReplayError> {
+    let complete = match union(members, floor) {
+        Ok(replay) => return Ok((replay, true)),
+        Err(ReplayError::Hole { .. }) => false,
+        Err(error) => return Err(error),
+    };
+    let heads = || {
+        members
+            .iter()
+            .flat_map(|(_, found)| found)
+            .map(|found| &found.group.head)
+    };
+    let floor = heads().map(|head| head.floor).fold(floor, Seq::max);
+    let (records, next) = records(members, floor, true)?;
+    let replay = Replay {
+        floor,
+        records,
+        next,
+        durable_through: heads()
+            .map(|head| head.durable_through)
+            .fold(Seq::NONE, Seq::max),
+        tail: Vec::new(),
+        live: Vec::new(),
+    };
+    Ok((replay, complete))
+}
+
+/// The records from `floor` on, for as long as they follow each other or, if asked for, also behind
+/// holes; and the sequence behind them.
+fn records(
+    members: &[(usize, Vec<Found>)],
+    floor: Seq,
+    behind_holes: bool,
+) -> Result<(Vec<Record>, Seq), ReplayError> {
     let mut copies: Vec<Copy> = Vec::new();
     for (member, found) in members {
         for (index, found) in found.iter().enumerate() {
@@ -155,7 +191,7 @@ fn records(members: &[(usize, Vec<Found>)], floor: Seq) -> Result<(Vec<Record>, 
     } in copies
     {
         let group = &found.group;
-        if group.head.first > next {
+        if group.head.first > next && !behind_holes {
             break;
         }
         for (at, entry) in group.entries.iter().enumerate() {

@@ -19,8 +19,9 @@ use cairn_blockdev::units::{u64_of, usize_of, usize_of_u32};
 use uuid::Uuid;
 
 use page::{
-    ExtentFields, PageKind, VOLUME_PAGES, VOLUMES_PER_PAGE, decode_page, encode_page, read_extent,
-    read_volume, record_len, records_per_page, write_extent, write_volume,
+    EXTENT_FIELDS, ExtentFields, PageKind, VOLUME_PAGES, VOLUMES_PER_PAGE, decode_page,
+    encode_page, extent_fields_from_bytes, extent_fields_to_bytes, read_extent, read_volume,
+    record_len, records_per_page, write_extent, write_volume,
 };
 pub use page::{PageError, VolumeRecord};
 
@@ -177,6 +178,12 @@ impl SpaceMap {
         self.volumes.get(usize_of_u32(id.0))?.as_ref()
     }
 
+    /// A volume by the first eight bytes of its UUID, as records speak of it.
+    pub(crate) fn volume_by_mark(&self, mark: u64) -> Option<VolumeId> {
+        let mut volumes = self.volumes();
+        volumes.find_map(|(id, volume)| (tag(volume.uuid) == mark).then_some(id))
+    }
+
     /// Puts a volume in a free place of the table. `None` if it is full.
     pub fn add_volume(&mut self, record: VolumeRecord) -> Option<VolumeId> {
         let (at, id) =
@@ -256,6 +263,16 @@ impl SpaceMap {
         self.by_owner.get(&owner).copied()
     }
 
+    /// The volume that a byte of the array's address space belongs to, and where in it.
+    pub fn volume_at(&self, address: u64) -> Option<(&VolumeRecord, u64)> {
+        let extent = u32::try_from(address / self.extent_bytes).ok()?;
+        let owner = self.owner(ExtentId(extent))?;
+        let before =
+            u64::from(owner.shard) * SHARD_BYTES + u64::from(owner.index) * self.extent_bytes;
+        let (_, volume) = self.volumes().find(|(id, _)| *id == owner.volume)?;
+        Some((volume, before + address % self.extent_bytes))
+    }
+
     /// Whose an extent is.
     pub fn owner(&self, extent: ExtentId) -> Option<Owner> {
         match self.extents.get(usize_of_u32(extent.0)) {
@@ -294,6 +311,59 @@ impl SpaceMap {
         self.by_owner.insert(owner, extent);
         assert!(!self.any_written(extent), "a free extent has written rows");
         Ok(extent)
+    }
+
+    /// What a journal record says of a mapped extent: the fixed part of its record in a page.
+    pub(crate) fn mapping(&self, extent: ExtentId) -> Option<[u8; EXTENT_FIELDS]> {
+        let Some(Use::Mapped { owner, alloc_seq }) = self.extents.get(usize_of_u32(extent.0))
+        else {
+            return None;
+        };
+        let volume = self.volume(owner.volume)?;
+        let fields = ExtentFields {
+            volume: owner.volume.0,
+            volume_tag: tag(volume.uuid),
+            shard: owner.shard,
+            index: owner.index,
+            alloc_seq: *alloc_seq,
+        };
+        Some(extent_fields_to_bytes(&fields))
+    }
+
+    /// Maps an extent as a journal record says, unless the pages know better: its volume is gone, or
+    /// the extent or the place was mapped anew since.
+    pub(crate) fn adopt(&mut self, extent: ExtentId, mapping: &[u8]) {
+        let Some(fields) = extent_fields_from_bytes(mapping) else {
+            return;
+        };
+        self.next_alloc_seq = self.next_alloc_seq.max(fields.alloc_seq + 1);
+        let owner = Owner {
+            volume: VolumeId(fields.volume),
+            shard: fields.shard,
+            index: fields.index,
+        };
+        let known = self
+            .volume(owner.volume)
+            .is_some_and(|volume| tag(volume.uuid) == fields.volume_tag);
+        let free = self.free.contains(&extent);
+        if !known || !free || self.find(owner).is_some() {
+            return;
+        }
+        self.free.remove(&extent);
+        self.set(
+            extent,
+            Use::Mapped {
+                owner,
+                alloc_seq: fields.alloc_seq,
+            },
+        );
+        self.by_owner.insert(owner, extent);
+    }
+
+    /// The extent that holds byte `offset` of the array's address space.
+    pub(crate) fn extent_at(&self, offset: u64) -> Option<ExtentId> {
+        let id = u32::try_from(offset / self.extent_bytes).ok()?;
+        (u64::from(id) < self.extents_total()).then_some(ExtentId(id))
     }
 
     /// Unmaps an extent and forgets what was written in it. It can be reused after
@@ -414,6 +484,11 @@ impl SpaceMap {
     /// Whether something waits to be written.
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
+    }
+
+    /// The generation that a page was last written with.
+    pub(crate) fn generation(&self, page: usize) -> u64 {
+        self.generations.get(page).copied().unwrap_or(0)
     }
 
     /// The changed pages, each with its next generation: (page, generation, bytes). They count as

@@ -68,7 +68,43 @@ struct RawExtent {
     volume_tag: U64,
 }
 
-const _: () = assert!(size_of::<RawExtent>() == 32);
+const _: () = assert!(size_of::<RawExtent>() == EXTENT_FIELDS);
+
+/// Bytes of the fixed part of an extent's record, in a page and in the journal.
+pub(super) const EXTENT_FIELDS: usize = 32;
+
+impl RawExtent {
+    fn of(fields: &ExtentFields) -> Self {
+        Self {
+            volume_plus_one: (fields.volume + 1).into(),
+            shard: fields.shard.into(),
+            index: fields.index.into(),
+            reserved: 0.into(),
+            alloc_seq: fields.alloc_seq.into(),
+            volume_tag: fields.volume_tag.into(),
+        }
+    }
+
+    fn fields(&self) -> Option<ExtentFields> {
+        Some(ExtentFields {
+            volume: self.volume_plus_one.get().checked_sub(1)?,
+            volume_tag: self.volume_tag.get(),
+            shard: self.shard.get(),
+            index: self.index.get(),
+            alloc_seq: self.alloc_seq.get(),
+        })
+    }
+}
+
+/// The fixed part of an extent's record.
+pub(super) fn extent_fields_to_bytes(fields: &ExtentFields) -> [u8; EXTENT_FIELDS] {
+    zerocopy::transmute!(RawExtent::of(fields))
+}
+
+/// The fixed part of an extent's record, read back. `None`: not that long, or of no volume.
+pub(super) fn extent_fields_from_bytes(bytes: &[u8]) -> Option<ExtentFields> {
+    RawExtent::ref_from_bytes(bytes).ok()?.fields()
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PageKind {
@@ -229,14 +265,7 @@ pub(super) fn write_extent(
     fields: &ExtentFields,
     bits: impl Iterator<Item = bool>,
 ) {
-    let raw = RawExtent {
-        volume_plus_one: (fields.volume + 1).into(),
-        shard: fields.shard.into(),
-        index: fields.index.into(),
-        reserved: 0.into(),
-        alloc_seq: fields.alloc_seq.into(),
-        volume_tag: fields.volume_tag.into(),
-    };
+    let raw = RawExtent::of(fields);
     put(body, at * len, raw.as_bytes());
     let bits_at = at * len + size_of::<RawExtent>();
     for (row, written) in bits.enumerate() {
@@ -254,14 +283,7 @@ pub(super) fn read_extent(
 ) -> Option<(ExtentFields, impl Iterator<Item = bool>)> {
     let record = body.get(at * len..(at + 1) * len)?;
     let (raw, bits) = RawExtent::ref_from_prefix(record).ok()?;
-    let volume = raw.volume_plus_one.get().checked_sub(1)?;
-    let fields = ExtentFields {
-        volume,
-        volume_tag: raw.volume_tag.get(),
-        shard: raw.shard.get(),
-        index: raw.index.get(),
-        alloc_seq: raw.alloc_seq.get(),
-    };
+    let fields = raw.fields()?;
     let bits = bits
         .iter()
         .flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));

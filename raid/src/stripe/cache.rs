@@ -105,6 +105,17 @@ impl RowCache {
         rows.get(&row).map_or(0, queued)
     }
 
+    /// Takes everything that is queued for a row. What comes later needs another task.
+    pub(crate) fn take_all(&self, row: Row) -> Vec<Pending> {
+        let Some(entry) = self.rows.borrow().get(&row).map(Rc::clone) else {
+            return Vec::new();
+        };
+        entry.scheduled.set(false);
+        let all = std::mem::take(&mut *entry.pending.borrow_mut()).into();
+        self.forget_if_idle(row);
+        all
+    }
+
     /// Whether nobody uses the row now: no lock is held or waited for, and nothing is queued.
     pub(crate) fn is_idle(&self, row: Row) -> bool {
         !self.rows.borrow().contains_key(&row)
@@ -113,6 +124,11 @@ impl RowCache {
     /// The first row at or after `row` that somebody uses.
     pub(crate) fn next_busy(&self, row: Row) -> Option<Row> {
         self.rows.borrow().range(row..).next().map(|(row, _)| *row)
+    }
+
+    /// The rows that somebody uses.
+    pub(crate) fn busy(&self) -> Vec<Row> {
+        self.rows.borrow().keys().copied().collect()
     }
 
     /// Waits for exclusive use of `cols`.

@@ -31,6 +31,20 @@ impl Run {
     }
 }
 
+/// Some columns of a chunk, with their new bytes if there are any.
+#[derive(Debug, Clone)]
+pub(crate) struct Cover {
+    pub(crate) cols: Columns,
+    pub(crate) data: Option<SharedBuf>,
+}
+
+impl Cover {
+    /// Columns without new bytes.
+    pub(crate) fn gap(cols: Columns) -> Self {
+        Self { cols, data: None }
+    }
+}
+
 /// A run of columns in which the same data chunks are written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Span {
@@ -95,6 +109,33 @@ impl Overlay {
             .get(index)?
             .iter()
             .find_map(|run| run.slice(cols))
+    }
+
+    /// The new bytes of columns `cols` of a chunk, in order, with the gaps between them.
+    pub(crate) fn cover(&self, index: usize, cols: &Columns) -> Vec<Cover> {
+        let mut covers = Vec::new();
+        let mut at = cols.start;
+        let runs = self.chunks.get(index).into_iter().flatten();
+        for run in runs.filter(|run| run.col < cols.end && cols.start < run.end()) {
+            let part = run.col.max(cols.start)..run.end().min(cols.end);
+            if at < part.start {
+                covers.push(Cover::gap(at..part.start));
+            }
+            at = part.end;
+            let data = run.slice(&part);
+            covers.push(Cover { cols: part, data });
+        }
+        if at < cols.end {
+            covers.push(Cover::gap(at..cols.end));
+        }
+        covers
+    }
+
+    /// The columns from the first to the last that is written.
+    pub(crate) fn hull(&self) -> Option<Columns> {
+        let start = self.runs().map(|(_, run)| run.col).min()?;
+        let end = self.runs().map(|(_, run)| run.end()).max()?;
+        Some(start..end)
     }
 
     /// Joins neighbouring runs, so that each becomes one operation on its disk.

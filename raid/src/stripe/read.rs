@@ -7,11 +7,25 @@
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK, align_down, u64_of, usize_of};
-use cairn_blockdev::{Buf, IoErrorKind};
+use cairn_blockdev::{Buf, IoErrorKind, SharedBuf};
 use futures_util::future::join_all;
 
+use super::word::bytes_of;
 use crate::array::Array;
+use crate::array::flights::Patience;
 use crate::geometry::{Columns, Row, Set};
+
+/// Where a part of a read comes from.
+enum Source {
+    /// Never written.
+    Zeros,
+    /// Lost: what stands in its place is no data.
+    Nobody,
+    /// Logged, and newer than the members.
+    Memory(SharedBuf),
+    /// Some columns of a chunk.
+    Members(Row, usize, Columns),
+}
 
 impl Array {
     /// Fills `buf` from the array's address space.
@@ -47,37 +61,53 @@ impl Array {
             let mut of_row = rest;
             rest = of_row.split_off(usize_of(row_len));
             at += row_len;
-            if !self.space.borrow().is_written(row) {
-                parts.push((row, None, of_row));
+            let written = self.space.borrow().is_written(row);
+            if !written && !self.dirty_rows.has(row) {
+                parts.push((of_row, Source::Zeros));
                 continue;
             }
             for piece in self.geometry.pieces(within, row_len) {
-                let tail = of_row.split_off(usize_of(piece.len));
                 let first = piece.in_chunk / BLOCK;
                 let cols = first..first + piece.len / BLOCK;
-                parts.push((row, Some((piece.index, cols)), of_row));
-                of_row = tail;
+                if self.is_lost(row, piece.index, &cols) {
+                    let tail = of_row.split_off(usize_of(piece.len));
+                    parts.push((of_row, Source::Nobody));
+                    of_row = tail;
+                    continue;
+                }
+                for cover in self.dirty_rows.cover(row, piece.index, &cols) {
+                    let tail = of_row.split_off(bytes_of(&cover.cols));
+                    let source = match cover.data {
+                        Some(data) => Source::Memory(data),
+                        None if written => Source::Members(row, piece.index, cover.cols),
+                        None => Source::Zeros,
+                    };
+                    parts.push((of_row, source));
+                    of_row = tail;
+                }
             }
         }
-        let reads = parts.into_iter().map(|(row, place, mut buf)| async move {
-            match place {
-                None => {
+        let reads = parts.into_iter().map(|(mut buf, source)| async move {
+            match source {
+                Source::Zeros => {
                     buf.fill(0);
                     (buf, Ok(()))
                 }
-                Some((index, cols)) => self.read_chunk(row, index, cols, buf).await,
+                Source::Nobody => (buf, Err(IoErrorKind::Lost)),
+                Source::Memory(data) => {
+                    buf.copy_from_slice(&data);
+                    (buf, Ok(()))
+                }
+                Source::Members(row, index, cols) => self.read_chunk(row, index, cols, buf).await,
             }
         });
         let mut outcome = Ok(());
-        let mut whole: Option<Buf> = None;
+        let mut back = Vec::new();
         for (buf, result) in join_all(reads).await {
             outcome = outcome.and(result);
-            match &mut whole {
-                None => whole = Some(buf),
-                Some(whole) => whole.unsplit(buf),
-            }
+            back.push(buf);
         }
-        (whole.unwrap_or_else(|| Buf::zeroed(0)), outcome)
+        (Buf::join(back), outcome)
     }
 
     async fn read_chunk(
@@ -88,9 +118,18 @@ impl Array {
         mut buf: Buf,
     ) -> (Buf, Result<(), IoErrorKind>) {
         if let Some(disk) = self.reader(row, index) {
-            let (back, result) = disk.read(&self.geometry, row, cols.start, buf).await;
+            let (back, result) = disk
+                .read(&self.geometry, row, cols.start, buf, Patience::Reconstruct)
+                .await;
             match result {
-                Ok(()) => return (back, Ok(())),
+                Ok(()) => {
+                    let slot = self.slot_read(row, index, &disk);
+                    if let Ok(true) = self.verified(row, slot, &cols, &back).await {
+                        return (back, Ok(()));
+                    }
+                    // Rotten, or written anew meanwhile: the lock of its columns tells.
+                    buf = back;
+                }
                 Err(error) => {
                     self.read_failed(&disk, &error);
                     buf = back;
@@ -124,6 +163,7 @@ impl Array {
             buf.fill(0);
             return Ok(());
         }
+        let _sums = self.sums_ready(row, cols).await?;
         let mut view = self.view(row);
         let mut data = self
             .load_data(&mut view, cols, Set::EMPTY.with(index))

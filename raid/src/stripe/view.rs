@@ -5,6 +5,7 @@
 use std::rc::Rc;
 
 use crate::array::disk::Disk;
+use crate::array::flights::Patience;
 use crate::geometry::{Geometry, Role, Row, Set, Slot};
 
 /// One slot in one row.
@@ -24,35 +25,85 @@ pub(crate) struct RowView {
     slots: Vec<SlotView>,
     /// Slots that failed to be read in this transaction.
     bad: Set,
+    /// Slots whose disk is slow, left out as long as the others suffice.
+    late: Set,
+    /// Slots whose disk is slow and that are waited for, because the others don't suffice.
+    patient: Set,
+}
+
+/// A slot that couldn't be read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unread {
+    pub(crate) slot: Slot,
+    /// Its disk didn't fail: it gave no answer in time.
+    pub(crate) late: bool,
 }
 
 impl RowView {
     pub(crate) fn new(row: Row, geometry: Geometry, slots: Vec<SlotView>) -> Self {
+        let slow = |slot: &SlotView| slot.read.as_ref().is_some_and(|d| d.is_slow());
+        let late = (0..slots.len()).filter(|&at| slots.get(at).is_some_and(slow));
         Self {
             row,
             geometry,
+            late: late.fold(Set::EMPTY, Set::with),
             slots,
             bad: Set::EMPTY,
+            patient: Set::EMPTY,
         }
     }
 
-    /// Leaves a slot out of all further reads.
-    pub(crate) fn distrust(&mut self, slot: Slot) {
-        self.bad = self.bad.with(slot.0);
+    /// Leaves a slot out of further reads; one that is late only until the others don't suffice.
+    pub(crate) fn leave_out(&mut self, unread: Unread) {
+        if unread.late && !self.patient.has(unread.slot.0) {
+            self.late = self.late.with(unread.slot.0);
+        } else {
+            self.bad = self.bad.with(unread.slot.0);
+        }
     }
 
-    /// Leaves slots out of all further reads.
-    pub(crate) fn distrust_all(&mut self, slots: Set) {
-        self.bad = self.bad.or(slots);
+    /// Takes over what a clone of this view has learnt.
+    pub(crate) fn learn(&mut self, other: &Self) {
+        self.bad = self.bad.or(other.bad);
+        self.patient = self.patient.or(other.patient);
+        self.late = self.late.or(other.late).minus(self.patient);
     }
 
-    /// Slots that were distrusted.
+    /// Slots that failed to be read: what they hold is to be mended.
     pub(crate) fn distrusted(&self) -> Set {
         self.bad
     }
 
+    /// Slots that aren't read, failed or late.
+    pub(crate) fn left_out(&self) -> Set {
+        self.bad.or(self.late)
+    }
+
+    /// The others don't suffice: what is late is waited for from now on. False if nothing was late.
+    pub(crate) fn wait_for_late(&mut self) -> bool {
+        let some = !self.late.is_empty();
+        self.patient = self.patient.or(self.late);
+        self.late = Set::EMPTY;
+        some
+    }
+
+    /// Every slot is waited for: what the others would give in its place can't be trusted.
+    pub(crate) fn wait_for_all(&mut self) {
+        self.patient = Set::first(self.slots.len());
+        self.late = Set::EMPTY;
+    }
+
+    /// How long a slot's disk is waited for.
+    pub(crate) fn patience(&self, slot: Slot) -> Patience {
+        if self.patient.has(slot.0) {
+            Patience::Eject
+        } else {
+            Patience::Reconstruct
+        }
+    }
+
     pub(crate) fn reader(&self, slot: Slot) -> Option<&Rc<Disk>> {
-        if self.bad.has(slot.0) {
+        if self.left_out().has(slot.0) {
             return None;
         }
         self.slots.get(slot.0)?.read.as_ref()

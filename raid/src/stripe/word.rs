@@ -9,9 +9,9 @@ use cairn_blockdev::units::{BLOCK_BYTES, usize_of};
 use cairn_blockdev::{Buf, IoErrorKind};
 use futures_util::future::join_all;
 
-use super::view::RowView;
+use super::view::{RowView, Unread};
 use crate::array::Array;
-use crate::array::disk::Disk;
+use crate::array::disk::{Disk, is_late};
 use crate::events::EventKind;
 use crate::geometry::{Columns, Role, Set, Slot};
 use crate::parity::{Word, compute_p, compute_q};
@@ -22,28 +22,73 @@ pub(crate) fn bytes_of(cols: &Columns) -> usize {
 }
 
 impl Array {
-    /// Reads columns of one slot. A failure is counted, and the slot distrusted in `view`.
+    /// Reads columns of one slot. A failure is counted; the caller leaves the slot out.
     pub(crate) async fn read_slot(
         self: &Rc<Self>,
         view: &RowView,
         slot: Slot,
         disk: Rc<Disk>,
         cols: &Columns,
-    ) -> Result<Buf, Slot> {
+    ) -> Result<Buf, Unread> {
         let buf = self.pool.take(bytes_of(cols));
-        match disk.read(&self.geometry, view.row, cols.start, buf).await {
-            (buf, Ok(())) => Ok(buf),
+        let patience = view.patience(slot);
+        let read = disk.read(&self.geometry, view.row, cols.start, buf, patience);
+        match read.await {
+            (buf, Ok(())) => match self.verified(view.row, slot, cols, &buf).await {
+                Ok(true) => Ok(buf),
+                Ok(false) => {
+                    disk.count(|errors| errors.corruption += 1);
+                    Err(Unread { slot, late: false })
+                }
+                // Its sums can't be had: nothing vouches for it.
+                Err(_) => Err(Unread { slot, late: false }),
+            },
             (_, Err(error)) => {
                 self.read_failed(&disk, &error);
-                Err(slot)
+                Err(Unread {
+                    slot,
+                    late: is_late(&error),
+                })
             }
         }
     }
 
     /// All data of `cols`, the unreadable part solved. Slots that fail on the way are distrusted.
     ///
-    /// Reads what `wanted` asks for and no more, unless something is missing; then everything.
+    /// Reads what `wanted` asks for and no more, unless something is missing; then everything. Where
+    /// that isn't enough for all columns together, each is tried by itself: what is bad in one of them
+    /// may be good in the next.
     pub(crate) async fn load_data(
+        self: &Rc<Self>,
+        view: &mut RowView,
+        cols: &Columns,
+        wanted: Set,
+    ) -> Result<Vec<Option<Buf>>, IoErrorKind> {
+        let before = view.clone();
+        let whole = self.load_word(view, cols, wanted).await;
+        if whole.is_ok() || cols.end - cols.start == 1 {
+            return whole;
+        }
+        let mut joined: Vec<Option<Buf>> = (0..self.geometry.data_chunks())
+            .map(|index| wanted.has(index).then(|| self.pool.take(bytes_of(cols))))
+            .collect();
+        for col in cols.clone() {
+            let mut single = before.clone();
+            let word = self.load_word(&mut single, &(col..col + 1), wanted).await?;
+            let at = usize_of(col - cols.start) * BLOCK_BYTES;
+            for (to, from) in joined.iter_mut().zip(word) {
+                if let (Some(to), Some(from)) = (to, from)
+                    && let Some(to) = to.get_mut(at..at + BLOCK_BYTES)
+                {
+                    to.copy_from_slice(&from);
+                }
+            }
+        }
+        Ok(joined)
+    }
+
+    /// [`Array::load_data`], of columns that stand or fall together.
+    async fn load_word(
         self: &Rc<Self>,
         view: &mut RowView,
         cols: &Columns,
@@ -62,6 +107,9 @@ impl Array {
                 .take(missing)
                 .collect();
             if solve && parities.len() < missing {
+                if view.wait_for_late() {
+                    continue;
+                }
                 return Err(IoErrorKind::Lost);
             }
             let roles = indices.iter().map(Role::Data).chain(parities);
@@ -84,7 +132,7 @@ impl Array {
             let mut failed = Vec::new();
             for (role, result) in results {
                 match (role, result) {
-                    (_, Err(slot)) => failed.push(slot),
+                    (_, Err(unread)) => failed.push(unread),
                     (Role::P, Ok(buf)) => word.p = Some(buf),
                     (Role::Q, Ok(buf)) => word.q = Some(buf),
                     (Role::Data(index), Ok(buf)) => {
@@ -98,12 +146,20 @@ impl Array {
                 if solve {
                     word.solve_data(|| self.pool.take(bytes_of(cols)))
                         .map_err(|_| IoErrorKind::Lost)?;
+                    for index in wanted.minus(readable).iter() {
+                        let solved = word.data.get(index).and_then(Option::as_ref);
+                        let solved = solved.ok_or(IoErrorKind::Lost)?;
+                        if !self.solved_right(view, index, cols, solved).await? {
+                            return Err(IoErrorKind::Lost);
+                        }
+                    }
                 }
                 return Ok(word.data);
             }
-            // Each round distrusts at least one slot more, so this ends.
-            for slot in failed {
-                view.distrust(slot);
+            // Each round leaves out at least one slot more, and what is late comes back once at most:
+            // this ends.
+            for unread in failed {
+                view.leave_out(unread);
             }
         }
     }
@@ -142,33 +198,62 @@ impl Array {
     }
 
     /// Rewrites what the distrusted slots of `view` couldn't give, so that the disk can remap its bad
-    /// sectors. A disk that can't be written is ejected.
+    /// sectors. A disk that can't be written is ejected. Each column by itself: its neighbours may be
+    /// sound, or bad elsewhere.
     pub(crate) async fn repair(self: &Rc<Self>, view: &mut RowView, cols: &Columns) {
+        let Ok(_sums) = self.sums_ready(view.row, cols).await else {
+            return;
+        };
         for slot in view.distrusted().iter().map(Slot) {
-            let writers = view.writers(slot).to_vec();
-            let live: Vec<_> = writers.into_iter().filter(|disk| !disk.out.get()).collect();
-            if live.is_empty() {
+            for col in cols.clone() {
+                self.repair_block(view, slot, col).await;
+            }
+        }
+    }
+
+    /// Looks at one block of a slot, and mends it if what it holds isn't what it should.
+    pub(crate) async fn repair_block(self: &Rc<Self>, view: &RowView, slot: Slot, col: u64) {
+        let cols = col..col + 1;
+        let live = view.writers(slot).iter().filter(|disk| !disk.out.get());
+        let live: Vec<Rc<Disk>> = live.map(Rc::clone).collect();
+        if live.is_empty() {
+            return;
+        }
+        let mut around = view.clone();
+        around.leave_out(Unread { slot, late: false });
+        let Ok(right) = self.contents_of(&mut around, slot, &cols).await else {
+            return;
+        };
+        // A parity is computed from data that verifies, whatever its own sum says.
+        let data = right.freeze();
+        for disk in live {
+            let buf = self.pool.take(BLOCK_BYTES);
+            let patience = view.patience(slot);
+            let read = disk
+                .read(&self.geometry, view.row, col, buf, patience)
+                .await;
+            if let (buf, Ok(())) = &read
+                && **buf == *data
+            {
+                // The others give the same: if its sum said otherwise, the page was stale.
+                self.note_blocks(view.row, slot, col, &data);
                 continue;
             }
-            let Ok(buf) = self.contents_of(view, slot, cols).await else {
-                continue;
-            };
-            let data = buf.freeze();
-            for disk in live {
-                let written = disk
-                    .write(&self.geometry, view.row, cols.start, data.clone())
-                    .await;
-                match written {
-                    Ok(()) => self.report(
-                        EventKind::Repaired,
-                        Some(&disk.path),
-                        format!(
-                            "row {} columns {}..{} rewritten after a read error",
-                            view.row.0, cols.start, cols.end
-                        ),
-                    ),
-                    Err(error) => self.write_failed(&disk, &error).await,
+            match disk
+                .write(&self.geometry, view.row, col, data.clone())
+                .await
+            {
+                Ok(()) => {
+                    self.note_blocks(view.row, slot, col, &data);
+                    let why = if read.1.is_ok() {
+                        "it wasn't what was written there"
+                    } else {
+                        "it couldn't be read"
+                    };
+                    let detail = format!("row {} column {col} rewritten: {why}", view.row.0);
+                    self.report(EventKind::Repaired, Some(&disk.path), detail);
                 }
+                Err(error) => self.write_failed(&disk, &error).await,
             }
         }
     }

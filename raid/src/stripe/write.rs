@@ -1,44 +1,35 @@
-//! Writes: into the row cache, and out of it as row transactions.
+//! Writes: into the row cache, and out of it.
 //!
-//! A transaction locks its columns, lays the queued writes over the row, plans each segment, reads
-//! what the plan asks for, computes parity, and writes data and parity together. The journal will
-//! put its record between the plan and the writes; until then the ack follows the writes, and an
-//! unclean stop is answered by recomputing parity (raid/README.md, Without the journal).
+//! Queued writes of a row leave together. With a journal each is logged and acked, and the row is
+//! applied later ([`super::apply`]); complete rows go straight to the members ([`super::bypass`]).
+//! Without one, a transaction plans, reads, computes parity and writes all of it before the ack, and
+//! an unclean stop is answered by recomputing parity (raid/README.md, Without a journal).
 //!
 //! Invariants
-//! - An ack follows every write of the transaction, and the durable ejection of every disk that
-//!   failed one.
+//! - An ack follows the record and all before it on R+1 members, or, without a journal, every write
+//!   of the transaction; and the durable ejection of every disk that failed one.
 //! - The first write to a row writes all of it, zero-filled, and its written bit is on the disks
-//!   before the ack and after the data.
+//!   after the data, and without a journal before the ack.
+//! - What is logged enters the newest contents of its row in the same breath.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, align_down, u64_of, usize_of};
-use cairn_blockdev::{Buf, IoErrorKind, SharedBuf};
+use cairn_blockdev::{IoErrorKind, SharedBuf};
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
 use super::cache::{Lock, Pending};
-use super::overlay::{Overlay, Span};
-use super::plan::{Segment, Strategy, plan};
 use super::turn::Turn;
-use super::view::RowView;
-use super::word::bytes_of;
 use crate::array::Array;
-use crate::geometry::{Columns, Role, Row, Set};
-use crate::parity::{coefficient, mul_into, xor_into};
+use crate::geometry::{Columns, Row};
+use crate::journal::entry::{Entry, Kind};
+use crate::journal::log::{Journal, RECORD_PAYLOAD_MAX};
+use crate::mutation::{Mutation, on};
 
 /// Turns that a row waits at most for neighbours of its queued writes: a stream of small requests
 /// must not keep the first of them waiting.
 const GATHER_TURNS_MAX: u32 = 8;
-
-/// Parity of some columns, to be written.
-struct NewParity {
-    role: Role,
-    col: u64,
-    data: SharedBuf,
-}
 
 impl Array {
     /// Writes to the array's address space; returns when it is applied.
@@ -106,8 +97,136 @@ impl Array {
             .spawn(Box::pin(async move { array.run_row(row).await }));
     }
 
-    /// One transaction of a row: takes what is queued by the time that it can run.
+    /// Takes what is queued for a row and sees it through.
     async fn run_row(self: Rc<Self>, row: Row) {
+        match self.journal() {
+            Some(journal) => self.log_row(row, &journal).await,
+            None => self.run_transaction(row).await,
+        }
+    }
+
+    /// Logs what is queued for a row; a complete row goes to the members at once.
+    async fn log_row(self: &Rc<Self>, row: Row, journal: &Rc<Journal>) {
+        self.gather_neighbours(row).await;
+        let batch = self.cache.take_all(row);
+        if self.covers_row(&batch) {
+            let result = self.bypass(row, journal, &batch).await;
+            for pending in batch {
+                // A client that is gone doesn't mind.
+                let _ = pending.done.send(result);
+            }
+            return;
+        }
+        join_all(batch.into_iter().map(|pending| async move {
+            let result = self.log_write(row, journal, &pending).await;
+            let _ = pending.done.send(result);
+        }))
+        .await;
+    }
+
+    /// Whether the writes together cover every byte of a row.
+    fn covers_row(&self, batch: &[Pending]) -> bool {
+        let mut ranges: Vec<(u64, u64)> = batch
+            .iter()
+            .map(|pending| (pending.within, pending.within + u64_of(pending.data.len())))
+            .collect();
+        ranges.sort_unstable();
+        let reached = ranges.iter().try_fold(0, |reached, (start, end)| {
+            (*start <= reached).then_some(reached.max(*end))
+        });
+        reached == Some(self.geometry.row_bytes())
+    }
+
+    /// Logs one write: acked once its records, and all before them, are on R+1 members.
+    async fn log_write(
+        self: &Rc<Self>,
+        row: Row,
+        journal: &Rc<Journal>,
+        pending: &Pending,
+    ) -> Result<(), IoErrorKind> {
+        let start = align_down(pending.within, BLOCK);
+        let end = (pending.within + u64_of(pending.data.len())).next_multiple_of(BLOCK);
+        let admission = journal.admit(usize_of(end - start)).await?;
+        let blocks = loop {
+            self.check_alive()?;
+            let pin = self.dirty_rows.pin(row);
+            let blocks = self.whole_blocks(row, pending).await?;
+            // What the rest of a partly written block was read from may be old by now.
+            if !pin.is_outdated() {
+                break blocks;
+            }
+        };
+        let mut admission = Some(admission);
+        let mut at = start;
+        let mut next = journal.next();
+        let mut from = 0;
+        while from < blocks.len() {
+            let len = (blocks.len() - from).min(RECORD_PAYLOAD_MAX);
+            let part = blocks.slice(from..from + len);
+            let entry =
+                Entry::with_payload(Kind::Data, row.0 * self.geometry.row_bytes() + at, &part);
+            let seq = self.log(journal, entry, vec![part.clone()], admission.take());
+            for piece in self.geometry.pieces(at, u64_of(len)) {
+                let begin = usize_of(piece.in_request);
+                let data = part.slice(begin..begin + usize_of(piece.len));
+                let col = piece.in_chunk / BLOCK;
+                self.heal(row, piece.index, &(col..col + piece.len / BLOCK));
+                self.dirty_rows
+                    .put(row, piece.index, piece.in_chunk / BLOCK, data, seq);
+            }
+            next = journal.next();
+            at += u64_of(len);
+            from += len;
+        }
+        if !on(Mutation::AckBeforeJournal) {
+            journal.logged_below(next).await?;
+        }
+        self.kick_apply_if_crowded(journal);
+        self.before_ack().await
+    }
+
+    /// A write as whole blocks; what it leaves of its first and last block is read.
+    async fn whole_blocks(
+        self: &Rc<Self>,
+        row: Row,
+        pending: &Pending,
+    ) -> Result<SharedBuf, IoErrorKind> {
+        let start = align_down(pending.within, BLOCK);
+        let write_end = pending.within + u64_of(pending.data.len());
+        let end = write_end.next_multiple_of(BLOCK);
+        if start == pending.within && end == write_end {
+            return Ok(self.aligned(&pending.data));
+        }
+        let mut blocks = self.pool.take(usize_of(end - start));
+        let first_is_part = start != pending.within;
+        let last_is_part = end != write_end;
+        let single = usize_of(end - start) == BLOCK_BYTES;
+        let mut edges = Vec::new();
+        if first_is_part || single {
+            edges.push(start);
+        }
+        if last_is_part && !single {
+            edges.push(end - BLOCK);
+        }
+        let base = row.0 * self.geometry.row_bytes();
+        for edge in edges {
+            let buf = self.pool.take(BLOCK_BYTES);
+            let (old, result) = self.read_at(base + edge, buf).await;
+            result?;
+            let at = usize_of(edge - start);
+            if let Some(to) = blocks.get_mut(at..at + BLOCK_BYTES) {
+                to.copy_from_slice(&old);
+            }
+        }
+        let at = usize_of(pending.within - start);
+        if let Some(to) = blocks.get_mut(at..at + pending.data.len()) {
+            to.copy_from_slice(&pending.data);
+        }
+        Ok(blocks.freeze())
+    }
+
+    /// Without a journal: one transaction of a row, with what is queued by the time that it can run.
+    async fn run_transaction(self: &Rc<Self>, row: Row) {
         let permit = self.memory.acquire_many(self.row_cost).await;
         self.gather_neighbours(row).await;
         let Some(lock) = self.lock_for_write(row).await else {
@@ -117,7 +236,7 @@ impl Array {
         if more {
             self.start_row(row);
         }
-        let result = self.apply(row, &lock, &batch).await;
+        let result = self.transact(row, &lock, &batch).await;
         drop((lock, permit));
         for pending in batch {
             // A client that is gone doesn't mind.
@@ -160,7 +279,7 @@ impl Array {
         }
     }
 
-    async fn apply(
+    async fn transact(
         self: &Rc<Self>,
         row: Row,
         lock: &Lock,
@@ -174,24 +293,11 @@ impl Array {
             self.fill_with_zeros(&mut overlay);
         }
         overlay.coalesce(&self.pool);
-        let spans = overlay.spans();
-        let computed = join_all(spans.iter().map(|span| {
-            let mut view = view.clone();
-            let overlay = &overlay;
-            async move {
-                (
-                    self.new_parity(&mut view, overlay, span).await,
-                    view.distrusted(),
-                )
-            }
-        }));
-        let mut parity = Vec::new();
-        for (new, distrusted) in computed.await {
-            parity.extend(new?);
-            view.distrust_all(distrusted);
-        }
+        let parity = self.parity_of_overlay(&mut view, &overlay).await?;
         self.check_alive()?;
-        self.write_out(&view, &overlay, parity).await?;
+        let writes = Self::data_writes(&view, &overlay).into_iter();
+        let writes = writes.chain(Self::parity_writes(&view, &parity));
+        self.write_all(writes.map(|write| (row, write))).await?;
         if fresh {
             self.space.borrow_mut().mark(row, true);
             self.checkpoint().await?;
@@ -200,296 +306,5 @@ impl Array {
             self.repair(&mut view, lock.cols()).await;
         }
         self.before_ack().await
-    }
-
-    /// Lays the batch over the row, as whole blocks; the rest of a partly written block is read.
-    async fn gather(
-        self: &Rc<Self>,
-        view: &mut RowView,
-        fresh: bool,
-        batch: &[Pending],
-    ) -> Result<Overlay, IoErrorKind> {
-        let mut overlay = Overlay::new(self.geometry.data_chunks());
-        for pending in batch {
-            let len = u64_of(pending.data.len());
-            for piece in self.geometry.pieces(pending.within, len) {
-                let from = usize_of(piece.in_request);
-                let data = pending.data.slice(from..from + usize_of(piece.len));
-                self.lay(
-                    view,
-                    fresh,
-                    &mut overlay,
-                    piece.index,
-                    piece.in_chunk,
-                    &data,
-                )
-                .await?;
-            }
-        }
-        Ok(overlay)
-    }
-
-    /// Lays `data` at byte `in_chunk` of a chunk over `overlay`.
-    async fn lay(
-        self: &Rc<Self>,
-        view: &mut RowView,
-        fresh: bool,
-        overlay: &mut Overlay,
-        index: usize,
-        in_chunk: u64,
-        data: &SharedBuf,
-    ) -> Result<(), IoErrorKind> {
-        let mut done = 0;
-        while done < data.len() {
-            let at = in_chunk + u64_of(done);
-            let within = usize_of(at - align_down(at, BLOCK));
-            let left = data.len() - done;
-            if within == 0 && left >= BLOCK_BYTES {
-                let len = left - left % BLOCK_BYTES;
-                let whole = self.aligned(&data.slice(done..done + len));
-                overlay.put(index, at / BLOCK, whole);
-                done += len;
-                continue;
-            }
-            let len = left.min(BLOCK_BYTES - within);
-            let col = at / BLOCK;
-            let cols = col..col + 1;
-            let mut block = match overlay.get(index, &cols) {
-                Some(new) => self.copy_of(&new),
-                None if fresh => self.pool.take_zeroed(BLOCK_BYTES),
-                None => {
-                    let mut data = self.load_data(view, &cols, Set::EMPTY.with(index)).await?;
-                    data.get_mut(index)
-                        .and_then(Option::take)
-                        .ok_or(IoErrorKind::Lost)?
-                }
-            };
-            if let (Some(to), Some(from)) = (
-                block.get_mut(within..within + len),
-                data.get(done..done + len),
-            ) {
-                to.copy_from_slice(from);
-            }
-            overlay.put(index, col, block.freeze());
-            done += len;
-        }
-        Ok(())
-    }
-
-    fn copy_of(&self, data: &SharedBuf) -> Buf {
-        let mut copy = self.pool.take(data.len());
-        copy.copy_from_slice(data);
-        copy
-    }
-
-    /// The bytes where O_DIRECT can take them from.
-    fn aligned(&self, data: &SharedBuf) -> SharedBuf {
-        if data.is_aligned() {
-            data.clone()
-        } else {
-            self.copy_of(data).freeze()
-        }
-    }
-
-    fn fill_with_zeros(&self, overlay: &mut Overlay) {
-        let whole = 0..self.geometry.chunk_blocks();
-        let mut zeros: Option<SharedBuf> = None;
-        for index in 0..self.geometry.data_chunks() {
-            let mut holes = vec![whole.clone()];
-            for (_, run) in overlay.runs().filter(|(i, _)| *i == index) {
-                let end = run.col + u64_of(run.data.len() / BLOCK_BYTES);
-                if let Some(last) = holes.pop() {
-                    holes.push(last.start..run.col);
-                    holes.push(end..last.end);
-                }
-            }
-            for hole in holes.into_iter().filter(|hole| !hole.is_empty()) {
-                let zeros = zeros
-                    .get_or_insert_with(|| self.pool.take_zeroed(bytes_of(&whole)).freeze())
-                    .slice(0..bytes_of(&hole));
-                overlay.put(index, hole.start, zeros);
-            }
-        }
-    }
-
-    /// The new parity of one span. Slots that fail to be read are distrusted and planned around.
-    async fn new_parity(
-        self: &Rc<Self>,
-        view: &mut RowView,
-        overlay: &Overlay,
-        span: &Span,
-    ) -> Result<Vec<NewParity>, IoErrorKind> {
-        let count = self.geometry.data_chunks();
-        loop {
-            let segment = Segment {
-                data: count,
-                written: span.written,
-                readable: view.readable_data(),
-                p_readable: view.parity_readable(Role::P),
-                q_readable: view.parity_readable(Role::Q),
-                p_wanted: view.parity_wanted(Role::P),
-                q_wanted: view.parity_wanted(Role::Q),
-            };
-            let strategy = plan(&segment).map_err(|_| IoErrorKind::Lost)?;
-            let wanted: Vec<Role> = [Role::P, Role::Q]
-                .into_iter()
-                .filter(|role| view.parity_wanted(*role))
-                .collect();
-            let old = match strategy {
-                Strategy::DataOnly => return Ok(Vec::new()),
-                Strategy::FromDelta => match self.delta(view, overlay, span, &wanted).await? {
-                    Some(parity) => return Ok(parity),
-                    None => continue,
-                },
-                Strategy::FromData { read } => self.load_data(view, &span.cols, read).await?,
-                Strategy::Solve => {
-                    let rest = Set::first(count).minus(span.written);
-                    self.load_data(view, &span.cols, rest).await?
-                }
-            };
-            return Ok(self.parity_from(overlay, span, &old, &wanted));
-        }
-    }
-
-    /// Parity from the new data and, where nothing is written, the old.
-    fn parity_from(
-        &self,
-        overlay: &Overlay,
-        span: &Span,
-        old: &[Option<Buf>],
-        wanted: &[Role],
-    ) -> Vec<NewParity> {
-        let new: BTreeMap<usize, SharedBuf> = span
-            .written
-            .iter()
-            .filter_map(|index| Some((index, overlay.get(index, &span.cols)?)))
-            .collect();
-        let sources: Vec<&[u8]> = old
-            .iter()
-            .enumerate()
-            .filter_map(|(index, old)| match new.get(&index) {
-                Some(new) => Some(&**new),
-                None => old.as_deref(),
-            })
-            .collect();
-        assert_eq!(
-            sources.len(),
-            self.geometry.data_chunks(),
-            "parity of incomplete data"
-        );
-        wanted
-            .iter()
-            .map(|&role| {
-                let mut parity = self.pool.take(bytes_of(&span.cols));
-                match role {
-                    Role::P => crate::parity::compute_p(sources.iter().copied(), &mut parity),
-                    _ => crate::parity::compute_q(sources.iter().copied(), &mut parity),
-                }
-                NewParity {
-                    role,
-                    col: span.cols.start,
-                    data: parity.freeze(),
-                }
-            })
-            .collect()
-    }
-
-    /// Parity from the old parity and what changes. `None` if something couldn't be read: plan anew.
-    async fn delta(
-        self: &Rc<Self>,
-        view: &mut RowView,
-        overlay: &Overlay,
-        span: &Span,
-        wanted: &[Role],
-    ) -> Result<Option<Vec<NewParity>>, IoErrorKind> {
-        let before = view.distrusted();
-        let parity_reads = wanted.iter().filter_map(|&role| {
-            let slot = view.parity_slot(role)?;
-            let disk = Rc::clone(view.reader(slot)?);
-            let view = &*view;
-            Some(async move { (role, self.read_slot(view, slot, disk, &span.cols).await) })
-        });
-        let mut data_view = view.clone();
-        let (parities, old) = futures_util::future::join(
-            join_all(parity_reads),
-            self.load_data(&mut data_view, &span.cols, span.written),
-        )
-        .await;
-        *view = data_view;
-        let mut fresh = Vec::new();
-        for (role, result) in parities {
-            match result {
-                Ok(buf) => fresh.push((role, buf)),
-                Err(slot) => view.distrust(slot),
-            }
-        }
-        // Even if the old data is lost with these, another plan may do without it.
-        if view.distrusted() != before {
-            return Ok(None);
-        }
-        let old = old?;
-        let mut done = Vec::with_capacity(fresh.len());
-        for (role, mut parity) in fresh {
-            for index in span.written.iter() {
-                let old = old
-                    .get(index)
-                    .and_then(Option::as_ref)
-                    .ok_or(IoErrorKind::Lost)?;
-                let new = overlay.get(index, &span.cols).ok_or(IoErrorKind::Lost)?;
-                let factor = if role == Role::P {
-                    1
-                } else {
-                    coefficient(index)
-                };
-                let mut change = self.pool.take(old.len());
-                change.copy_from_slice(old);
-                xor_into(&mut change, &new);
-                mul_into(&mut parity, &change, factor);
-            }
-            done.push(NewParity {
-                role,
-                col: span.cols.start,
-                data: parity.freeze(),
-            });
-        }
-        Ok(Some(done))
-    }
-
-    /// Writes data and parity to everybody who has a place for them.
-    async fn write_out(
-        self: &Rc<Self>,
-        view: &RowView,
-        overlay: &Overlay,
-        parity: Vec<NewParity>,
-    ) -> Result<(), IoErrorKind> {
-        let mut writes = Vec::new();
-        for (index, run) in overlay.runs() {
-            for slot in view.slots_of(index) {
-                writes.extend(
-                    view.writers(slot)
-                        .iter()
-                        .map(|d| (d, run.col, run.data.clone())),
-                );
-            }
-        }
-        for new in &parity {
-            if let Some(slot) = view.parity_slot(new.role) {
-                writes.extend(
-                    view.writers(slot)
-                        .iter()
-                        .map(|d| (d, new.col, new.data.clone())),
-                );
-            }
-        }
-        let results = join_all(writes.into_iter().map(|(disk, col, data)| async move {
-            (disk, disk.write(&self.geometry, view.row, col, data).await)
-        }))
-        .await;
-        for (disk, result) in results {
-            if let Err(error) = result {
-                self.write_failed(disk, &error).await;
-            }
-        }
-        self.check_alive()
     }
 }

@@ -19,6 +19,8 @@ use cairn_blockdev::{
 /// What was written is remembered in grains of this size.
 const GRAIN: u64 = 64 << 10;
 const SECTOR: usize = 512;
+/// How often an operation that is held back for long looks whether it may go on.
+const PAUSE_MAX: Duration = Duration::from_millis(20);
 
 struct Inner {
     sim: SimDisk,
@@ -26,7 +28,11 @@ struct Inner {
     touched: RefCell<BTreeSet<u64>>,
     flying: RefCell<BTreeMap<u64, (u64, SharedBuf)>>,
     next_op: Cell<u64>,
+    /// Bytes written, by offset.
+    written: RefCell<BTreeMap<u64, u64>>,
     held: RefCell<Vec<Range<u64>>>,
+    held_reads: RefCell<Vec<Range<u64>>>,
+    flushes_held: Cell<bool>,
     waiting: Cell<usize>,
     flushes_to_fail: Cell<usize>,
 }
@@ -47,7 +53,10 @@ impl TestDisk {
             touched: RefCell::new(touched),
             flying: RefCell::default(),
             next_op: Cell::new(0),
+            written: RefCell::default(),
             held: RefCell::default(),
+            held_reads: RefCell::default(),
+            flushes_held: Cell::new(false),
             waiting: Cell::new(0),
             flushes_to_fail: Cell::new(0),
         }))
@@ -86,6 +95,27 @@ impl TestDisk {
         self.0.sim.inject(fault);
     }
 
+    /// It is pulled, with or without what its cache holds.
+    pub(crate) fn vanish(&self, lose_cache: bool) {
+        self.0.sim.vanish(lose_cache);
+    }
+
+    /// It is put back.
+    pub(crate) fn come_back(&self) {
+        self.0.sim.come_back();
+    }
+
+    /// The simulated disk itself.
+    pub(crate) fn sim(&self) -> &SimDisk {
+        &self.0.sim
+    }
+
+    /// Bytes written so far to a range.
+    pub(crate) fn written_in(&self, range: Range<u64>) -> u64 {
+        let written = self.0.written.borrow();
+        written.range(range).map(|(_, bytes)| bytes).sum()
+    }
+
     /// The next flush fails; the one after succeeds, as on real disks (fault D3).
     pub(crate) fn fail_next_flush(&self) {
         self.0.flushes_to_fail.set(1);
@@ -106,11 +136,30 @@ impl TestDisk {
         self.0.held.borrow_mut().push(range);
     }
 
-    pub(crate) fn release(&self) {
-        self.0.held.borrow_mut().clear();
+    /// Reads that begin in `range` wait until [`TestDisk::release`].
+    pub(crate) fn hold_reads(&self, range: Range<u64>) {
+        self.0.held_reads.borrow_mut().push(range);
     }
 
-    /// Writes that are held back now.
+    /// Flushes wait until [`TestDisk::release`].
+    pub(crate) fn hold_flushes(&self) {
+        self.0.flushes_held.set(true);
+    }
+
+    /// Nothing is answered until [`TestDisk::release`].
+    pub(crate) fn hang(&self) {
+        self.hold_reads(0..u64::MAX);
+        self.hold_writes(0..u64::MAX);
+        self.hold_flushes();
+    }
+
+    pub(crate) fn release(&self) {
+        self.0.held.borrow_mut().clear();
+        self.0.held_reads.borrow_mut().clear();
+        self.0.flushes_held.set(false);
+    }
+
+    /// Operations that are held back now.
     pub(crate) fn waiting(&self) -> usize {
         self.0.waiting.get()
     }
@@ -129,12 +178,30 @@ impl TestDisk {
         touched.extend(offset / GRAIN..=(offset + len.max(1) - 1) / GRAIN);
     }
 
-    fn is_held(&self, offset: u64) -> bool {
-        self.0
-            .held
-            .borrow()
-            .iter()
-            .any(|range| range.contains(&offset))
+    fn is_held(&self, op: IoOp, offset: u64) -> bool {
+        let within = |held: &RefCell<Vec<Range<u64>>>| {
+            held.borrow().iter().any(|range| range.contains(&offset))
+        };
+        match op {
+            IoOp::Flush => self.0.flushes_held.get(),
+            IoOp::Read => within(&self.0.held_reads),
+            _ => within(&self.0.held),
+        }
+    }
+
+    /// Waits as long as the operation is held back.
+    async fn pass(&self, op: IoOp, offset: u64) {
+        if !self.is_held(op, offset) {
+            return;
+        }
+        self.0.waiting.set(self.0.waiting.get() + 1);
+        let mut pause = Duration::from_micros(50);
+        while self.is_held(op, offset) {
+            self.0.env.clock.sleep(pause).await;
+            // Short at first: what is released soon goes on soon.
+            pause = (pause + pause / 16).min(PAUSE_MAX);
+        }
+        self.0.waiting.set(self.0.waiting.get() - 1);
     }
 }
 
@@ -148,25 +215,27 @@ impl BlockDevice for TestDisk {
     }
 
     fn read(&self, offset: u64, buf: Buf) -> LocalFuture<ReadResult> {
-        self.0.sim.read(offset, buf)
+        if !self.is_held(IoOp::Read, offset) {
+            return self.0.sim.read(offset, buf);
+        }
+        let disk = self.clone();
+        Box::pin(async move {
+            disk.pass(IoOp::Read, offset).await;
+            disk.0.sim.read(offset, buf).await
+        })
     }
 
     fn write(&self, offset: u64, data: SharedBuf, flags: WriteFlags) -> IoFuture<()> {
         let (disk, op) = (self.clone(), self.0.next_op.get());
         self.0.next_op.set(op + 1);
         self.touch(offset, u64_of(data.len()));
+        *self.0.written.borrow_mut().entry(offset).or_default() += u64_of(data.len());
         self.0
             .flying
             .borrow_mut()
             .insert(op, (offset, data.clone()));
         Box::pin(async move {
-            if disk.is_held(offset) {
-                disk.0.waiting.set(disk.0.waiting.get() + 1);
-                while disk.is_held(offset) {
-                    disk.0.env.clock.sleep(Duration::from_micros(50)).await;
-                }
-                disk.0.waiting.set(disk.0.waiting.get() - 1);
-            }
+            disk.pass(IoOp::Write, offset).await;
             let result = disk.0.sim.write(offset, data, flags).await;
             disk.0.flying.borrow_mut().remove(&op);
             result
@@ -180,7 +249,14 @@ impl BlockDevice for TestDisk {
             let error = IoError::new(IoErrorKind::Medium, &self.name(), IoOp::Flush, 0, 0);
             return Box::pin(std::future::ready(Err(error)));
         }
-        self.0.sim.flush()
+        if !self.is_held(IoOp::Flush, 0) {
+            return self.0.sim.flush();
+        }
+        let disk = self.clone();
+        Box::pin(async move {
+            disk.pass(IoOp::Flush, 0).await;
+            disk.0.sim.flush().await
+        })
     }
 
     fn discard(&self, offset: u64, len: u64) -> IoFuture<()> {

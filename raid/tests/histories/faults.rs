@@ -19,13 +19,15 @@ enum How {
     WritesFail,
     FlushFailsOnce,
     ReadsFailInPlaces,
+    Hangs,
 }
 
-const WAYS: [How; 4] = [
+const WAYS: [How; 5] = [
     How::Gone,
     How::WritesFail,
     How::FlushFailsOnce,
     How::ReadsFailInPlaces,
+    How::Hangs,
 ];
 
 fn shape(level: Level, members: usize) -> Shape {
@@ -46,6 +48,7 @@ fn fail_later(story: &Story, data_offset: u64, disk: usize, how: How, micros: u6
             How::Gone => disk.inject(Fault::Gone),
             How::WritesFail => disk.inject(Fault::WritesFail),
             How::FlushFailsOnce => disk.fail_next_flush(),
+            How::Hangs => disk.hang(),
             How::ReadsFailInPlaces => {
                 for row in [0, 3, 4, 7] {
                     let offset = data_offset + row * 4096;
@@ -119,10 +122,10 @@ fn d2_a_member_that_fails_under_load_is_never_believed_again_on_raid6() {
 
 #[test]
 fn two_members_that_fail_together_cost_raid6_nothing() {
-    for seed in 0..60u64 {
+    for seed in 0..75u64 {
         let (first, second) = (
-            WAYS[usize::try_from(seed % 4).unwrap()],
-            WAYS[usize::try_from(seed / 4 % 4).unwrap()],
+            WAYS[usize::try_from(seed % 5).unwrap()],
+            WAYS[usize::try_from(seed / 5 % 5).unwrap()],
         );
         println!("seed {seed}: {first:?} and {second:?}");
         let mut story = Story::new(shape(Level::Raid6, 6), 3_000 + seed);

@@ -16,6 +16,8 @@ mod disk;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod hung;
+#[cfg(test)]
 mod members;
 #[cfg(test)]
 mod model;
@@ -23,6 +25,10 @@ mod model;
 mod races;
 #[cfg(test)]
 mod region;
+#[cfg(test)]
+mod returns;
+#[cfg(test)]
+mod scrub;
 #[cfg(test)]
 mod story;
 #[cfg(test)]

@@ -12,19 +12,24 @@ use crate::model::{Crash, Model};
 use crate::region::{Region, check_all};
 use crate::world::{Shape, World, is_full};
 
-const LABELS: std::ops::Range<u64> = LABEL_A..LABEL_B + (64 << 10);
+pub(crate) const LABELS: std::ops::Range<u64> = LABEL_A..LABEL_B + (64 << 10);
 
-struct Bench {
-    world: World,
-    array: Rc<Array>,
-    volume: Rc<dyn BlockDevice>,
-    model: Rc<RefCell<Model>>,
+pub(crate) struct Bench {
+    pub(crate) world: World,
+    pub(crate) array: Rc<Array>,
+    pub(crate) volume: Rc<dyn BlockDevice>,
+    pub(crate) model: Rc<RefCell<Model>>,
 }
 
 impl Bench {
     /// An array with a volume whose first 256 sectors are written and flushed.
-    fn new(seed: u64, level: Level, members: usize, spares: usize) -> Self {
-        let world = World::new(seed, Shape::new(level, members, spares, 4096));
+    pub(crate) fn new(seed: u64, level: Level, members: usize, spares: usize) -> Self {
+        Self::shaped(seed, Shape::new(level, members, spares, 4096))
+    }
+
+    /// The same, of any shape.
+    pub(crate) fn shaped(seed: u64, shape: Shape) -> Self {
+        let world = World::new(seed, shape);
         let array = world.create();
         world.run(array.create_volume("v", 1 << 20)).unwrap();
         let volume = array.open_volume("v").unwrap();
@@ -46,7 +51,7 @@ impl Bench {
         bench
     }
 
-    fn client(&self, sectors: std::ops::Range<u64>) -> Region {
+    pub(crate) fn client(&self, sectors: std::ops::Range<u64>) -> Region {
         Region {
             volume: Rc::clone(&self.volume),
             model: Rc::clone(&self.model),
@@ -58,7 +63,7 @@ impl Bench {
     }
 
     /// Starts a write; the cell tells when it is acked.
-    fn start_write(&self, sectors: std::ops::Range<u64>) -> Rc<RefCell<Option<bool>>> {
+    pub(crate) fn start_write(&self, sectors: std::ops::Range<u64>) -> Rc<RefCell<Option<bool>>> {
         let acked = Rc::new(RefCell::new(None));
         let (client, told) = (self.client(sectors.clone()), Rc::clone(&acked));
         self.world.env.spawn.spawn(Box::pin(async move {
@@ -87,7 +92,7 @@ impl Bench {
     }
 
     /// A crash, with all disks back; what was acked must be there.
-    fn crash_and_check(mut self, crash: Crash) {
+    pub(crate) fn crash_and_check(mut self, crash: Crash) {
         drop((self.array, self.volume));
         self.world.crash(crash);
         let all = self.world.all();
@@ -313,7 +318,8 @@ fn a_broken_array_leaves_its_labels_as_they_were() {
 
 #[test]
 fn a_refused_start_touches_the_disks_no_more() {
-    let mut bench = Bench::new(12, Level::Raid5, 4, 1);
+    let shape = Shape::new(Level::Raid5, 4, 1, 4096).without_journal();
+    let mut bench = Bench::shaped(12, shape);
     let client = bench.client(0..256);
     bench.world.run(client.write(0..2048, false)).unwrap();
     drop((client, bench.array, bench.volume));

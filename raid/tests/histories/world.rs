@@ -64,6 +64,8 @@ pub(crate) struct Shape {
     pub(crate) chunk_bytes: u32,
     pub(crate) disk_bytes: u64,
     pub(crate) logical_block: u32,
+    pub(crate) integrity: bool,
+    pub(crate) journal: bool,
 }
 
 impl Shape {
@@ -76,6 +78,17 @@ impl Shape {
             chunk_bytes,
             disk_bytes: 256 << 20,
             logical_block: 512,
+            integrity: true,
+            journal: true,
+        }
+    }
+
+    /// Acks follow the writes in place, and an unclean stop is answered by recomputing parity.
+    pub(crate) fn without_journal(self) -> Self {
+        Self {
+            integrity: false,
+            journal: false,
+            ..self
         }
     }
 }
@@ -156,6 +169,8 @@ impl World {
             chunk_bytes: self.shape.chunk_bytes,
             home_host: HOST,
             journal_bytes: None,
+            integrity: self.shape.integrity,
+            journal: self.shape.journal,
         };
         let n = self.shape.members;
         let members = (0..n).map(|i| self.member(i)).collect();
@@ -250,8 +265,11 @@ impl World {
     }
 
     pub(crate) fn assemble_all(&self) -> Rc<Array> {
-        self.assemble(&self.all(), false)
-            .unwrap_or_else(|error| panic!("seed {}: {error}", self.seed))
+        self.assemble(&self.all(), false).unwrap_or_else(|error| {
+            let events = self.host.events.borrow();
+            let last = &events[events.len().saturating_sub(5)..];
+            panic!("seed {}: {error}; last events {last:?}", self.seed)
+        })
     }
 
     pub(crate) fn sleep(&self, ms: u64) {
@@ -284,6 +302,7 @@ impl World {
 
     /// Checks P and Q of every written row against the data on the members, byte by byte.
     pub(crate) fn audit(&self, array: &Rc<Array>) {
+        self.run(array.drain()).unwrap();
         let status = array.status();
         let geometry =
             Geometry::new(status.level, status.members_total, self.shape.chunk_bytes).unwrap();

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cairn_api::Level;
+use cairn_api::{Integrity, Level, ScrubAction};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Consent, DryRun, parse_bytes, parse_name, parse_timeout};
 
@@ -21,7 +21,8 @@ raid6 (4 or more, two may fail).
 
 Examples:
   cairn array create pool --level raid6 --disks /dev/sd[b-k] --spares /dev/sdl /dev/sdm
-  cairn array create logs --level raid1 --disks /dev/sdx /dev/sdy --wipe /dev/sdy")]
+  cairn array create logs --level raid1 --disks /dev/sdx /dev/sdy --wipe /dev/sdy
+  cairn array create scratch --level raid5 --disks /dev/sd[b-e] --integrity none")]
     Create {
         /// Name for it
         #[arg(value_parser = parse_name)]
@@ -41,6 +42,12 @@ Examples:
         /// Bytes for the journal on each disk [default: 1 % of the disk, 16MiB to 1GiB]
         #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
         journal_size: Option<u64>,
+        /// What tells right blocks from wrong ones: a checksum each, or nothing
+        #[arg(long, value_name = "KIND", default_value = "crc32c", value_parser = integrity_parser())]
+        integrity: Integrity,
+        /// Keep the journal on the members, or have none (for measurements: a crash can lose data)
+        #[arg(long, value_name = "WHERE", default_value = "members", hide = true)]
+        journal: JournalPlace,
         /// A disk of the above whose present content may go; repeat it for more
         #[arg(long, value_name = "PATH")]
         wipe: Vec<PathBuf>,
@@ -77,8 +84,15 @@ Examples:
     /// Start an array from the labels on its disks
     #[command(after_help = "\
 The daemon remembers where disks were seen. If that is lost, or they have moved: --scan.
---force starts an array although disks that are away may have newer data. Bring them back first
-if you can.
+
+--force starts an array that doesn't start by itself. What that may cost:
+- Absent disks have newer data, or may have: writes since they went away are lost, acknowledged
+  ones too, and the absent disks count as stale from then on.
+- The array has no journal, was stopped in the middle of writes and disks are away: blocks of the
+  absent disks in the rows that were being written may be wrong. Compare the data with a copy.
+- --force does not help where more disks are away than the level survives, nor where too few
+  copies of the journal are left: what was acknowledged last may be in the copies that are away.
+The daemon says which of these it is. Bring the disks back first if you can.
 
 Examples:
   cairn array assemble pool
@@ -126,6 +140,34 @@ Example: cairn array wait pool --for clean --timeout 10m")]
         consent: Consent,
     },
 
+    /// Read all that was written, compare it with its checksums, and mend what is wrong
+    #[command(after_help = "\
+Without a flag it starts, or goes on with one that is paused, and shows how far it is; Ctrl-C
+leaves it running. It makes way for clients, goes on after a restart, and ends by itself.
+
+A block that doesn't match is rewritten with what the other disks say, if that verifies. What
+nothing can give is listed by `cairn array show`. Without checksums, differences are counted only.
+
+Examples:
+  cairn array scrub pool
+  cairn array scrub pool --pause
+  cairn array scrub pool --resume --no-wait")]
+    Scrub {
+        /// Name of the array
+        #[arg(value_parser = parse_name)]
+        name: String,
+        #[command(flatten)]
+        verb: ScrubVerb,
+        /// Wait for its end, on no terminal too
+        #[arg(long, conflicts_with = "no_wait")]
+        wait: bool,
+        /// Don't wait for its end
+        #[arg(long)]
+        no_wait: bool,
+        #[command(flatten)]
+        dry: DryRun,
+    },
+
     /// Spares of an array
     #[command(subcommand)]
     Spare(SpareVerb),
@@ -133,7 +175,12 @@ Example: cairn array wait pool --for clean --timeout 10m")]
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SpareVerb {
-    /// Give an array a spare; a degraded one begins to rebuild at once
+    /// Give an array a spare, or a disk back that was its member
+    #[command(after_help = "\
+A degraded array begins to rebuild at once. A disk that was a member gets only what it missed,
+where that is known; otherwise it is refused, or with --wipe rebuilt whole.
+
+Example: cairn array spare add pool /dev/sdm")]
     Add {
         /// Name of the array
         #[arg(value_parser = parse_name)]
@@ -158,6 +205,42 @@ pub(crate) enum SpareVerb {
     },
 }
 
+/// What to do with a scrub; start it without one of these.
+#[derive(Debug, Clone, Copy, Args)]
+#[group(multiple = false)]
+pub(crate) struct ScrubVerb {
+    /// Pause it until it is resumed, over restarts too
+    #[arg(long)]
+    pause: bool,
+    /// Go on with one that is paused
+    #[arg(long)]
+    resume: bool,
+    /// End it; the next one begins at the beginning
+    #[arg(long)]
+    stop: bool,
+}
+
+impl ScrubVerb {
+    /// As the daemon is asked.
+    pub(crate) fn action(self) -> ScrubAction {
+        match self {
+            Self { pause: true, .. } => ScrubAction::Pause,
+            Self { resume: true, .. } => ScrubAction::Resume,
+            Self { stop: true, .. } => ScrubAction::Stop,
+            _ => ScrubAction::Start,
+        }
+    }
+}
+
+/// Where an array keeps its journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum JournalPlace {
+    /// On its members
+    Members,
+    /// Nowhere: a crash together with a failing disk can lose data
+    None,
+}
+
 /// What `array wait` waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Goal {
@@ -167,6 +250,11 @@ pub(crate) enum Goal {
     Redundant,
     /// No background work, however the array is
     Idle,
+}
+
+fn integrity_parser() -> impl TypedValueParser<Value = Integrity> {
+    PossibleValuesParser::new(Integrity::ALL.map(Integrity::as_str))
+        .try_map(|text| text.parse::<Integrity>())
 }
 
 fn level_parser() -> impl TypedValueParser<Value = Level> {

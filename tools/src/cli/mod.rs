@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use array::{ArrayVerb, Goal, SpareVerb};
+pub(crate) use array::{ArrayVerb, Goal, JournalPlace, SpareVerb};
 pub(crate) use disk::DiskVerb;
 pub(crate) use volume::VolumeVerb;
 
@@ -237,6 +237,13 @@ mod tests {
             "cairn array assemble pool --scan d0 d1 --force",
             "cairn array wait pool --for clean --timeout 60s",
             "cairn array destroy pool --yes",
+            "cairn array create pool --level raid5 --disks d0 d1 d2 --integrity none",
+            "cairn array create pool --level raid5 --disks d0 d1 d2 --journal none",
+            "cairn array scrub pool",
+            "cairn array scrub pool --pause",
+            "cairn array scrub pool --resume --no-wait",
+            "cairn array scrub pool --stop --dry-run",
+            "cairn array scrub pool --wait",
             "cairn array spare add pool s2",
             "cairn array spare remove pool s2",
             "cairn disk list",
@@ -275,6 +282,14 @@ mod tests {
             "cairn array create po/ol --level raid1 --disks d0 d1",
             "cairn array create pool --level raid1 --disks d0 d1 --chunk 64KB",
             "cairn array wait pool --for happy",
+            "cairn array create pool --level raid1 --disks d0 d1 --integrity sha1",
+            "cairn array create pool --level raid1 --disks d0 d1 --journal d2",
+            "cairn array scrub",
+            "cairn array scrub po/ol",
+            "cairn array scrub pool --pause --resume",
+            "cairn array scrub pool --stop --pause",
+            "cairn array scrub pool --wait --no-wait",
+            "cairn array scrub pool --halt",
             "cairn volume create pg --array pool --size 0",
             "cairn volume export pg --nbd /run/pg.sock",
             "cairn events -n 0",

@@ -5,8 +5,9 @@ use cairn_api::{
     routes,
 };
 
+use super::scrub::{self, Patience};
 use super::{Context, change, wait};
-use crate::cli::{ArrayVerb, SpareVerb};
+use crate::cli::{ArrayVerb, JournalPlace, SpareVerb};
 use crate::error::ToolError;
 use crate::paths::{absolute, all_absolute};
 use crate::views;
@@ -20,6 +21,8 @@ pub(super) async fn run(context: &Context, verb: ArrayVerb) -> Result<Exit, Tool
             spares,
             chunk,
             journal_size,
+            integrity,
+            journal,
             wipe,
             dry,
         } => {
@@ -31,6 +34,8 @@ pub(super) async fn run(context: &Context, verb: ArrayVerb) -> Result<Exit, Tool
                 spares: all_absolute(&spares)?,
                 chunk_bytes: chunk,
                 journal_bytes: journal_size,
+                integrity,
+                no_journal: journal == JournalPlace::None,
                 wipe: all_absolute(&wipe)?,
                 dry_run: dry.dry_run,
             };
@@ -94,6 +99,16 @@ pub(super) async fn run(context: &Context, verb: ArrayVerb) -> Result<Exit, Tool
                 }
             })
             .await
+        }
+        ArrayVerb::Scrub {
+            name,
+            verb,
+            wait,
+            no_wait,
+            dry,
+        } => {
+            let patience = Patience::of(wait, no_wait);
+            scrub::run(context, &name, verb.action(), patience, dry).await
         }
         ArrayVerb::Spare(verb) => spare(context, verb).await,
     }

@@ -5,6 +5,7 @@ mod change;
 mod disk;
 mod events;
 mod host;
+mod scrub;
 mod volume;
 mod wait;
 

@@ -222,6 +222,8 @@ impl<'a> Stages<'a> {
             spares: spares.to_vec(),
             chunk_bytes: None,
             journal_bytes: None,
+            integrity: cairn_api::Integrity::default(),
+            no_journal: false,
             wipe: Vec::new(),
             dry_run: false,
         };

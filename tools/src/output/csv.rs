@@ -56,6 +56,7 @@ mod tests {
                 fact("size", Cell::bytes(1024)),
             ],
             sheet: Sheet::default(),
+            more: Vec::new(),
             nothing: "",
         };
         assert_eq!(render(&view), "name,size\npg,1024\n");

@@ -66,6 +66,7 @@ mod tests {
                 fact("reason", Cell::text("$(rm x) `y`")),
             ],
             sheet: Sheet::default(),
+            more: Vec::new(),
             nothing: "",
         };
         assert_eq!(render(&view), "NAME=pg\nREASON='$(rm x) `y`'\n");

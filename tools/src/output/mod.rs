@@ -145,6 +145,8 @@ pub(crate) struct View {
     pub(crate) facts: Vec<Fact>,
     /// Its parts, or the list.
     pub(crate) sheet: Sheet,
+    /// Further parts, each under a heading: for people only; programs have them in JSON.
+    pub(crate) more: Vec<(&'static str, Sheet)>,
     /// What to say to a person instead of an empty table.
     pub(crate) nothing: &'static str,
 }
@@ -241,6 +243,7 @@ pub(crate) mod tests {
                 ],
                 verbatim: false,
             },
+            more: Vec::new(),
             nothing: "nothing",
         }
     }

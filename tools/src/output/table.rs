@@ -62,7 +62,14 @@ impl Painter {
         if !view.facts.is_empty() {
             text.push('\n');
         }
-        text + &self.sheet(&view.sheet, 0)
+        text.push_str(&self.sheet(&view.sheet, 0));
+        for (heading, sheet) in &view.more {
+            text.push('\n');
+            text.push_str(&self.heading(heading));
+            text.push('\n');
+            text.push_str(&self.sheet(sheet, 0));
+        }
+        text
     }
 
     /// The sheet alone, each line indented by `indent` spaces.

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use cairn_api::{
-    Array, ArrayFlag, ArrayList, ArrayState, ErrorCounters, MemberState, Spare, SyncAction,
-    SyncStatus,
+    Array, ArrayFlag, ArrayList, ArrayState, ErrorCounters, MemberState, Scrub, ScrubState, Spare,
+    SyncAction, SyncStatus,
 };
 
-use crate::output::{Cell, Sheet, Tone, View, fact};
+use crate::output::{Cell, Fact, Sheet, Tone, View, fact};
 use crate::progress::Position;
-use crate::quantity::{percent, show_seconds, show_size};
+use crate::quantity::{percent, show_moment, show_seconds, show_size};
 
 /// The tone of a whole array.
 pub(super) fn state_tone(state: ArrayState) -> Tone {
@@ -82,6 +82,7 @@ pub(super) fn errors_cell(errors: &ErrorCounters) -> Cell {
         ("flush", errors.flush),
         ("corruption", errors.corruption),
         ("generation", errors.generation),
+        ("timeouts", errors.timeouts),
     ];
     let words: Vec<String> = named
         .into_iter()
@@ -202,6 +203,7 @@ pub(crate) fn array(array: &Array) -> View {
             facts.push(fact("sync_eta_seconds", Cell::seconds(eta)));
         }
     }
+    facts.extend(scrub_facts(array));
     facts.push(fact("event_count", Cell::count(array.event_count)));
     facts.push(fact("flags", Cell::text(flag_names(&array.flags))));
     if let Some(reason) = &array.reason {
@@ -213,8 +215,98 @@ pub(crate) fn array(array: &Array) -> View {
     View {
         facts,
         sheet: disks_sheet(array),
+        more: bad_blocks(array).into_iter().collect(),
         nothing: "",
     }
+}
+
+/// `idle`, `paused 41 %`.
+fn scrub_cell(scrub: &Scrub) -> Cell {
+    let word = scrub.state.as_str();
+    let cell = Cell::text(word);
+    match scrub.state {
+        ScrubState::Idle | ScrubState::Stopped => cell.toned(Tone::Dim),
+        ScrubState::Running | ScrubState::Paused | ScrubState::Waiting => {
+            let done = percent(scrub.done_bytes, scrub.total_bytes);
+            let mut text = format!("{word}, {done} % done");
+            if let Some(eta) = scrub
+                .eta_seconds
+                .filter(|_| scrub.state == ScrubState::Running)
+            {
+                let _ = write!(text, ", {} left", show_seconds(eta));
+            }
+            cell.shown_as(text)
+        }
+    }
+}
+
+fn moment(unix_ms: Option<u64>) -> Cell {
+    match unix_ms {
+        Some(ms) => Cell::text(ms.to_string()).shown_as(show_moment(ms)),
+        None => Cell {
+            shown: "never".to_owned(),
+            tone: Tone::Dim,
+            ..Cell::default()
+        },
+    }
+}
+
+fn scrub_facts(array: &Array) -> Vec<Fact> {
+    let scrub = &array.scrub;
+    vec![
+        fact("scrub_state", scrub_cell(scrub)),
+        fact("scrub_finished", moment(scrub.finished_unix_ms)),
+        fact("scrub_repaired", Cell::count(scrub.repaired)),
+        fact("scrub_mismatched", Cell::errors(scrub.mismatched)),
+        fact("scrub_lost_blocks", Cell::errors(scrub.unrepairable)),
+        fact("bad_blocks", Cell::errors(array.bad_blocks_total)),
+    ]
+}
+
+/// What is lost, where, and what to do about it.
+fn bad_blocks(array: &Array) -> Option<(&'static str, Sheet)> {
+    if array.bad_blocks.is_empty() {
+        return None;
+    }
+    let rows = array.bad_blocks.iter().map(|bad| {
+        let heal = match &bad.volume {
+            Some(_) => "write the place in the volume anew from a copy",
+            None => "nothing: no volume has data there",
+        };
+        vec![
+            Cell::maybe((!bad.path.is_empty()).then_some(&bad.path)),
+            Cell::count(bad.slot),
+            Cell::count(bad.offset_bytes),
+            Cell::bytes(bad.len_bytes),
+            Cell::maybe(bad.volume.as_ref()),
+            Cell {
+                right: true,
+                ..Cell::maybe(bad.volume_offset_bytes.map(|offset| offset.to_string()))
+            },
+            moment(Some(bad.since_unix_ms)),
+            Cell::text(&bad.reason).toned(Tone::Bad),
+            Cell::text(heal),
+        ]
+    });
+    let sheet = Sheet {
+        columns: vec![
+            "path",
+            "slot",
+            "offset",
+            "size_bytes",
+            "volume",
+            "volume_offset",
+            "since",
+            "reason",
+            "what_to_do",
+        ],
+        rows: rows.collect(),
+        verbatim: false,
+    };
+    Some((
+        "LOST BLOCKS (reading them gives an error; offsets in bytes)",
+        sheet,
+    ))
 }
 
 fn disks_sheet(array: &Array) -> Sheet {
@@ -300,6 +392,53 @@ mod tests {
             line.split_whitespace().collect::<Vec<_>>(),
             ["0", "/d/0", "in_sync", "2", "0", "0", "0", "0"]
         );
+    }
+
+    #[test]
+    fn lost_blocks_are_shown_with_their_place_and_what_to_do() {
+        let text = Painter::new(false).view(&array(&samples::rebuilding_array()));
+        let line = text
+            .lines()
+            .find(|line| line.contains("/d/2  "))
+            .unwrap_or("");
+        assert!(text.contains("LOST BLOCKS"), "{text}");
+        let lost = text.lines().find(|line| line.contains("20975616")).unwrap();
+        for part in [
+            "/d/2",
+            "8 KiB",
+            "pg",
+            "65536",
+            "checksum mismatch",
+            "anew from a copy",
+        ] {
+            assert!(lost.contains(part), "{part}: {lost}");
+        }
+        assert!(!line.is_empty());
+        let mut sound = samples::rebuilding_array();
+        sound.bad_blocks.clear();
+        sound.bad_blocks_total = 0;
+        let text = Painter::new(false).view(&array(&sound));
+        assert!(!text.contains("LOST"), "{text}");
+    }
+
+    #[test]
+    fn the_scrub_is_shown_with_its_last_completion() {
+        let mut value = samples::rebuilding_array();
+        let text = Painter::new(false).view(&array(&value));
+        assert!(text.contains("2026-09-21"), "{text}");
+        value.scrub.state = ScrubState::Running;
+        value.scrub.done_bytes = 1;
+        value.scrub.total_bytes = 4;
+        value.scrub.eta_seconds = Some(60);
+        value.scrub.finished_unix_ms = None;
+        let text = Painter::new(false).view(&array(&value));
+        assert!(text.contains("running, 25 % done, "), "{text}");
+        assert!(text.contains("never"), "{text}");
+        let json = crate::output::json(&value).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["scrub"]["state"], "running");
+        assert_eq!(json["bad_blocks"][0]["volume_offset_bytes"], 65536);
+        assert_eq!(json["bad_blocks_total"], 2);
     }
 
     #[test]

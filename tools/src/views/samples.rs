@@ -1,10 +1,10 @@
 //! Values that tests render.
 
 use cairn_api::{
-    Array, ArrayFlag, ArrayState, BackendKind, Check, Disk, DiskContent, DiskKind, DiskRole,
-    ErrorCounters, Event, Export, ExportState, Health, HealthCode, HealthLevel, HostInfo,
-    IoBackend, Level, Member, MemberState, Space, Spare, Status, SyncAction, SyncStatus, Version,
-    Volume,
+    Array, ArrayFlag, ArrayState, BackendKind, BadBlocks, Check, Disk, DiskContent, DiskKind,
+    DiskRole, ErrorCounters, Event, Export, ExportState, Health, HealthCode, HealthLevel, HostInfo,
+    IoBackend, Level, Member, MemberState, Scrub, ScrubState, Space, Spare, Status, SyncAction,
+    SyncStatus, Version, Volume,
 };
 
 pub(crate) fn member(slot: u32, state: MemberState) -> Member {
@@ -48,6 +48,27 @@ pub(crate) fn rebuilding_array() -> Array {
             eta_seconds: Some(12),
             slots: vec![1],
         },
+        scrub: Scrub {
+            state: ScrubState::Idle,
+            started_unix_ms: Some(1_790_000_000_000),
+            finished_unix_ms: Some(1_790_000_600_000),
+            runs: 2,
+            repaired: 3,
+            mismatched: 3,
+            ..Scrub::default()
+        },
+        bad_blocks: vec![BadBlocks {
+            path: "/d/2".to_owned(),
+            slot: 2,
+            offset_bytes: 20_975_616,
+            len_bytes: 8192,
+            reason: "checksum mismatch".to_owned(),
+            since_unix_ms: 1_790_000_300_000,
+            volume: Some("pg".to_owned()),
+            volume_offset_bytes: Some(65536),
+        }],
+        bad_blocks_total: 2,
+        created_unix_ms: 1_780_000_000_000,
         space: Space {
             extent_bytes: 64 << 20,
             allocated_bytes: 1 << 30,

@@ -53,6 +53,7 @@ pub(crate) fn volume(volume: &Volume) -> View {
             exports_sheet(&volume.exports)
         },
         nothing: "",
+        more: Vec::new(),
     }
 }
 

@@ -1,0 +1,201 @@
+//! `kill -9` at random moments, again and again, in every state that an array of block devices has:
+//! whatever was acknowledged is there afterwards, to the writers' own books and to fio's.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use cairn_api::{Array, ArrayState, Volume};
+use cairn_hwtests::acked::Ledger;
+use cairn_hwtests::disks::{self, Loop};
+use cairn_hwtests::full;
+use cairn_hwtests::host::Host;
+use cairn_hwtests::program;
+use cairn_hwtests::scratch::Scratch;
+
+use crate::world::DISK_MIB;
+
+const MEMBERS: usize = 6;
+const LEDGER_BYTES: u64 = 64 << 20;
+/// A kill comes within this many milliseconds of work.
+const MOMENT_MS_MAX: u64 = 400;
+
+/// What is going on when the daemon is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Healthy,
+    Scrubbing,
+    Degraded,
+    CatchingUp,
+    Twice,
+}
+
+const STATES: [State; 5] = [
+    State::Healthy,
+    State::Degraded,
+    State::CatchingUp,
+    State::Scrubbing,
+    State::Twice,
+];
+
+/// Fields go in this order: the daemon before its disks, these before their files.
+struct Rounds {
+    host: Host,
+    members: Vec<String>,
+    uri: String,
+    random: u64,
+    _loops: Vec<Loop>,
+    scratch: Scratch,
+}
+
+impl Rounds {
+    fn new(seed: u64) -> Self {
+        let scratch = Scratch::new();
+        let ram = scratch.ram("ram", 8 * DISK_MIB);
+        let loops = disks::loops(&ram, "d", MEMBERS, DISK_MIB, 512);
+        let members = disks::devices(&loops);
+        let host = Host::start(&scratch);
+        host.create("pool", "raid6", &members, &[]);
+        host.volume("pg", "pool", "128MiB", &scratch.text("pg.sock"));
+        let uri = host.volume("fio", "pool", "64MiB", &scratch.text("fio.sock"));
+        Self {
+            host,
+            members,
+            uri,
+            random: seed,
+            _loops: loops,
+            scratch,
+        }
+    }
+
+    fn array(&self) -> Array {
+        self.host.array("pool")
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.random >> 33) % end
+    }
+
+    /// fio over the first or the second half of its volume, with what `further` says.
+    fn fio(&self, half: u32, seed: u32, further: &[&str]) -> std::process::Command {
+        let uri = format!("--uri={}", self.uri);
+        let offset = format!("--offset={}m", half * 32);
+        let seed = format!("--randseed={seed}");
+        let mut line = vec![
+            "--name=kills",
+            "--ioengine=nbd",
+            &uri,
+            "--rw=randwrite",
+            "--bsrange=4k-64k",
+            "--blockalign=4k",
+            "--size=24m",
+            "--iodepth=16",
+            "--verify=crc32c",
+            "--verify_fatal=1",
+            &offset,
+            &seed,
+        ];
+        line.extend(further);
+        let mut command = program::command("fio", &line);
+        // It leaves a state file where it runs.
+        command.current_dir(self.scratch.path());
+        command
+    }
+
+    fn prepare(&mut self, state: State) {
+        let victim = usize::try_from(self.below(6)).unwrap();
+        let victim = self.members[victim].clone();
+        match state {
+            State::Healthy | State::Twice => {}
+            State::Scrubbing => {
+                self.host.ok(&["array", "scrub", "pool", "--no-wait"]);
+            }
+            State::Degraded => {
+                self.host.ok(&["disk", "fail", &victim, "--yes"]);
+            }
+            State::CatchingUp => {
+                // The disk that the round before this one left out.
+                let array = self.array();
+                let mut members = array.members.iter();
+                let out = members.find(|m| m.state != cairn_api::MemberState::InSync);
+                let path = out.map_or(victim, |member| member.path.clone());
+                if array.state == ArrayState::Clean {
+                    self.host.ok(&["disk", "fail", &path, "--yes"]);
+                }
+                self.host.ok(&["array", "spare", "add", "pool", &path]);
+            }
+        }
+    }
+
+    /// One round: writes that fio knows to be acknowledged, then load, and the kill in its middle.
+    fn round(&mut self, number: u32, mut ledger: Ledger) -> Ledger {
+        let state = STATES[usize::try_from(number).unwrap() % STATES.len()];
+        let socket = self.scratch.join("pg.sock");
+        program::finish(self.fio(0, number, &["--do_verify=0"])).ok();
+        let writers = ledger.write(&socket, "pg");
+        writers.progress(20);
+        self.prepare(state);
+        let mut load = self.fio(
+            1,
+            number,
+            &["--do_verify=0", "--time_based", "--runtime=60"],
+        );
+        load.stdout(Stdio::null()).stderr(Stdio::null());
+        let load = program::start(load);
+        let moment = self.below(MOMENT_MS_MAX);
+        println!("round {number}: {state:?}, killed after {moment} ms");
+        std::thread::sleep(Duration::from_millis(moment));
+        self.host.kill();
+        ledger = writers.finish();
+        // Its server is gone; what it says of that is no news.
+        program::finished("fio, whose server was killed", load);
+        if state == State::Twice {
+            // In the middle of the start's replay, maybe.
+            let moment = self.below(100);
+            self.host.begin();
+            std::thread::sleep(Duration::from_millis(moment));
+            self.host.kill();
+        }
+        self.host.up();
+        let volume: Volume = self.host.json(&["volume", "show", "fio"]);
+        assert_eq!(volume.exports.len(), 1, "its export is back");
+        ledger.verify(&socket, "pg");
+        let verify = self.fio(0, number, &["--verify_only"]);
+        program::finish(verify).ok().says(&["err= 0"]);
+        if state == State::Degraded {
+            assert!(self.array().redundancy_left >= 1);
+        } else {
+            self.host.wait_clean("pool");
+        }
+        ledger
+    }
+}
+
+#[test]
+fn h1_what_is_acknowledged_survives_kill_9_at_random_moments_in_every_state() {
+    let rounds = full::rounds(5, 100);
+    let seed = full::seed();
+    let mut world = Rounds::new(seed);
+    let mut ledger = Ledger::new(seed, LEDGER_BYTES);
+    for number in 0..rounds {
+        ledger = world.round(number, ledger);
+    }
+    let socket = world.scratch.join("pg.sock");
+    world.host.ok(&["array", "scrub", "pool", "--wait"]);
+    let array = world.array();
+    assert_eq!(
+        (array.scrub.mismatched, array.scrub.unrepairable),
+        (0, 0),
+        "{array:#?}"
+    );
+    assert_eq!(array.bad_blocks_total, 0, "{array:#?}");
+    // Parity carries the data as well.
+    for disk in &world.members[..2] {
+        world.host.ok(&["disk", "fail", disk, "--yes"]);
+    }
+    ledger.verify(&socket, "pg");
+    world.host.down();
+}

@@ -1,0 +1,176 @@
+//! Blocks that nothing here can give any more.
+//!
+//! A lost block must not hold up its neighbours: parity, rebuild and the journal's trim go on as if it
+//! held zeros, and the bad-block list says that it doesn't. A read of it fails until it is written.
+//!
+//! Invariants
+//! - The list is durable before zeros take a lost block's place in parity or on a disk.
+//! - Zeros for a lost block are logged as a zero record; only data heals. So a replay ends with the
+//!   same list.
+//! - A healed block leaves the list on the disks before the record that healed it is trimmed.
+
+use std::rc::Rc;
+
+use cairn_blockdev::IoErrorKind;
+use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, u32_of, u64_of, usize_of};
+
+use super::Array;
+use super::flights::Patience;
+use crate::defects::{Defect, Place, Reason};
+use crate::events::EventKind;
+use crate::geometry::{Columns, Row, Set, Slot};
+use crate::journal::entry::{Entry, Kind};
+use crate::stripe::view::RowView;
+
+impl Array {
+    fn place(&self, row: Row, index: usize, col: u64) -> Place {
+        Place {
+            row,
+            col: u32_of(usize_of(col)),
+            slot: self.geometry.data_slot(row, index),
+        }
+    }
+
+    /// Puts a data block on the list. The caller saves it before anything rests on it.
+    pub(crate) fn note_lost(&self, row: Row, index: usize, col: u64, reason: Reason) {
+        let place = self.place(row, index, col);
+        let since_ms = self.env.clock.unix_ms();
+        let defect = Defect { since_ms, reason };
+        let new = self.defects.borrow_mut().note(place, defect);
+        if new {
+            let detail = format!(
+                "row {} column {col} of slot {} is lost: {reason}; write it anew, or restore it from a \
+                 copy (`cairn array show` tells which volume)",
+                row.0, place.slot.0
+            );
+            self.report(EventKind::BadBlock, None, detail);
+        }
+    }
+
+    /// Whether any of `cols` of a data chunk is lost, so that what stands in its place is no data.
+    pub(crate) fn is_lost(&self, row: Row, index: usize, cols: &Columns) -> bool {
+        let defects = self.defects.borrow();
+        if defects.total() == 0 {
+            return false;
+        }
+        let slot = self.geometry.data_slot(row, index);
+        defects.in_columns(row, cols).any(|(place, defect)| {
+            place.slot == slot && matches!(defect.reason, Reason::CutOff | Reason::NotRebuilt)
+        })
+    }
+
+    /// New data is logged for `cols` of a chunk: they are lost no more.
+    pub(crate) fn heal(&self, row: Row, index: usize, cols: &Columns) {
+        let mut defects = self.defects.borrow_mut();
+        if defects.total() > 0 {
+            let slot = self.geometry.data_slot(row, index);
+            defects.heal(row, cols, Set::EMPTY.with(slot.0));
+        }
+    }
+
+    /// A whole row reads as zeros, or is written, from here on.
+    pub(crate) fn heal_row(&self, row: Row) {
+        let mut defects = self.defects.borrow_mut();
+        if defects.total() > 0 {
+            let all = Set::first(self.geometry.members());
+            defects.heal(row, &(0..self.geometry.chunk_blocks()), all);
+        }
+    }
+
+    /// Saves the list if it changed.
+    pub(crate) async fn settle_losses(self: &Rc<Self>) -> Result<(), IoErrorKind> {
+        if self.defects.borrow().is_dirty() {
+            self.save_defects().await?;
+            self.flush_all().await?;
+        }
+        Ok(())
+    }
+
+    /// Gives up what can't be had of a row, block by block, so that the rest can go on.
+    pub(crate) async fn give_up(self: &Rc<Self>, row: Row) -> Result<(), IoErrorKind> {
+        let Some(journal) = self.journal() else {
+            return Err(IoErrorKind::Lost);
+        };
+        let lock = self.cache.lock(row, 0..self.geometry.chunk_blocks()).await;
+        self.check_alive()?;
+        if !self.space.borrow().is_written(row) {
+            return Ok(());
+        }
+        let _sums = self.sums_ready(row, lock.cols()).await?;
+        let mut lost = Vec::new();
+        for col in lock.cols().clone() {
+            for index in self.lost_in(row, col).await {
+                lost.push((index, col));
+            }
+        }
+        for (_, col) in &lost {
+            self.check_answers(row, *col).await?;
+        }
+        if self.defects.borrow().more() > 0 {
+            // What isn't listed would be read as zeros.
+            return Err(IoErrorKind::Lost);
+        }
+        for (index, col) in &lost {
+            self.note_lost(row, *index, *col, Reason::NotRebuilt);
+        }
+        self.settle_losses().await?;
+        if self.defects.borrow().more() > 0 {
+            return Err(IoErrorKind::Lost);
+        }
+        let zeros = self.pool.take_zeroed(BLOCK_BYTES).freeze();
+        for (index, col) in lost {
+            // Written anew meanwhile: it has contents, and they are newer.
+            if !self.is_lost(row, index, &(col..col + 1)) {
+                continue;
+            }
+            let within = u64_of(index) * self.geometry.chunk_bytes() + col * BLOCK;
+            let at = row.0 * self.geometry.row_bytes() + within;
+            let entry = Entry::without_payload(Kind::Zero, at, BLOCK, Vec::new());
+            let seq = self.log(&journal, entry, Vec::new(), None);
+            self.dirty_rows.put(row, index, col, zeros.clone(), seq);
+        }
+        self.kick_apply();
+        Ok(())
+    }
+
+    /// Fails if a member gives no answer for a column: a disk that is about to be thrown out, and may
+    /// come back with what it holds, has lost nothing.
+    async fn check_answers(&self, row: Row, col: u64) -> Result<(), IoErrorKind> {
+        let view = self.view(row);
+        for slot in (0..self.geometry.members()).map(Slot) {
+            let Some(disk) = view.reader(slot) else {
+                continue;
+            };
+            let buf = self.pool.take(BLOCK_BYTES);
+            let read = disk.read(&self.geometry, row, col, buf, Patience::Eject);
+            match read.await.1 {
+                Err(error) if error.kind != IoErrorKind::Medium => return Err(IoErrorKind::Lost),
+                _ => {}
+            }
+        }
+        self.check_alive()
+    }
+
+    /// Data blocks of one column that neither a member nor the others can give, and that no logged
+    /// write is about to replace.
+    async fn lost_in(self: &Rc<Self>, row: Row, col: u64) -> Vec<usize> {
+        let cols = col..col + 1;
+        let all = Set::first(self.geometry.data_chunks());
+        let fresh_view = || -> RowView { self.view(row) };
+        if self.load_data(&mut fresh_view(), &cols, all).await.is_ok() {
+            return Vec::new();
+        }
+        let mut lost = Vec::new();
+        for index in all.iter() {
+            let covered = self.dirty_rows.cover(row, index, &cols);
+            if covered.iter().all(|cover| cover.data.is_some()) {
+                continue;
+            }
+            let one = Set::EMPTY.with(index);
+            if self.load_data(&mut fresh_view(), &cols, one).await.is_err() {
+                lost.push(index);
+            }
+        }
+        lost
+    }
+}

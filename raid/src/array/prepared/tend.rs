@@ -1,0 +1,186 @@
+//! What a cycle does for the logs: notes what is in place, asks hooks, lets records go, copies forward
+//! what would keep the floor down, and writes the logs' states.
+//!
+//! Invariants
+//! - What a cycle writes for the logs is durable before the floor rises.
+//! - A hook that doesn't answer keeps its log's records and nothing else.
+//! - Copying goes on only while it frees as much as a quarter of what it may have to copy, so that it
+//!   costs a bounded part of what is written, or because everything below a place has to be renewed.
+//! - A copy takes over what its original was admitted with: records count once.
+
+use std::rc::Rc;
+
+use cairn_blockdev::IoErrorKind;
+use cairn_blockdev::prepared::{LogId, Seq as LogSeq};
+use cairn_blockdev::units::usize_of;
+
+use super::place::payload_bytes;
+use crate::array::Array;
+use crate::journal::entry::Seq;
+use crate::journal::log::Journal;
+use crate::logs::codec::of_state;
+use crate::logs::log::Log;
+
+/// Part of what the journal admits that one cycle copies at most.
+const ROUND_SHARE: u64 = 16;
+/// Part of what the journal admits that has to be in vain before anything is copied.
+const GARBAGE_SHARE: u64 = 16;
+
+impl Array {
+    /// Does for the logs what has to be done now that everything in the lane below `applied` is in place
+    /// and flushed. Durable on return; gives the floor that they allow.
+    pub(crate) async fn tend_logs(
+        self: &Rc<Self>,
+        journal: &Rc<Journal>,
+        applied: Seq,
+    ) -> Result<Seq, IoErrorKind> {
+        if self.logs.book.borrow().is_empty() {
+            return Ok(applied);
+        }
+        let before = journal.next();
+        self.logs.book.borrow_mut().note_applied(applied);
+        self.ask_hooks();
+        self.trim_logs();
+        self.copy_forward(journal, applied);
+        self.write_states(journal, applied);
+        let (end, floor) = (journal.next(), self.log_floor(applied));
+        if end > before {
+            journal.logged_below(end).await?;
+            self.flush_all().await?;
+        }
+        self.logs.wake();
+        Ok(floor)
+    }
+
+    /// The floor that the logs allow.
+    pub(crate) fn log_floor(&self, most: Seq) -> Seq {
+        self.logs.book.borrow().floor(most)
+    }
+
+    /// Asks the hooks of logs that could let records go.
+    pub(crate) fn ask_hooks(self: &Rc<Self>) {
+        for id in self.log_ids() {
+            let could = self.logs.look(id, Log::could_trim).flatten();
+            let Some(through) = could else { continue };
+            match self.logs.hook(id) {
+                None => self.logs.change(id, |log| log.release(through)),
+                Some(hook) if self.logs.asked.borrow_mut().insert(id) => {
+                    let array = Rc::clone(self);
+                    self.env.spawn.spawn(Box::pin(async move {
+                        let agreed = hook(id, LogSeq(through)).await;
+                        array.logs.asked.borrow_mut().remove(&id);
+                        if agreed {
+                            array.logs.change(id, |log| log.release(through));
+                            array.kick_apply();
+                        }
+                    }));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn trim_logs(&self) {
+        for id in self.log_ids() {
+            self.logs.change(id, |log| drop(log.trim()));
+        }
+    }
+
+    /// Whether a cycle would let records of logs go.
+    pub(crate) fn logs_want_a_cycle(&self) -> bool {
+        let ids = self.log_ids();
+        let wants = |id: &LogId| self.logs.look(*id, Log::would_trim) == Some(true);
+        ids.iter().any(wants)
+    }
+
+    fn copy_forward(self: &Rc<Self>, journal: &Rc<Journal>, applied: Seq) {
+        let forced = self.logs.renew_below.get();
+        let admits = journal.admits_bytes();
+        let mut left = admits / ROUND_SHARE;
+        let movable = self.logs.book.borrow().movable(applied);
+        for (id, seq, held) in movable {
+            let must = forced.is_some_and(|below| held.lane < below);
+            if left == 0 || !(must || self.copying_pays(journal)) {
+                break;
+            }
+            left = left.saturating_sub(held.cost());
+            let (entry, payload) = (held.entry.clone(), held.payload.clone());
+            let lane = self.log(journal, entry, payload, None);
+            journal.readmit(held.lane, lane);
+            self.logs.change(id, |log| log.note_moved(seq, lane));
+        }
+    }
+
+    /// Whether the journal fills with what isn't the logs'.
+    fn copying_pays(&self, journal: &Journal) -> bool {
+        let live = self.logs.book.borrow().used();
+        let garbage = journal.admitted_bytes().saturating_sub(live);
+        journal.is_crowded() && garbage >= (live / 4).max(journal.admits_bytes() / GARBAGE_SHARE)
+    }
+
+    /// Writes the states that changed, and those that keep the floor down where that matters.
+    fn write_states(self: &Rc<Self>, journal: &Rc<Journal>, applied: Seq) {
+        let forced = self.logs.renew_below.get().unwrap_or(Seq::NONE);
+        for id in self.log_ids() {
+            let below = if self.copying_pays(journal) {
+                applied
+            } else {
+                forced.min(applied)
+            };
+            let wants = self.logs.look(id, |log| log.wants_anchor(below));
+            if wants == Some(true) {
+                self.write_state(journal, id);
+            }
+        }
+    }
+
+    fn write_state(self: &Rc<Self>, journal: &Rc<Journal>, id: LogId) {
+        if let Some(state) = self.logs.look(id, Log::state) {
+            let (entry, payload) = of_state(id.0, &state);
+            let lane = self.log(journal, entry, payload, None);
+            self.logs.change(id, |log| log.note_anchor(lane));
+        }
+    }
+
+    /// Has everything that logs need below `target` written anew with the next cycles.
+    pub(crate) fn renew_logs(&self, target: Seq) {
+        let below = self.logs.renew_below.get();
+        self.logs.renew_below.set(below.max(Some(target)));
+    }
+
+    /// Begins a new epoch of the journal, after a replay that brought everything to its place: what the
+    /// logs need is written anew in it, and counts once a header says so.
+    ///
+    /// The epoch's number is one that no earlier start that was interrupted here can have used: its
+    /// groups may lie in the rings, and on members that are away.
+    pub(crate) async fn begin_epoch(
+        self: &Rc<Self>,
+        journal: &Rc<Journal>,
+    ) -> Result<(), IoErrorKind> {
+        let step = u64::from(u32::try_from(self.env.entropy.bits() >> 96).unwrap_or(0));
+        let step = if self.logs.book.borrow().is_empty() {
+            0
+        } else {
+            step
+        };
+        journal.begin_epoch(1 + step);
+        let first = journal.next();
+        let all = self.logs.book.borrow().movable(first);
+        for (id, seq, held) in all {
+            let admission = journal.try_admit(usize_of(payload_bytes(&held.payload)));
+            let (entry, payload) = (held.entry.clone(), held.payload.clone());
+            let lane = self.log(journal, entry, payload, admission);
+            self.logs.change(id, |log| log.note_moved(seq, lane));
+        }
+        for id in self.log_ids() {
+            self.write_state(journal, id);
+        }
+        journal.logged_below(journal.next()).await?;
+        self.flush_all().await?;
+        self.write_floor(journal, first).await;
+        self.flush_all().await?;
+        journal.trimmed(first);
+        self.logs.book.borrow_mut().passed(first);
+        Ok(())
+    }
+}

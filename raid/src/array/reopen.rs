@@ -1,0 +1,71 @@
+//! The journal at the start of an array: who has an older one than its label says, replay, a new epoch.
+//!
+//! Does not know: how a journal is read (`journal::open`), what replay does with a record
+//! (`stripe::replay`).
+
+use std::rc::Rc;
+
+use super::Array;
+use crate::error::RaidError;
+use crate::journal::log::Journal;
+use crate::journal::open::{OpenError, Opened};
+
+impl Array {
+    /// Throws out members whose journal header is older than every member's was when the labels were
+    /// written: older images of themselves (fault A10). What they miss isn't known.
+    pub(super) fn throw_out_older_images(self: &Rc<Self>, opened: &Opened) {
+        let newest = self.ledger.borrow().label().journal_headers;
+        for disk in opened.outdated(newest) {
+            disk.outdated.set(true);
+            let why = format!(
+                "it is an older image of itself: its journal header is of generation {}, every \
+                 member had {newest}",
+                disk.durable_header()
+            );
+            self.throw_out(disk, &why);
+        }
+    }
+
+    /// Opens the journal and, after an unclean stop, replays it.
+    pub(super) async fn open_journal(
+        self: &Rc<Self>,
+        opened: &Opened,
+        unclean: bool,
+    ) -> Result<(), RaidError> {
+        if unclean {
+            self.replaying.set(true);
+            self.settle().await;
+            self.check_unbroken()?;
+        }
+        // What a disk held alone that has gone since was never acked: without it that isn't there.
+        let again = if opened.lost_a_disk() {
+            let read = Opened::read(self.uuid, self.in_sync(), !unclean).await;
+            Some(read.map_err(|error| self.journal_error(&error))?)
+        } else {
+            None
+        };
+        let opened = again.as_ref().unwrap_or(opened);
+        let copies = self.geometry.redundancy() + 1;
+        let journal = Journal::resume(opened.resume(), copies);
+        *self.journal.borrow_mut() = Some(Rc::clone(&journal));
+        if unclean {
+            self.replay(&journal, opened).await?;
+        }
+        // What is still in the rings is behind us: the new epoch doesn't look at it.
+        let begun = self.begin_epoch(&journal).await;
+        begun.map_err(|_| self.lost_error())?;
+        if unclean {
+            self.mark_clean().await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn journal_error(&self, error: &OpenError) -> RaidError {
+        RaidError::NotStarted {
+            array: self.name.to_string(),
+            reason: error.to_string(),
+            wait_may_help: true,
+            force_may_help: false,
+        }
+    }
+}

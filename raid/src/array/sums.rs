@@ -1,0 +1,205 @@
+//! The array's checksums at work: pages brought in, blocks verified, sums noted, pages written.
+//!
+//! Invariants
+//! - A block's sum is noted once the block is in place on every member that has a place for it, under
+//!   the lock of its columns and while its pages are held.
+//! - The pages are written after a flush of the blocks they speak of, and before the map and the floor.
+//! - An array without checksums passes through here without I/O.
+
+use std::rc::Rc;
+
+use cairn_blockdev::IoErrorKind;
+use cairn_blockdev::units::{BLOCK_BYTES, u64_of};
+
+use super::Array;
+use super::disk::Disk;
+use crate::error::RaidError;
+use crate::events::EventKind;
+use crate::geometry::{Columns, Role, Row, Slot};
+use crate::integrity::cache::Verdict;
+use crate::integrity::store::{Flaw, SumsError};
+use crate::integrity::{Ready, Sums};
+use crate::mutation::{Mutation, on};
+use crate::stripe::overlay::Overlay;
+use crate::stripe::transaction::NewParity;
+use crate::stripe::view::RowView;
+
+impl Array {
+    /// The members in sync, by slot: those whose copies of pages count.
+    pub(super) fn sums_disks(&self) -> Vec<Option<Rc<Disk>>> {
+        let ledger = self.ledger.borrow();
+        let slots = ledger.slots().iter();
+        slots
+            .map(|slot| slot.member.clone().filter(|disk| !disk.out.get()))
+            .collect()
+    }
+
+    /// Whether every member's zone can hold its copies of pages.
+    pub(super) fn check_sums_fit(&self) -> Result<(), RaidError> {
+        let Some(sums) = &self.sums else {
+            return Ok(());
+        };
+        for disk in self.ledger.borrow().live() {
+            let layout = disk.layout.get().unwrap_or_default();
+            if !sums.places().fits(&layout) {
+                return Err(RaidError::Format {
+                    disk: disk.path.to_string(),
+                    reason: "its zone for checksums is too small for this array's".into(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Holds the pages of columns in memory.
+    pub(crate) async fn sums_ready(
+        self: &Rc<Self>,
+        row: Row,
+        cols: &Columns,
+    ) -> Result<Option<Ready>, IoErrorKind> {
+        let Some(sums) = &self.sums else {
+            return Ok(None);
+        };
+        let ready = sums.ready(&self.sums_disks(), row, cols.clone()).await;
+        self.take_findings(sums);
+        ready.map(Some).map_err(|error| self.sums_lost(&error))
+    }
+
+    fn sums_lost(&self, error: &SumsError) -> IoErrorKind {
+        self.report(EventKind::BadBlock, None, error.to_string());
+        IoErrorKind::Lost
+    }
+
+    /// Counts what was found wrong with copies of pages. After a crash a copy may be behind; that is
+    /// nobody's fault, and no disk's while the array is being started.
+    pub(super) fn take_findings(&self, sums: &Sums) {
+        for finding in sums.take_findings() {
+            match finding.flaw {
+                Flaw::Stale { .. } if !self.is_open() => {}
+                Flaw::Stale { generation, newest } => {
+                    finding.disk.count(|errors| errors.generation += 1);
+                    let detail = format!(
+                        "checksum page {} is of generation {generation}, others say {newest}: the \
+                         disk lost writes or is an older image of itself",
+                        finding.page.0
+                    );
+                    self.report(EventKind::DiskError, Some(&finding.disk.path), detail);
+                }
+                Flaw::Damaged | Flaw::Differs => {
+                    finding.disk.count(|errors| errors.corruption += 1);
+                }
+                Flaw::Unreadable(error) => finding.disk.count_error(&error),
+            }
+        }
+    }
+
+    /// Whether blocks are what was written there. The caller holds the lock of their columns, or
+    /// takes a no for a reason to get it.
+    pub(crate) async fn verified(
+        self: &Rc<Self>,
+        row: Row,
+        slot: Slot,
+        cols: &Columns,
+        data: &[u8],
+    ) -> Result<bool, IoErrorKind> {
+        let Some(sums) = &self.sums else {
+            return Ok(true);
+        };
+        if on(Mutation::ParityFromUnverified) {
+            return Ok(true);
+        }
+        let mut verdict = sums.verify(row, cols.start, slot, data);
+        if matches!(verdict, Verdict::Absent) {
+            let _ready = self.sums_ready(row, cols).await?;
+            verdict = sums.verify(row, cols.start, slot, data);
+        }
+        Ok(matches!(verdict, Verdict::Good))
+    }
+
+    /// The crc of what was written at a block, if the array has sums and its page is held.
+    pub(crate) fn expected_sum(&self, row: Row, col: u64, slot: Slot) -> Option<u32> {
+        self.sums.as_ref()?.crc(slot, row, col)
+    }
+
+    /// Notes the sums of what a transaction has put in place; its pages are held.
+    pub(crate) fn note_sums(&self, view: &RowView, overlay: &Overlay, parity: &[NewParity]) {
+        if self.sums.is_none() {
+            return;
+        }
+        for (index, run) in overlay.runs() {
+            for slot in view.slots_of(index) {
+                self.note_blocks(view.row, slot, run.col, &run.data);
+            }
+        }
+        for new in parity {
+            if let Some(slot) = view.parity_slot(new.role) {
+                self.note_blocks(view.row, slot, new.col, &new.data);
+            }
+        }
+    }
+
+    /// Notes the sums of blocks of one slot; their pages are held.
+    pub(crate) fn note_blocks(&self, row: Row, slot: Slot, col: u64, data: &[u8]) {
+        if let Some(sums) = &self.sums {
+            let crcs: Vec<u32> = data.chunks(BLOCK_BYTES).map(crc32c::crc32c).collect();
+            sums.set(slot, row, col, &crcs);
+        }
+    }
+
+    /// Has the pages of a row written to whoever is being filled.
+    pub(crate) fn touch_sums(&self, row: Row) {
+        if let Some(sums) = &self.sums {
+            sums.touch(row, 0..self.geometry.chunk_blocks());
+        }
+    }
+
+    /// Another disk has come to a slot.
+    pub(crate) fn sums_joined(&self, slot: Slot) {
+        if let Some(sums) = &self.sums {
+            sums.joined(slot);
+        }
+    }
+
+    pub(crate) fn has_dirty_sums(&self) -> bool {
+        self.sums
+            .as_ref()
+            .is_some_and(|sums| sums.stats().dirty > 0)
+    }
+
+    /// Writes the pages that changed. Part of a checkpoint, of which there is one at a time.
+    pub(crate) async fn write_sums(self: &Rc<Self>) {
+        let Some(sums) = &self.sums else { return };
+        let targets: Vec<(Slot, Rc<Disk>)> = self
+            .slot_targets()
+            .into_iter()
+            .map(|(slot, disk)| (Slot(slot), disk))
+            .collect();
+        let generation = self.journal().map_or(0, |journal| journal.next().0);
+        let disks = self.sums_disks();
+        for (disk, error) in sums.write_dirty(&disks, &targets, generation).await {
+            self.write_failed(&disk, &error).await;
+        }
+        self.take_findings(sums);
+    }
+
+    /// The pages that were written are durable.
+    pub(crate) fn note_sums_flushed(&self) {
+        if let Some(sums) = &self.sums {
+            sums.flushed();
+        }
+    }
+
+    /// Whether solved data is what was written: what stands in for a lost block is checked as that.
+    pub(crate) async fn solved_right(
+        self: &Rc<Self>,
+        view: &RowView,
+        index: usize,
+        cols: &Columns,
+        data: &[u8],
+    ) -> Result<bool, IoErrorKind> {
+        let slot = self.geometry.data_slot(view.row, index);
+        debug_assert!(matches!(self.geometry.role(view.row, slot), Role::Data(_)));
+        debug_assert_eq!(u64_of(data.len() / BLOCK_BYTES), cols.end - cols.start);
+        self.verified(view.row, slot, cols, data).await
+    }
+}

@@ -1,0 +1,652 @@
+//! The journal at work: records are queued, leave in groups, and count once they and all before them
+//! are on enough members.
+//!
+//! ```text
+//!  push ─▶ queue ─▶ group ─▶ rings of R+1 members ─▶ logged ─▶ (flush) ─▶ durable ─▶ … ─▶ floor
+//! ```
+//!
+//! Invariants
+//! - A sequence is given in the same breath in which the record is queued; groups leave in order.
+//! - `logged` is the end of the run of groups from the beginning that are on R+1 members, or on all
+//!   living ones if they are fewer. A copy on a disk that was thrown out meanwhile doesn't count.
+//! - Ring space and the admission that a record took are given back when the floor has passed it, and
+//!   the floor is durable.
+//! - Data is admitted before it gets a sequence and to three quarters of the rings only, so that the
+//!   records which applying needs always find room: the queue never waits for what waits for it.
+//!
+//! Does not know: rows, what a record means, when the floor may rise.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, u32_of, u64_of, usize_of};
+use cairn_blockdev::{Buf, IoErrorKind, SharedBuf, WriteFlags};
+use tokio::sync::{Notify, Semaphore};
+use uuid::Uuid;
+
+use super::entry::{Entry, Kind, Seq, Tag};
+use super::group::{ENTRIES_MAX, Head, descriptor_bytes, encode, escape};
+use super::header::{JournalHeader, RING_OFFSET};
+use super::open::Opened;
+use super::ring::Ring;
+use crate::array::Array;
+use crate::array::disk::Disk;
+use crate::layout::ZoneKind;
+use crate::mutation::{Mutation, on};
+
+/// Payload of a group at most: large enough to be efficient, small enough not to make others wait.
+const GROUP_PAYLOAD_MAX: usize = 1 << 20;
+/// Payload of a record at most.
+pub(crate) const RECORD_PAYLOAD_MAX: usize = GROUP_PAYLOAD_MAX;
+/// Records of a group at most.
+const GROUP_RECORDS_MAX: usize = 512;
+/// Sums of a group at most, but for a single record that has more: 64 KiB of descriptor.
+const GROUP_SUMS_MAX: usize = 16 << 10;
+/// Groups on their way at once: one on the disks while the next one gathers.
+const GROUPS_AT_ONCE: usize = 2;
+/// Data that isn't in place yet, at most: its memory is the row cache's.
+const ADMITTED_MAX: u64 = 64 << 20;
+/// What a record costs beside its payload, about: its share of a descriptor.
+const RECORD_COST: u64 = 512;
+
+const _: () = assert!(GROUP_RECORDS_MAX <= ENTRIES_MAX);
+
+struct Queued {
+    entry: Entry,
+    payload: Vec<SharedBuf>,
+}
+
+impl Queued {
+    fn payload_len(&self) -> usize {
+        self.payload.iter().map(|part| part.len()).sum()
+    }
+}
+
+/// What a record that isn't trimmed yet was admitted with.
+struct Admitted {
+    seq: Seq,
+    units: u32,
+}
+
+/// Permission to queue a record: space for it in the rings and in memory.
+pub(crate) struct Admission {
+    units: u32,
+}
+
+/// One lane's journal.
+pub(crate) struct Journal {
+    lane: u16,
+    epoch: Cell<u64>,
+    /// Given to the next record.
+    next: Cell<Seq>,
+    queue: RefCell<VecDeque<Queued>>,
+    /// First sequence that no group has taken.
+    taken: Cell<Seq>,
+    groups: Cell<usize>,
+    /// Groups that are logged beyond a gap: first sequence → the one after the last.
+    beyond: RefCell<BTreeMap<Seq, Seq>>,
+    /// Everything below is logged.
+    logged: Cell<Seq>,
+    /// Everything below is durable.
+    durable: Cell<Seq>,
+    /// Everything below is in place and flushed.
+    applied: Cell<Seq>,
+    /// Everything below is needed by nobody and may be overwritten in the rings.
+    floor: Cell<Seq>,
+    /// Why nothing can be logged any more.
+    failed: Cell<Option<IoErrorKind>>,
+    moved: Notify,
+    room: Notify,
+    rings: RefCell<BTreeMap<Uuid, Ring>>,
+    rotation: Cell<usize>,
+    admitted: RefCell<VecDeque<Admitted>>,
+    admission: Semaphore,
+    admission_units: Cell<u32>,
+    header_generation: Cell<u64>,
+    /// Records that nobody may trim: sequence → holders.
+    holds: RefCell<BTreeMap<Seq, usize>>,
+}
+
+/// Keeps the floor from passing a record, until dropped.
+pub(crate) struct Hold {
+    journal: Rc<Journal>,
+    seq: Seq,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut holds = self.journal.holds.borrow_mut();
+        if let Some(count) = holds.get_mut(&self.seq) {
+            *count -= 1;
+            if *count == 0 {
+                holds.remove(&self.seq);
+            }
+        }
+    }
+}
+
+/// Where a journal goes on.
+pub(crate) struct Resume {
+    pub(crate) epoch: u64,
+    /// The next record's sequence; everything before it is durable.
+    pub(crate) next: Seq,
+    pub(crate) floor: Seq,
+    pub(crate) header_generation: u64,
+    pub(crate) rings: BTreeMap<Uuid, Ring>,
+}
+
+impl Entry {
+    /// A record with bytes: each of its blocks has a sum.
+    pub(crate) fn with_payload(kind: Kind, offset: u64, payload: &[u8]) -> Self {
+        let sums = payload.chunks(BLOCK_BYTES).map(crc32c::crc32c).collect();
+        Self {
+            payload_len: u32_of(payload.len()),
+            ..Self::without_payload(kind, offset, u64_of(payload.len()), sums)
+        }
+    }
+
+    /// A record of a range.
+    pub(crate) fn without_payload(kind: Kind, offset: u64, len: u64, sums: Vec<u32>) -> Self {
+        Self {
+            kind,
+            flags: 0,
+            log: 0,
+            log_seq: 0,
+            offset,
+            len,
+            arg: 0,
+            tag: Tag::default(),
+            sums,
+            payload_len: 0,
+        }
+    }
+}
+
+impl Journal {
+    /// A journal of a new array.
+    pub(crate) fn create(disks: &[Rc<Disk>], copies: usize) -> Rc<Self> {
+        let rings = disks
+            .iter()
+            .map(|disk| (disk.uuid, Ring::new(ring_bytes(disk))))
+            .collect();
+        let from = Resume {
+            epoch: 1,
+            next: Seq::FIRST,
+            floor: Seq::FIRST,
+            header_generation: 0,
+            rings,
+        };
+        Self::resume(from, copies)
+    }
+
+    /// Leaves everything so far behind: the next header begins a new epoch, so many further on.
+    ///
+    /// # Panics
+    /// If something isn't in place.
+    pub(crate) fn begin_epoch(&self, step: u64) {
+        assert_eq!(
+            self.applied.get(),
+            self.next.get(),
+            "an epoch ends with records that aren't in place"
+        );
+        self.epoch.set(self.epoch.get() + step);
+    }
+
+    /// A journal that goes on from there, for groups on `copies` of the members.
+    pub(crate) fn resume(from: Resume, copies: usize) -> Rc<Self> {
+        let units = admission_units(&from.rings, copies);
+        Rc::new(Self {
+            lane: 0,
+            epoch: Cell::new(from.epoch),
+            next: Cell::new(from.next),
+            queue: RefCell::default(),
+            taken: Cell::new(from.next),
+            groups: Cell::new(0),
+            beyond: RefCell::default(),
+            logged: Cell::new(from.next),
+            durable: Cell::new(from.next),
+            applied: Cell::new(from.floor),
+            floor: Cell::new(from.floor),
+            failed: Cell::new(None),
+            moved: Notify::new(),
+            room: Notify::new(),
+            rings: RefCell::new(from.rings),
+            rotation: Cell::new(0),
+            admitted: RefCell::default(),
+            admission: Semaphore::new(usize_of(u64::from(units))),
+            admission_units: Cell::new(units),
+            header_generation: Cell::new(from.header_generation),
+            holds: RefCell::default(),
+        })
+    }
+
+    /// The sequence that the next record will get.
+    pub(crate) fn next(&self) -> Seq {
+        self.next.get()
+    }
+
+    /// Everything below is trimmed.
+    pub(crate) fn floor(&self) -> Seq {
+        self.floor.get()
+    }
+
+    /// Everything below is in place and flushed.
+    pub(crate) fn applied(&self) -> Seq {
+        self.applied.get()
+    }
+
+    /// Everything below is in place and flushed.
+    pub(crate) fn note_applied(&self, below: Seq) {
+        self.applied.set(self.applied.get().max(below));
+    }
+
+    /// Bytes of records that may be admitted at once.
+    pub(crate) fn admits_bytes(&self) -> u64 {
+        u64::from(self.admission_units.get()) * BLOCK
+    }
+
+    /// Bytes of admitted records that aren't trimmed.
+    pub(crate) fn admitted_bytes(&self) -> u64 {
+        let left = u64_of(self.admission.available_permits()) * BLOCK;
+        self.admits_bytes().saturating_sub(left)
+    }
+
+    /// A record was copied: the copy takes over what it was admitted with. The copy is the newest record.
+    pub(crate) fn readmit(&self, old: Seq, copy: Seq) {
+        let mut admitted = self.admitted.borrow_mut();
+        let at = admitted.binary_search_by_key(&old, |one| one.seq);
+        if let Some(one) = at.ok().and_then(|at| admitted.get_mut(at)) {
+            let units = std::mem::take(&mut one.units);
+            admitted.push_back(Admitted { seq: copy, units });
+        }
+    }
+
+    /// Keeps a record from being trimmed.
+    pub(crate) fn hold(self: &Rc<Self>, seq: Seq) -> Hold {
+        *self.holds.borrow_mut().entry(seq).or_default() += 1;
+        Hold {
+            journal: Rc::clone(self),
+            seq,
+        }
+    }
+
+    /// The lowest record that is held.
+    pub(crate) fn first_held(&self) -> Option<Seq> {
+        self.holds.borrow().keys().next().copied()
+    }
+
+    /// Whether so much is admitted that applying should not wait for more.
+    pub(crate) fn is_crowded(&self) -> bool {
+        let left = u64_of(self.admission.available_permits());
+        left * 4 < u64::from(self.admission_units.get()) * 3
+    }
+
+    fn units_of(&self, payload: usize) -> u32 {
+        let bytes = u64_of(payload) + RECORD_COST;
+        let units = u32::try_from(bytes.div_ceil(BLOCK)).unwrap_or(u32::MAX);
+        units.min(self.admission_units.get())
+    }
+
+    /// Room for a record of so many payload bytes, if there is some now.
+    pub(crate) fn try_admit(&self, payload: usize) -> Option<Admission> {
+        let units = self.units_of(payload);
+        self.admission.try_acquire_many(units).ok()?.forget();
+        Some(Admission { units })
+    }
+
+    /// Waits for room for a record of so many payload bytes.
+    pub(crate) async fn admit(&self, payload: usize) -> Result<Admission, IoErrorKind> {
+        let units = self.units_of(payload);
+        let permit = self.admission.acquire_many(units).await;
+        let stopped = |_| self.failed.get().unwrap_or(IoErrorKind::Stopped);
+        permit.map_err(stopped)?.forget();
+        Ok(Admission { units })
+    }
+
+    /// Waits until everything below `end` is logged.
+    pub(crate) async fn logged_below(&self, end: Seq) -> Result<(), IoErrorKind> {
+        loop {
+            let moved = self.moved.notified();
+            if self.logged.get() >= end {
+                return Ok(());
+            }
+            if let Some(kind) = self.failed.get() {
+                return Err(kind);
+            }
+            moved.await;
+        }
+    }
+
+    fn note_logged(&self, first: Seq, end: Seq) {
+        if on(Mutation::AckOutOfSequence) {
+            self.logged.set(self.logged.get().max(end));
+            self.moved.notify_waiters();
+            return;
+        }
+        let mut beyond = self.beyond.borrow_mut();
+        beyond.insert(first, end);
+        while let Some(end) = beyond.remove(&self.logged.get()) {
+            self.logged.set(end);
+        }
+        drop(beyond);
+        self.moved.notify_waiters();
+    }
+
+    /// Takes the next group from the queue.
+    fn take_group(&self) -> Option<(Seq, Vec<Queued>)> {
+        let mut queue = self.queue.borrow_mut();
+        let mut group = Vec::new();
+        let (mut payload, mut sums) = (0, 0);
+        while let Some(next) = queue.front() {
+            let len = next.payload_len();
+            let its_sums = next.entry.sums.len();
+            let full = payload + len > GROUP_PAYLOAD_MAX
+                || sums + its_sums > GROUP_SUMS_MAX
+                || group.len() == GROUP_RECORDS_MAX;
+            if full && !group.is_empty() {
+                break;
+            }
+            payload += len;
+            sums += its_sums;
+            group.extend(queue.pop_front());
+        }
+        if group.is_empty() {
+            return None;
+        }
+        let first = self.taken.get();
+        self.taken.set(Seq(first.0 + u64_of(group.len())));
+        Some((first, group))
+    }
+
+    /// Space for a group on members that don't have it yet: those that come next in turn first.
+    fn place(
+        &self,
+        disks: &[Rc<Disk>],
+        wanted: usize,
+        len: u64,
+        last: Seq,
+    ) -> Vec<(Rc<Disk>, u64)> {
+        let mut rings = self.rings.borrow_mut();
+        let start = self.rotation.get();
+        let turn = disks.iter().cycle().skip(start % disks.len().max(1));
+        let mut placed = Vec::with_capacity(wanted);
+        for disk in turn.take(disks.len()) {
+            if placed.len() == wanted {
+                break;
+            }
+            let Some(ring) = rings.get_mut(&disk.uuid) else {
+                continue;
+            };
+            if let Some(position) = ring.allocate(len, last) {
+                placed.push((Rc::clone(disk), position));
+            }
+        }
+        self.rotation.set(start.wrapping_add(wanted));
+        placed
+    }
+
+    /// The floor is durable: what lies below it gives its room back.
+    pub(crate) fn trimmed(&self, floor: Seq) {
+        for ring in self.rings.borrow_mut().values_mut() {
+            ring.free_below(floor);
+        }
+        let mut admitted = self.admitted.borrow_mut();
+        let mut units = 0u64;
+        while admitted.front().is_some_and(|first| first.seq < floor) {
+            units += admitted
+                .pop_front()
+                .map_or(0, |first| u64::from(first.units));
+        }
+        drop(admitted);
+        self.admission.add_permits(usize_of(units));
+        self.room.notify_waiters();
+    }
+
+    /// Everything that was logged before a flush of all members began is durable.
+    pub(crate) fn note_flushed(&self, logged: Seq) {
+        self.durable.set(self.durable.get().max(logged));
+    }
+
+    /// Everything below is logged.
+    pub(crate) fn logged(&self) -> Seq {
+        self.logged.get()
+    }
+
+    /// Gives a disk that became a member its place in the journal.
+    pub(crate) fn add_ring(&self, disk: &Disk) {
+        let mut rings = self.rings.borrow_mut();
+        rings
+            .entry(disk.uuid)
+            .or_insert_with(|| Ring::new(ring_bytes(disk)));
+    }
+
+    /// Nothing can be logged any more: everybody who waits is told.
+    pub(crate) fn fail(&self, kind: IoErrorKind) {
+        self.failed.set(Some(kind));
+        self.admission.close();
+        self.moved.notify_waiters();
+        self.room.notify_waiters();
+    }
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let rings = self.rings.borrow();
+        let free: Vec<u64> = rings.values().map(Ring::free_bytes).collect();
+        write!(
+            f,
+            "journal floor {} applied {} durable {} logged {} taken {} next {}, queued {}, groups {}, \
+             held {:?}, admission {} of {} blocks, free {free:?}",
+            self.floor.get().0,
+            self.applied.get().0,
+            self.durable.get().0,
+            self.logged.get().0,
+            self.taken.get().0,
+            self.next.get().0,
+            self.queue.borrow().len(),
+            self.groups.get(),
+            self.first_held(),
+            self.admission.available_permits(),
+            self.admission_units.get(),
+        )
+    }
+}
+
+/// Bytes of a disk's ring.
+pub(crate) fn ring_bytes(disk: &Disk) -> u64 {
+    let layout = disk.layout.get().unwrap_or_default();
+    layout
+        .zone(ZoneKind::Journal)
+        .len
+        .saturating_sub(RING_OFFSET)
+}
+
+/// Three quarters of what the rings can take with that many copies of everything, and no more than
+/// memory has room for.
+fn admission_units(rings: &BTreeMap<Uuid, Ring>, copies: usize) -> u32 {
+    let smallest = rings.values().map(Ring::free_bytes).min().unwrap_or(0);
+    let total = smallest * u64_of(rings.len().max(copies)) / u64_of(copies.max(1));
+    let bytes = (total / 4 * 3).min(ADMITTED_MAX);
+    u32::try_from(bytes / BLOCK).unwrap_or(u32::MAX)
+}
+
+impl Array {
+    /// Queues a record and gives it the next sequence.
+    pub(crate) fn log(
+        self: &Rc<Self>,
+        journal: &Rc<Journal>,
+        entry: Entry,
+        payload: Vec<SharedBuf>,
+        admission: Option<Admission>,
+    ) -> Seq {
+        let seq = journal.next.get();
+        journal.next.set(Seq(seq.0 + 1));
+        if let Some(Admission { units }) = admission {
+            let admitted = Admitted { seq, units };
+            journal.admitted.borrow_mut().push_back(admitted);
+        }
+        journal
+            .queue
+            .borrow_mut()
+            .push_back(Queued { entry, payload });
+        if journal.groups.get() < GROUPS_AT_ONCE {
+            journal.groups.set(journal.groups.get() + 1);
+            let (array, journal) = (Rc::clone(self), Rc::clone(journal));
+            self.env.spawn.spawn(Box::pin(async move {
+                while let Some((first, group)) = journal.take_group() {
+                    array.write_group(&journal, first, group).await;
+                }
+                journal.groups.set(journal.groups.get() - 1);
+            }));
+        }
+        seq
+    }
+
+    /// Copies of a group that make it logged: as many as can be lost, and one.
+    fn copies_wanted(&self, living: usize) -> usize {
+        let all = self.geometry.redundancy() + 1;
+        let all = if on(Mutation::OneCopyTooFew) {
+            all - 1
+        } else {
+            all
+        };
+        all.min(living)
+    }
+
+    /// Writes a group to enough members; goes on to others where one fails.
+    async fn write_group(self: &Rc<Self>, journal: &Rc<Journal>, first: Seq, group: Vec<Queued>) {
+        let end = Seq(first.0 + u64_of(group.len()));
+        let last = Seq(end.0 - 1);
+        let bytes = self.encode_group(journal, first, group);
+        let len = u64_of(bytes.len());
+        let mut copies: Vec<Rc<Disk>> = Vec::new();
+        loop {
+            let room = journal.room.notified();
+            copies.retain(|disk| !disk.out.get());
+            let living = self.in_sync();
+            let wanted = self.copies_wanted(living.len());
+            if self.check_alive().is_err() || wanted == 0 {
+                journal.fail(IoErrorKind::Lost);
+                return;
+            }
+            if copies.len() >= wanted {
+                break;
+            }
+            let others: Vec<Rc<Disk>> = living
+                .into_iter()
+                .filter(|disk| !copies.iter().any(|has| has.uuid == disk.uuid))
+                .collect();
+            let placed = journal.place(&others, wanted - copies.len(), len, last);
+            if placed.is_empty() {
+                // Applying is under way and gives room, or the array fails: both wake this.
+                self.kick_apply();
+                room.await;
+                continue;
+            }
+            let writes = placed.iter().map(|(disk, position)| {
+                let layout = disk.layout.get().unwrap_or_default();
+                let at = layout.zone(ZoneKind::Journal).offset + RING_OFFSET + position;
+                disk.write_at(at, bytes.clone(), WriteFlags::default())
+            });
+            let results = futures_util::future::join_all(writes).await;
+            for ((disk, _), result) in placed.iter().zip(results) {
+                match result {
+                    Ok(()) => copies.push(Rc::clone(disk)),
+                    Err(error) => self.write_failed(disk, &error).await,
+                }
+            }
+        }
+        journal.note_logged(first, end);
+    }
+
+    fn encode_group(&self, journal: &Journal, first: Seq, group: Vec<Queued>) -> SharedBuf {
+        let (entries, payloads): (Vec<Entry>, Vec<Vec<SharedBuf>>) = group
+            .into_iter()
+            .map(|queued| (queued.entry, queued.payload))
+            .unzip();
+        let head = Head {
+            array: self.uuid(),
+            epoch: journal.epoch.get(),
+            lane: journal.lane,
+            first,
+            durable_through: Seq(journal.durable.get().0.saturating_sub(1)),
+            floor: journal.floor.get(),
+        };
+        let descriptor = descriptor_bytes(&entries);
+        let payload: usize = payloads.iter().flatten().map(|part| part.len()).sum();
+        let mut buf = self.pool.take(descriptor + payload);
+        encode(&head, &entries, &mut buf);
+        let mut rest: &mut [u8] = buf.get_mut(descriptor..).unwrap_or_default();
+        for part in payloads.iter().flatten() {
+            let (to, tail) = rest.split_at_mut(part.len());
+            to.copy_from_slice(part);
+            escape(to);
+            rest = tail;
+        }
+        buf.freeze()
+    }
+
+    /// Copies groups that too few members have, as it is: what replay rests on must outlast the loss of
+    /// a disk in the middle of it.
+    pub(crate) async fn thicken(self: &Rc<Self>, journal: &Rc<Journal>, opened: &Opened) {
+        let members = self.geometry.members();
+        let living = self.in_sync().len();
+        // Those that are missing may have had a copy of anything.
+        let wanted = (self.geometry.redundancy() + 1).saturating_sub(members - living);
+        for group in opened.thin(wanted.min(living)) {
+            let Some(bytes) = group.read().await else {
+                continue;
+            };
+            let mut others = self.in_sync();
+            others.retain(|disk| !group.copies.iter().any(|(has, _)| has.uuid == disk.uuid));
+            let missing = wanted.saturating_sub(group.copies.len());
+            for (disk, position) in journal.place(&others, missing, group.len, group.last) {
+                let layout = disk.layout.get().unwrap_or_default();
+                let at = layout.zone(ZoneKind::Journal).offset + RING_OFFSET + position;
+                let written = disk.write_at(at, bytes.clone(), WriteFlags::default());
+                if let Err(error) = written.await {
+                    self.write_failed(&disk, &error).await;
+                }
+            }
+        }
+    }
+
+    /// Writes the floor to every member, so that a restart doesn't look below it.
+    pub(crate) async fn write_floor(self: &Rc<Self>, journal: &Rc<Journal>, floor: Seq) {
+        journal.floor.set(floor.max(journal.floor.get()));
+        self.write_journal_headers(journal, &self.in_sync()).await;
+    }
+
+    /// Writes the journal's header to `disks`; who fails is ejected.
+    pub(crate) async fn write_journal_headers(
+        self: &Rc<Self>,
+        journal: &Rc<Journal>,
+        disks: &[Rc<Disk>],
+    ) {
+        let generation = journal.header_generation.get() + 1;
+        journal.header_generation.set(generation);
+        let writes = disks.iter().map(|disk| {
+            let header = JournalHeader {
+                array: self.uuid(),
+                member: disk.uuid,
+                epoch: journal.epoch.get(),
+                floor: journal.floor.get(),
+                generation,
+                ring_bytes: ring_bytes(disk),
+                lanes: 1,
+            };
+            let layout = disk.layout.get().unwrap_or_default();
+            let at = layout.zone(ZoneKind::Journal).offset + header.slot();
+            let block = Buf::copy_of(&header.encode()).freeze();
+            disk.write_at(at, block, WriteFlags::default())
+        });
+        let results = futures_util::future::join_all(writes).await;
+        for (disk, result) in disks.iter().zip(results) {
+            match result {
+                Ok(()) => disk.note_header(generation),
+                Err(error) => self.write_failed(disk, &error).await,
+            }
+        }
+    }
+}

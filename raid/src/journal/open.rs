@@ -1,0 +1,296 @@
+//! Opening the journal of an array that is being assembled: headers, scans, and their union.
+//!
+//! Invariants
+//! - Only members that are in sync are asked: a stale one's journal says nothing.
+//! - The highest epoch among the headers is the journal's; within it the highest floor.
+//! - Until the caller says otherwise nothing on the disks is changed.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use cairn_blockdev::units::{BLOCK_BYTES, u64_of, usize_of};
+use cairn_blockdev::{Buf, IoError, SharedBuf, WriteFlags};
+use futures_util::future::join_all;
+use uuid::Uuid;
+
+use super::entry::Seq;
+use super::group::{decode, payload_is_intact};
+use super::header::{JournalHeader, RING_OFFSET, SLOTS, newest};
+use super::log::{Resume, ring_bytes};
+use super::ring::Ring;
+use super::scan::{Found, PayloadError, read_payload, scan};
+use super::union::{Record, Replay, all_there_is, union};
+use crate::array::disk::Disk;
+use crate::array::flights::Patience;
+use crate::layout::ZoneKind;
+
+/// Why a journal can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// No member has a header that can be used.
+    #[error("no member's journal header can be read ({0}); bring more members back")]
+    NoHeader(String),
+    /// Acked records are missing, or contradict each other.
+    #[error(transparent)]
+    Replay(#[from] super::union::ReplayError),
+}
+
+/// A journal that was read and not yet replayed.
+pub(crate) struct Opened {
+    array: Uuid,
+    epoch: u64,
+    header_generation: u64,
+    disks: Vec<Rc<Disk>>,
+    found: Vec<(usize, Vec<Found>)>,
+    replay: Replay,
+}
+
+/// A group that isn't on enough members.
+pub(crate) struct Thin {
+    pub(crate) last: Seq,
+    pub(crate) len: u64,
+    /// Who has it, and its first byte there.
+    pub(crate) copies: Vec<(Rc<Disk>, u64)>,
+}
+
+impl Thin {
+    /// Its bytes, from the first copy that still is what it was.
+    pub(crate) async fn read(&self) -> Option<SharedBuf> {
+        for (disk, at) in &self.copies {
+            let buf = Buf::zeroed(usize_of(self.len));
+            let (buf, result) = disk.read_at(*at, buf, Patience::Eject).await;
+            let whole = decode(&buf).is_ok_and(|group| {
+                let payload = buf.get(group.descriptor_len..).unwrap_or_default();
+                let payload = payload.get(..group.payload_len);
+                payload.is_some_and(|bytes| payload_is_intact(&group, bytes))
+            });
+            if result.is_ok() && whole {
+                return Some(buf.freeze());
+            }
+        }
+        None
+    }
+}
+
+fn zone(disk: &Disk) -> u64 {
+    let layout = disk.layout.get().unwrap_or_default();
+    layout.zone(ZoneKind::Journal).offset
+}
+
+async fn read_header(disk: &Disk) -> Result<JournalHeader, String> {
+    let mut blocks = Vec::new();
+    for slot in SLOTS {
+        let block = Buf::zeroed(BLOCK_BYTES);
+        let read = disk.read_at(zone(disk) + slot, block, Patience::Eject);
+        let (buf, result) = read.await;
+        // A slot that can't be read is as good as torn.
+        blocks.push(if result.is_ok() {
+            buf
+        } else {
+            Buf::zeroed(BLOCK_BYTES)
+        });
+    }
+    let [a, b] = blocks.as_slice() else {
+        return Err(String::new());
+    };
+    let header = newest(a, b).map_err(|error| format!("{}: {error}", disk.path))?;
+    let whole = [a, b]
+        .iter()
+        .all(|block| JournalHeader::decode(block).is_ok());
+    // A slot that can't be read may have held the one after it.
+    disk.found_header(header.generation + u64::from(!whole));
+    Ok(header)
+}
+
+/// The headers of the array's journals; never none.
+async fn read_headers(array: Uuid, disks: &[Rc<Disk>]) -> Result<Vec<JournalHeader>, OpenError> {
+    let mut headers = Vec::new();
+    let mut faults = Vec::new();
+    for read in join_all(disks.iter().map(|disk| read_header(disk))).await {
+        match read {
+            Ok(header) if header.array == array => headers.push(header),
+            Ok(_) => {}
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if headers.is_empty() {
+        return Err(OpenError::NoHeader(faults.join("; ")));
+    }
+    Ok(headers)
+}
+
+/// The journal's epoch, and the highest floor that a header of it knows.
+fn newest_of(headers: &[JournalHeader]) -> (u64, Seq) {
+    let all = headers.iter().map(|header| (header.epoch, header.floor));
+    all.max().unwrap_or((0, Seq::NONE))
+}
+
+async fn scan_all(
+    array: Uuid,
+    disks: &[Rc<Disk>],
+    epoch: u64,
+    floor: Seq,
+) -> Vec<(usize, Vec<Found>)> {
+    let scans = disks.iter().map(|disk| {
+        let (zone, len) = (zone(disk), ring_bytes(disk));
+        scan(disk.device(), zone, len, array, epoch, 0, floor)
+    });
+    let scans = join_all(scans).await.into_iter().enumerate();
+    // A member whose ring can't be read at all counts as one that lost its copies.
+    scans
+        .map(|(member, scanned)| (member, scanned.unwrap_or_default()))
+        .collect()
+}
+
+impl Opened {
+    /// Reads what the journals of `disks` hold, and says whether that is all of it. To be looked at: of a
+    /// journal with holes nothing may be replayed.
+    pub(crate) async fn survey(
+        array: Uuid,
+        disks: Vec<Rc<Disk>>,
+    ) -> Result<(Self, bool), OpenError> {
+        let headers = read_headers(array, &disks).await?;
+        let (epoch, floor) = newest_of(&headers);
+        let found = scan_all(array, &disks, epoch, floor).await;
+        let (replay, complete) = all_there_is(&found, floor)?;
+        let opened = Self {
+            array,
+            epoch,
+            header_generation: 0,
+            disks,
+            found,
+            replay,
+        };
+        Ok((opened, complete))
+    }
+
+    /// Reads the journals of the members in sync. After a clean stop there is nothing to look for.
+    pub(crate) async fn read(
+        array: Uuid,
+        disks: Vec<Rc<Disk>>,
+        clean: bool,
+    ) -> Result<Self, OpenError> {
+        let headers = read_headers(array, &disks).await?;
+        let (epoch, floor) = newest_of(&headers);
+        let header_generation = headers.iter().map(|h| h.generation).max().unwrap_or(0);
+        let mut found = Vec::new();
+        if !clean {
+            found = scan_all(array, &disks, epoch, floor).await;
+        }
+        let replay = union(&found, floor)?;
+        Ok(Self {
+            array,
+            epoch,
+            header_generation,
+            disks,
+            found,
+            replay,
+        })
+    }
+
+    /// Disks whose header is older than every member's was when the labels were written.
+    pub(crate) fn outdated(&self, journal_headers: u64) -> impl Iterator<Item = &Rc<Disk>> {
+        let is_old = move |known: u64| known > 0 && known < journal_headers;
+        let disks = self.disks.iter();
+        disks.filter(move |disk| is_old(disk.durable_header()))
+    }
+
+    /// Whether a disk that was read has been thrown out since.
+    pub(crate) fn lost_a_disk(&self) -> bool {
+        self.disks.iter().any(|disk| disk.out.get())
+    }
+
+    /// The records to replay, in order.
+    pub(crate) fn records(&self) -> &[Record] {
+        &self.replay.records
+    }
+
+    /// Everything below is in place.
+    pub(crate) fn floor(&self) -> Seq {
+        self.replay.floor
+    }
+
+    /// A record's payload, from the first copy that still is what it was.
+    pub(crate) async fn payload(&self, record: &Record) -> Result<SharedBuf, PayloadError> {
+        let mut fault = None;
+        for (member, group, entry) in &record.copies {
+            let Some(disk) = self.disks.get(*member) else {
+                continue;
+            };
+            let list = self.found.iter().find(|(other, _)| other == member);
+            let Some(found) = list.and_then(|(_, found)| found.get(*group)) else {
+                continue;
+            };
+            match read_payload(disk.device(), zone(disk), found, *entry).await {
+                Ok(buf) => return Ok(buf.freeze()),
+                Err(error) => fault = Some(error),
+            }
+        }
+        match fault {
+            Some(error) => Err(error),
+            None => unreachable!("record {} has no copy", record.seq),
+        }
+    }
+
+    /// Groups of the records with fewer intact copies than `wanted`, each with the disks that have one
+    /// and where: what was on its way at the stop, and what has rotted.
+    pub(crate) fn thin(&self, wanted: usize) -> Vec<Thin> {
+        let mut groups: BTreeMap<Seq, Thin> = BTreeMap::new();
+        for (member, all) in &self.found {
+            let Some(disk) = self.disks.get(*member) else {
+                continue;
+            };
+            for found in all.iter().filter(|found| found.intact) {
+                let last = found.group.last();
+                if last < self.replay.floor || last >= self.replay.next {
+                    continue;
+                }
+                let group = groups.entry(found.group.head.first).or_insert(Thin {
+                    last,
+                    len: found.len(),
+                    copies: Vec::new(),
+                });
+                let at = zone(disk) + RING_OFFSET + found.position;
+                group.copies.push((Rc::clone(disk), at));
+            }
+        }
+        let thin = groups.into_values();
+        thin.filter(|group| group.copies.len() < wanted).collect()
+    }
+
+    /// Zeroes the descriptors of what lies behind the records: its sequences are given again. The caller
+    /// has made the floor durable in the headers, which only the tail may have told, flushes, and throws
+    /// out the disks that are returned.
+    pub(crate) async fn cut_tail(&self) -> Vec<(Rc<Disk>, IoError)> {
+        let mut failed = Vec::new();
+        for (member, position, _) in &self.replay.tail {
+            let groups = self.found.iter().find(|(other, _)| other == member);
+            let group = groups.and_then(|(_, all)| all.iter().find(|f| f.position == *position));
+            if let (Some(disk), Some(found)) = (self.disks.get(*member), group) {
+                let at = zone(disk) + RING_OFFSET + position;
+                let zeros = Buf::zeroed(found.group.descriptor_len).freeze();
+                let written = disk.write_at(at, zeros, WriteFlags::default()).await;
+                failed.extend(written.err().map(|error| (Rc::clone(disk), error)));
+            }
+        }
+        failed
+    }
+
+    /// Where the journal goes on, its records still in it.
+    pub(crate) fn resume(&self) -> Resume {
+        let mut rings: BTreeMap<Uuid, Ring> = BTreeMap::new();
+        for (member, disk) in self.disks.iter().enumerate() {
+            let live = self.replay.live.iter().find(|(other, _)| *other == member);
+            let live = live.map(|(_, live)| live.clone()).unwrap_or_default();
+            rings.insert(disk.uuid, Ring::restore(ring_bytes(disk), live));
+        }
+        debug_assert!(u64_of(rings.len()) > 0 && !self.array.is_nil());
+        Resume {
+            epoch: self.epoch,
+            next: self.replay.next,
+            floor: self.replay.floor,
+            header_generation: self.header_generation,
+            rings,
+        }
+    }
+}

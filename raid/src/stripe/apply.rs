@@ -1,0 +1,436 @@
+//! Applying: logged data goes to its place on the members, in cycles that share their flushes.
+//!
+//! A cycle takes the rows with the oldest data:
+//! 1. plan, read, compute parity; log a *note* per written span: the sum of each new sector of P and Q;
+//! 2. flush: the records and notes are durable;
+//! 3. write P and Q, flush;
+//! 4. write data, flush;
+//! 5. write checksum pages, flush, map pages, flush, the missed maps of absent members, flush;
+//! 6. write the floor, flush: now the records are trimmed.
+//!
+//! Why parity goes before data, and why that is enough without journalling parity, is argued in
+//! raid/README.md (The write hole) and tried by `storm --exhaustive`.
+//!
+//! Invariants
+//! - One cycle at a time: when a note is written, all that earlier cycles put in place is durable.
+//! - A row's columns are locked from before its plan until it is in place.
+//! - What is in place ends at the oldest record that is in somebody's hands: dirty, held, or newer than
+//!   the snapshot. The floor rises that far, but for what logs need.
+//! - Memory is taken before locks, by everybody, so that nobody waits in a circle.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, SECTOR, u64_of, usize_of};
+use cairn_blockdev::{IoErrorKind, SharedBuf};
+use futures_util::future::join_all;
+
+use super::cache::Lock;
+use super::history::{NOTE_P, NOTE_Q, NOTE_SETTLED};
+use super::overlay::Overlay;
+use super::transaction::NewParity;
+use super::view::RowView;
+use crate::array::Array;
+use crate::events::EventKind;
+use crate::geometry::{Columns, Role, Row, Set};
+use crate::integrity::Ready;
+use crate::journal::entry::{Entry, Kind, Seq, Tag};
+use crate::journal::log::Journal;
+use crate::level::Level;
+use crate::mutation::{Mutation, on};
+
+/// Logged data waits at most about this long for its cycle: enough for neighbours to share it.
+const APPLY_AFTER: Duration = Duration::from_millis(300);
+/// Rows of a cycle at most. Their notes must fit in the part of the journal that is kept for them.
+const ROWS_MAX: usize = 4096;
+
+/// One row in a cycle.
+struct Work {
+    row: Row,
+    lock: Lock,
+    view: RowView,
+    frozen: Rc<Overlay>,
+    /// Lowest sequence of what is frozen.
+    first: Seq,
+    /// All records of the row below this are in what is frozen.
+    below: Seq,
+    overlay: Overlay,
+    fresh: bool,
+    parity: Vec<NewParity>,
+    /// Its checksum pages.
+    sums: Option<Ready>,
+}
+
+impl Array {
+    /// Starts the task that applies what is logged.
+    pub(crate) fn start_applying(self: &Rc<Self>) {
+        if self.journal().is_none() {
+            return;
+        }
+        let weak = Rc::downgrade(self);
+        let (clock, kicked) = (Rc::clone(&self.env.clock), Rc::clone(&self.apply_kicked));
+        self.env.spawn.spawn(Box::pin(async move {
+            loop {
+                let pause = clock.sleep(APPLY_AFTER);
+                let kick = kicked.notified();
+                futures_util::future::select(pause, std::pin::pin!(kick)).await;
+                let Some(array) = weak.upgrade() else { return };
+                if array.is_stopping() || array.check_alive().is_err() {
+                    array.logs.wake();
+                    return;
+                }
+                array.ask_hooks();
+                if array.has_something_to_apply() {
+                    array.run_cycle().await;
+                }
+            }
+        }));
+    }
+
+    /// Applies soon.
+    pub(crate) fn kick_apply(&self) {
+        self.apply_kicked.notify_one();
+    }
+
+    pub(super) fn kick_apply_if_crowded(&self, journal: &Journal) {
+        if journal.is_crowded() {
+            self.kick_apply();
+        }
+    }
+
+    fn has_something_to_apply(&self) -> bool {
+        let journal = self.journal();
+        journal.is_some_and(|journal| {
+            let could = self.log_floor(journal.applied());
+            journal.applied() < journal.next()
+                || journal.floor() < could
+                || self.logs_want_a_cycle()
+        })
+    }
+
+    /// One cycle that starts after this call.
+    pub(crate) async fn run_cycle(self: &Rc<Self>) {
+        self.cycles
+            .pass(&self.env.spawn, || {
+                let array = Rc::clone(self);
+                Box::pin(async move { array.cycle().await })
+            })
+            .await;
+    }
+
+    /// Applies until everything is in place that was logged by now or is logged for that: if nothing is
+    /// written meanwhile, the journal is empty then, but for what logs need.
+    pub(crate) async fn settle_journal(self: &Rc<Self>) -> Result<(), IoErrorKind> {
+        // The notes of the last cycle with rows are trimmed by one without.
+        self.apply_all().await?;
+        self.apply_all().await
+    }
+
+    /// Applies until everything that is logged now is in place.
+    pub(crate) async fn apply_all(self: &Rc<Self>) -> Result<(), IoErrorKind> {
+        let Some(journal) = self.journal() else {
+            return Ok(());
+        };
+        let target = journal.next();
+        while journal.applied() < target {
+            self.check_alive()?;
+            self.run_cycle().await;
+        }
+        Ok(())
+    }
+
+    /// Applies until everything that is logged now is in place and trimmed. What logs still need of it
+    /// is written anew, with as many copies as the members of now give it.
+    pub(crate) async fn drain_journal(self: &Rc<Self>) -> Result<(), IoErrorKind> {
+        let Some(journal) = self.journal() else {
+            return Ok(());
+        };
+        let target = journal.next();
+        self.renew_logs(target);
+        while journal.floor() < target {
+            self.check_alive()?;
+            self.run_cycle().await;
+        }
+        Ok(())
+    }
+
+    /// Brings everything that is logged now to its place: what an audit of the members wants first.
+    pub async fn drain(self: &Rc<Self>) -> Result<(), crate::RaidError> {
+        self.apply_all().await.map_err(|_| self.lost_error())
+    }
+
+    async fn cycle(self: Rc<Self>) {
+        let Some(journal) = self.journal() else {
+            return;
+        };
+        // An error means that the array has failed; the next start finds everything in the journal.
+        let _ = self.try_cycle(&journal).await;
+    }
+
+    async fn try_cycle(self: &Rc<Self>, journal: &Rc<Journal>) -> Result<(), IoErrorKind> {
+        self.check_alive()?;
+        // Complete rows that are in place by now are durable after this cycle's flush.
+        let in_place = std::mem::take(&mut *self.bypassed.borrow_mut());
+        let rows = self.choose_rows();
+        let units: u32 = rows.iter().map(|row| self.cost(*row)).sum();
+        let memory = self.memory.acquire_many(units.min(self.memory_units)).await;
+        let mut works = Vec::with_capacity(rows.len());
+        for row in rows {
+            works.extend(self.take_row(row, journal).await);
+        }
+        drop(in_place);
+        let snapshot = self.trimmable(journal, journal.next());
+        let works = self.plan_rows(works).await;
+        self.put_in_place(journal, &works).await?;
+        drop((works, memory));
+        let applied = self.trimmable(journal, snapshot);
+        self.checkpoint_all(journal, applied).await
+    }
+
+    /// What is in place but for its flush: everything below the oldest record that is in somebody's hands.
+    fn trimmable(&self, journal: &Journal, most: Seq) -> Seq {
+        let needs = [self.dirty_rows.first(), journal.first_held()];
+        needs.into_iter().flatten().fold(most, Seq::min)
+    }
+
+    /// The oldest rows, as many as half of the row memory can hold.
+    fn choose_rows(&self) -> Vec<Row> {
+        let mut left = self.memory_units / 2;
+        let mut rows = Vec::new();
+        for row in self.dirty_rows.oldest(ROWS_MAX) {
+            let cost = self.cost(row);
+            if cost > left && !rows.is_empty() {
+                break;
+            }
+            left = left.saturating_sub(cost);
+            rows.push(row);
+        }
+        // In the order of their addresses, which disks like.
+        rows.sort_unstable();
+        rows
+    }
+
+    /// Memory of applying a row: old and new contents of the columns that it touches.
+    fn cost(&self, row: Row) -> u32 {
+        let whole = 0..self.geometry.chunk_blocks();
+        let written = self.space.borrow().is_written(row);
+        let cols = self
+            .dirty_rows
+            .hull(row)
+            .filter(|_| written)
+            .unwrap_or(whole);
+        let blocks = (cols.end - cols.start) * u64_of(self.geometry.members());
+        u32::try_from(blocks)
+            .unwrap_or(u32::MAX)
+            .min(self.row_cost.max(1))
+            .max(1)
+    }
+
+    /// Locks a row and freezes what is logged of it.
+    async fn take_row(self: &Rc<Self>, row: Row, journal: &Journal) -> Option<Work> {
+        let whole = 0..self.geometry.chunk_blocks();
+        let mut cols: Columns = whole.clone();
+        if self.space.borrow().is_written(row) {
+            cols = self.dirty_rows.hull(row)?;
+        }
+        let mut lock = self.cache.lock(row, cols.clone()).await;
+        let hull = self.dirty_rows.hull(row)?;
+        let fresh = !self.space.borrow().is_written(row);
+        if cols != whole && (fresh || hull.start < cols.start || cols.end < hull.end) {
+            // It grew, or was trimmed, while this waited.
+            drop(lock);
+            lock = self.cache.lock(row, whole).await;
+        }
+        self.check_alive().ok()?;
+        let fresh = !self.space.borrow().is_written(row);
+        let (first, frozen) = self.dirty_rows.freeze(row)?;
+        Some(Work {
+            row,
+            lock,
+            view: self.view(row),
+            first,
+            below: journal.next(),
+            overlay: Overlay::new(self.geometry.data_chunks()),
+            frozen,
+            fresh,
+            parity: Vec::new(),
+            sums: None,
+        })
+    }
+
+    /// Computes the parity of every row. A row for which that can't be done stays as it is.
+    async fn plan_rows(self: &Rc<Self>, works: Vec<Work>) -> Vec<Work> {
+        let planned = join_all(works.into_iter().map(|work| self.plan_row(work))).await;
+        planned.into_iter().flatten().collect()
+    }
+
+    async fn plan_row(self: &Rc<Self>, mut work: Work) -> Option<Work> {
+        for (index, run) in work.frozen.runs() {
+            work.overlay.put(index, run.col, run.data.clone());
+        }
+        if work.fresh {
+            self.fill_with_zeros(&mut work.overlay);
+        }
+        work.overlay.coalesce(&self.pool);
+        let cols = if work.fresh {
+            0..self.geometry.chunk_blocks()
+        } else {
+            work.lock.cols().clone()
+        };
+        let parity = match self.sums_ready(work.row, &cols).await {
+            Ok(sums) => {
+                work.sums = sums;
+                self.parity_of_overlay(&mut work.view, &work.overlay).await
+            }
+            Err(kind) => Err(kind),
+        };
+        match parity {
+            Ok(parity) => {
+                work.parity = parity;
+                Some(work)
+            }
+            Err(kind) => {
+                let detail = format!("row {} can't be applied yet: {kind}", work.row.0);
+                self.report(EventKind::ApplyStuck, None, detail);
+                self.dirty_rows.thaw(work.row, work.first);
+                let (array, row) = (Rc::clone(self), work.row);
+                drop(work);
+                self.env.spawn.spawn(Box::pin(async move {
+                    // An error means that the array has failed, or that its list is full: both are
+                    // said elsewhere, and the row waits.
+                    let _ = array.give_up(row).await;
+                }));
+                None
+            }
+        }
+    }
+
+    /// Notes, parity, data: each durable before the next.
+    async fn put_in_place(
+        self: &Rc<Self>,
+        journal: &Rc<Journal>,
+        works: &[Work],
+    ) -> Result<(), IoErrorKind> {
+        if works.is_empty() {
+            return Ok(());
+        }
+        for work in works {
+            self.note_in_place(work.row, work.below);
+        }
+        self.flush_bypassed(works.iter().map(|work| work.row))
+            .await?;
+        let mirrored = self.geometry.level() == Level::Raid1;
+        // The first write of a row has nothing in place that could be lost; a complete row that replay
+        // puts together has.
+        let has_old = |work: &&Work| !work.fresh || self.settled.borrow().contains(&work.row);
+        for work in works.iter().filter(has_old).filter(|_| !mirrored) {
+            self.log_notes(journal, work);
+        }
+        journal.logged_below(journal.next()).await?;
+        if works.iter().any(|work| has_old(&work)) {
+            self.flush_all().await?;
+        }
+        let parity = works.iter().flat_map(|work| {
+            let writes = Self::parity_writes(&work.view, &work.parity);
+            writes.into_iter().map(|write| (work.row, write))
+        });
+        let data = works.iter().flat_map(|work| {
+            let writes = Self::data_writes(&work.view, &work.overlay);
+            writes.into_iter().map(|write| (work.row, write))
+        });
+        if on(Mutation::DataBeforeParity) {
+            self.write_all(data).await?;
+            self.flush_all().await?;
+            self.write_all(parity).await?;
+        } else {
+            self.write_all(parity).await?;
+            if !on(Mutation::NoFlushBetween) && works.iter().any(|work| !work.parity.is_empty()) {
+                self.flush_all().await?;
+            }
+            self.write_all(data).await?;
+        }
+        for work in works {
+            self.note_sums(&work.view, &work.overlay, &work.parity);
+            if work.fresh {
+                self.space.borrow_mut().mark(work.row, true);
+            }
+            self.dirty_rows.applied(work.row);
+            if !work.view.distrusted().is_empty() {
+                self.repair(&mut work.view.clone(), work.lock.cols()).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what the parity of a row will be. Where all of its data is in the journal no sums are
+    /// needed, but the note is: it says that the ones before it are over.
+    fn log_notes(self: &Rc<Self>, journal: &Rc<Journal>, work: &Work) {
+        let all = Set::first(self.geometry.data_chunks());
+        // A row that replay puts together: not all of it is in the journal, however complete it is.
+        let settled = self.settled.borrow().contains(&work.row);
+        for span in work.overlay.spans() {
+            let complete = span.written == all && !settled;
+            let mut roles = if settled { NOTE_SETTLED } else { 0 };
+            let mut sums = Vec::new();
+            for (bit, role) in [(NOTE_P, Role::P), (NOTE_Q, Role::Q)] {
+                let new = work
+                    .parity
+                    .iter()
+                    .find(|new| new.role == role && new.col == span.cols.start);
+                if let Some(new) = new.filter(|_| !complete) {
+                    roles |= bit;
+                    sums.extend(sector_sums(&new.data));
+                }
+            }
+            let entry = Entry {
+                arg: work.below.0,
+                tag: Tag::new(&[roles]).unwrap_or_default(),
+                ..Entry::without_payload(
+                    Kind::Note,
+                    work.row.0 * self.geometry.chunk_bytes() + span.cols.start * BLOCK,
+                    (span.cols.end - span.cols.start) * BLOCK,
+                    sums,
+                )
+            };
+            self.log(journal, entry, Vec::new(), None);
+        }
+    }
+
+    /// Makes what is in place durable, then the pages that speak of it, then the floor.
+    async fn checkpoint_all(
+        self: &Rc<Self>,
+        journal: &Rc<Journal>,
+        applied: Seq,
+    ) -> Result<(), IoErrorKind> {
+        if on(Mutation::TrimBeforePages) {
+            self.write_floor(journal, applied).await;
+        }
+        // Flushes what is in place, writes sums, flushes, and writes the map.
+        self.checkpoint().await?;
+        self.flush_all().await?;
+        journal.note_applied(applied);
+        let floor = self.tend_logs(journal, applied).await?;
+        loop {
+            self.save_missed(floor).await?;
+            self.flush_all().await?;
+            self.settle_losses().await?;
+            // A member that has just gone has a map that isn't saved yet.
+            if self.is_missed_saved(floor) {
+                break;
+            }
+        }
+        self.write_floor(journal, floor).await;
+        self.flush_all().await?;
+        journal.trimmed(floor);
+        self.missed.trimmed(floor);
+        self.logs.book.borrow_mut().passed(floor);
+        Ok(())
+    }
+}
+
+/// The sum of each sector.
+pub(crate) fn sector_sums(data: &SharedBuf) -> impl Iterator<Item = u32> {
+    data.chunks(usize_of(SECTOR)).map(crc32c::crc32c)
+}
+
+const _: () = assert!(BLOCK_BYTES.is_multiple_of(512));

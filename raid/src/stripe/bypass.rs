@@ -1,0 +1,196 @@
+//! Complete rows go straight to the members: the journal gets an intent instead of the payload.
+//!
+//! The intent has the sum of every block. A restart compares: a block that matches is new, one that
+//! doesn't is an older record's, or old, or was never acked (raid/README.md, Journal).
+//!
+//! Invariants
+//! - The intent is durable before a row that was written is overwritten. Without that, a row torn by
+//!   a power cut would match neither its old nor its new sums.
+//! - What the last intent of a row announced is durable before the row gets another one, or a note.
+//! - Older records of the row stay in the journal until what was written here is flushed.
+//! - A chunk without a member to go to is in the journal.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use cairn_blockdev::units::{BLOCK_BYTES, u64_of};
+use cairn_blockdev::{IoErrorKind, SharedBuf};
+
+use super::cache::Pending;
+use super::overlay::Overlay;
+use super::view::RowView;
+use crate::array::Array;
+use crate::array::disk::Disk;
+use crate::geometry::Row;
+use crate::journal::entry::{Entry, Kind, Seq};
+use crate::journal::log::{Hold, Journal};
+use crate::mutation::{Mutation, on};
+
+/// Complete rows that are in place and not flushed yet.
+#[derive(Default)]
+pub(crate) struct Unflushed {
+    /// By the count of notes at which each was last written.
+    rows: RefCell<BTreeMap<Row, u64>>,
+    noted: Cell<u64>,
+}
+
+impl Unflushed {
+    fn note(&self, row: Row) {
+        self.noted.set(self.noted.get() + 1);
+        self.rows.borrow_mut().insert(row, self.noted.get());
+    }
+
+    fn has(&self, row: Row) -> bool {
+        self.rows.borrow().contains_key(&row)
+    }
+
+    /// What a flush that begins now makes durable.
+    pub(crate) fn noted(&self) -> u64 {
+        self.noted.get()
+    }
+
+    /// A flush that began at that count is over.
+    pub(crate) fn flushed(&self, noted: u64) {
+        self.rows.borrow_mut().retain(|_, at| *at > noted);
+    }
+}
+
+impl Array {
+    /// Writes a complete row.
+    pub(super) async fn bypass(
+        self: &Rc<Self>,
+        row: Row,
+        journal: &Rc<Journal>,
+        batch: &[Pending],
+    ) -> Result<(), IoErrorKind> {
+        let row_bytes = self.geometry.row_bytes();
+        let degraded = self.in_sync().len() < self.geometry.members();
+        let payload = if degraded {
+            row_bytes
+        } else {
+            row_bytes / u64_of(BLOCK_BYTES) * 4
+        };
+        let admission = journal
+            .admit(cairn_blockdev::units::usize_of(payload))
+            .await?;
+        let _memory = self.memory.acquire_many(self.row_cost).await;
+        let _lock = self.cache.lock(row, 0..self.geometry.chunk_blocks()).await;
+        self.check_alive()?;
+        let mut view = self.view(row);
+        // Every byte is covered, so that nothing is read for a partly written block.
+        let mut overlay = self.gather(&mut view, true, batch).await?;
+        overlay.coalesce(&self.pool);
+        let parity = self.parity_of_overlay(&mut view, &overlay).await?;
+        let fresh = !self.space.borrow().is_written(row);
+        // An intent says that the one before it is in place, durably.
+        self.flush_bypassed([row]).await?;
+        let _sums = self
+            .sums_ready(row, &(0..self.geometry.chunk_blocks()))
+            .await?;
+        let overlay = Rc::new(overlay);
+        // From here to the hold nothing awaits: sequence, newest contents and hold belong together.
+        let sums = Self::row_sums(&overlay);
+        let entry = Entry::without_payload(Kind::Intent, row.0 * row_bytes, row_bytes, sums);
+        let first = self.log(journal, entry, Vec::new(), Some(admission));
+        self.log_homeless(journal, &view, &overlay);
+        let end = journal.next();
+        self.note_in_place(row, end);
+        self.heal_row(row);
+        let superseded = self.dirty_rows.supersede(row, Rc::clone(&overlay));
+        let keep = superseded.unwrap_or(first).min(first);
+        let hold = journal.hold(if on(Mutation::TrimBeforeBypassFlushed) {
+            end
+        } else {
+            keep
+        });
+        let done = self
+            .bypass_in_place(row, journal, end, (&view, &overlay, &parity), fresh)
+            .await;
+        // If it isn't, the array has failed, and the next start finds everything in the journal. Until
+        // then reads go on finding what superseded the older data.
+        done?;
+        self.dirty_rows.applied(row);
+        self.in_place(hold);
+        self.kick_apply_if_crowded(journal);
+        self.before_ack().await
+    }
+
+    async fn bypass_in_place(
+        self: &Rc<Self>,
+        row: Row,
+        journal: &Rc<Journal>,
+        end: Seq,
+        (view, overlay, parity): (&RowView, &Overlay, &[super::transaction::NewParity]),
+        fresh: bool,
+    ) -> Result<(), IoErrorKind> {
+        journal.logged_below(end).await?;
+        if !fresh {
+            self.flush_all().await?;
+        }
+        let writes = Self::data_writes(view, overlay).into_iter();
+        let writes = writes.chain(Self::parity_writes(view, parity));
+        self.write_all(writes.map(|write| (row, write))).await?;
+        self.unflushed.note(row);
+        self.note_sums(view, overlay, parity);
+        if fresh {
+            self.space.borrow_mut().mark(row, true);
+        }
+        Ok(())
+    }
+
+    /// Makes those of `rows` durable that were written as complete rows since the last flush.
+    pub(super) async fn flush_bypassed(
+        self: &Rc<Self>,
+        rows: impl IntoIterator<Item = Row>,
+    ) -> Result<(), IoErrorKind> {
+        if rows.into_iter().any(|row| self.unflushed.has(row)) {
+            self.flush_all().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a data chunk of the row has no member to go to. A disk that is being filled doesn't
+    /// count: after a crash it begins where its cursor was.
+    pub(super) fn is_homeless(&self, view: &RowView, index: usize) -> bool {
+        let members = self.in_sync();
+        let is_member = |disk: &Rc<Disk>| members.iter().any(|member| Rc::ptr_eq(member, disk));
+        !view
+            .slots_of(index)
+            .any(|slot| view.writers(slot).iter().any(is_member))
+    }
+
+    /// The sum of every data block of a complete row, in the order of its addresses.
+    fn row_sums(overlay: &Overlay) -> Vec<u32> {
+        let blocks = overlay
+            .runs()
+            .flat_map(|(_, run)| run.data.chunks(BLOCK_BYTES));
+        blocks.map(crc32c::crc32c).collect()
+    }
+
+    /// Logs the chunks of a complete row that have no member to go to.
+    fn log_homeless(self: &Rc<Self>, journal: &Rc<Journal>, view: &RowView, overlay: &Overlay) {
+        for (index, run) in overlay.runs() {
+            if !self.is_homeless(view, index) {
+                continue;
+            }
+            let chunk = self.geometry.chunk_bytes();
+            let base = view.row.0 * self.geometry.row_bytes() + u64_of(index) * chunk;
+            let mut at = base + run.col * cairn_blockdev::units::BLOCK;
+            let mut rest: SharedBuf = run.data.clone();
+            while !rest.is_empty() {
+                let len = rest.len().min(crate::journal::log::RECORD_PAYLOAD_MAX);
+                let part = rest.slice(0..len);
+                let entry = Entry::with_payload(Kind::Data, at, &part);
+                self.log(journal, entry, vec![part], None);
+                rest = rest.slice(len..rest.len());
+                at += u64_of(len);
+            }
+        }
+    }
+
+    /// What `hold` keeps in the journal is in place: the next flush of all members lets it go.
+    fn in_place(&self, hold: Hold) {
+        self.bypassed.borrow_mut().push(hold);
+    }
+}

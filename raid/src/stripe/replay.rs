@@ -1,0 +1,667 @@
+//! Replay: after an unclean stop the journal's records go to their places before anything is served.
+//!
+//! 1. Scan every in-sync member's ring; the union of the copies is the journal ([`crate::journal::union`]).
+//! 2. Zero the descriptors of the torn tail, so that its sequences can be given again; copy what too few
+//!    members have.
+//! 3. Go through the records in order: what they change in the map, and per row its [`RowHistory`].
+//! 4. Rows with notes: finish the noted transaction. Its parity may be half written, so it is computed
+//!    from data; a lost block is solved per sector, with the equation that its parity's note tells.
+//! 5. Rows with intents: tell new blocks from old by the intent's sums, and write the row anew.
+//! 6. Everything else is dirty as before the stop, and the ordinary cycles apply it.
+//!
+//! Invariants
+//! - Nothing is trimmed before the last step: a replay that is interrupted anywhere begins again and
+//!   comes to the same end.
+//! - An older record never goes over a newer one, nor over a complete row that was written past it.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, u64_of, usize_of};
+use cairn_blockdev::{Buf, IoErrorKind, SharedBuf};
+use futures_util::future::join_all;
+
+use super::history::{Layer, Note, RowHistory};
+use super::overlay::Overlay;
+use super::transaction::NewParity;
+use super::versions::{Blocks, Speaking, Versions};
+use super::view::RowView;
+use super::word::bytes_of;
+use crate::array::Array;
+use crate::array::disk::Disk;
+use crate::array::flights::Patience;
+use crate::defects::Reason;
+use crate::error::RaidError;
+use crate::events::EventKind;
+use crate::geometry::{Columns, Role, Row, Slot};
+use crate::journal::entry::{Entry, Kind, Seq};
+use crate::journal::log::Journal;
+use crate::journal::open::Opened;
+use crate::journal::union::Record;
+use crate::mutation::{Mutation, on};
+use crate::parity::{compute_p, compute_q};
+
+/// Rows whose noted transactions are finished at once.
+const ROWS_AT_ONCE: usize = 16;
+
+type Histories = BTreeMap<Row, RowHistory>;
+
+impl Array {
+    /// Brings what the journal holds to its place.
+    pub(crate) async fn replay(
+        self: &Rc<Self>,
+        journal: &Rc<Journal>,
+        opened: &Opened,
+    ) -> Result<(), RaidError> {
+        let histories = self.read_histories(opened).await?;
+        self.write_journal_headers(journal, &self.in_sync()).await;
+        self.flush_all().await.map_err(|_| self.lost_error())?;
+        for (disk, error) in opened.cut_tail().await {
+            self.write_failed(&disk, &error).await;
+        }
+        // Only now may anything be written behind the records: what follows says that they are durable.
+        self.thicken(journal, opened).await;
+        self.flush_all().await.map_err(|_| self.lost_error())?;
+        let detail = format!(
+            "{} records of {} rows after an unclean stop",
+            opened.records().len(),
+            histories.len()
+        );
+        self.finish_noted(&histories).await?;
+        for (row, history) in histories {
+            if history.has_intent() {
+                let settled = self.settle_intents(row, &history).await;
+                settled.map_err(|kind| self.stuck_at(row, kind))?;
+            } else {
+                self.make_dirty(row, &history);
+            }
+        }
+        if on(Mutation::ReplayNotIdempotent) {
+            self.write_floor(journal, journal.next()).await;
+        }
+        // Before zeros take the place of what is lost.
+        self.settle_losses().await.map_err(|_| self.lost_error())?;
+        self.pin_pending();
+        while journal.applied() < journal.next() {
+            self.check_alive().map_err(|_| self.lost_error())?;
+            self.run_cycle().await;
+        }
+        self.settled.borrow_mut().clear();
+        self.report(EventKind::JournalReplayed, None, detail);
+        Ok(())
+    }
+
+    /// Goes through the records: the map as they leave it, and what each row needs.
+    async fn read_histories(self: &Rc<Self>, opened: &Opened) -> Result<Histories, RaidError> {
+        let mut rows = Histories::new();
+        for record in opened.records() {
+            let entry = &record.entry;
+            let (offset, end) = (entry.offset, entry.offset.saturating_add(entry.len));
+            if entry.is_prepared() {
+                self.replay_log(opened, record, &mut rows).await?;
+                continue;
+            }
+            match entry.kind {
+                Kind::Data => {
+                    if !self.is_mapped(offset) {
+                        continue;
+                    }
+                    let data = opened
+                        .payload(record)
+                        .await
+                        .map_err(|error| self.unreadable_record(record.seq, &error.to_string()))?;
+                    let (row, within) = self.geometry.locate(offset);
+                    let history = rows.entry(row).or_insert_with(|| self.history(record.seq));
+                    let end = (within + u64_of(data.len())).min(self.geometry.row_bytes());
+                    for piece in self.geometry.pieces(within, end - within) {
+                        let from = usize_of(piece.in_request);
+                        let part = data.slice(from..from + usize_of(piece.len));
+                        let col = piece.in_chunk / BLOCK;
+                        self.heal(row, piece.index, &(col..col + piece.len / BLOCK));
+                        history.data(record.seq, piece.index, col, part);
+                    }
+                }
+                Kind::Zero => self.lose(record, &mut rows),
+                Kind::Discard => {
+                    let (first, last) =
+                        (self.geometry.locate(offset).0, self.geometry.locate(end).0);
+                    if on(Mutation::DiscardDoesNotRevoke) {
+                        continue;
+                    }
+                    for row in first.0..last.0 {
+                        rows.remove(&Row(row));
+                        self.heal_row(Row(row));
+                        self.space.borrow_mut().mark(Row(row), false);
+                    }
+                }
+                Kind::Unmap => {
+                    let (first, last) =
+                        (self.geometry.locate(offset).0, self.geometry.locate(end).0);
+                    rows.retain(|row, _| *row < first || *row >= last);
+                    let mut space = self.space.borrow_mut();
+                    if let Some(extent) = space.extent_at(offset) {
+                        space.unmap(extent);
+                        space.release(extent);
+                    }
+                }
+                Kind::Map => {
+                    // What was put where it lies belonged to a mapping that is gone.
+                    let (first, last) =
+                        (self.geometry.locate(offset).0, self.geometry.locate(end).0);
+                    rows.retain(|row, _| *row < first || *row >= last);
+                    let mut space = self.space.borrow_mut();
+                    if let Some(extent) = space.extent_at(offset) {
+                        space.adopt(extent, entry.tag.bytes());
+                    }
+                }
+                Kind::Intent => {
+                    if self.is_mapped(offset) {
+                        let (row, _) = self.geometry.locate(offset);
+                        self.heal_row(row);
+                        let history = rows.entry(row).or_insert_with(|| self.history(record.seq));
+                        history.intent(entry.sums.clone());
+                    }
+                }
+                Kind::Note => {
+                    let chunk = self.geometry.chunk_bytes();
+                    let row = Row(offset / chunk);
+                    let first = offset % chunk / BLOCK;
+                    // What a note below the floor covers is in place.
+                    let counts = Seq(entry.arg) > opened.floor();
+                    if let Some(history) = rows.get_mut(&row).filter(|_| counts) {
+                        let cols = first..first + entry.len / BLOCK;
+                        history.note(Note::new(entry, cols));
+                    }
+                }
+                Kind::Commit | Kind::Abort | Kind::Meta => {
+                    self.replay_log(opened, record, &mut rows).await?;
+                }
+                // Only logs have them.
+                Kind::Barrier => {}
+            }
+        }
+        self.logs.book.borrow_mut().end_of_replay();
+        Ok(rows)
+    }
+
+    /// Zeros that took the place of a block that was lost.
+    fn lose(&self, record: &Record, rows: &mut Histories) {
+        if !self.is_mapped(record.entry.offset) {
+            return;
+        }
+        let (row, within) = self.geometry.locate(record.entry.offset);
+        let end = (within + record.entry.len).min(self.geometry.row_bytes());
+        let history = rows.entry(row).or_insert_with(|| self.history(record.seq));
+        for piece in self.geometry.pieces(within, end - within) {
+            let first = piece.in_chunk / BLOCK;
+            for col in first..first + piece.len / BLOCK {
+                self.note_lost(row, piece.index, col, Reason::NotRebuilt);
+            }
+            let zeros = self.pool.take_zeroed(usize_of(piece.len)).freeze();
+            history.data(record.seq, piece.index, first, zeros);
+        }
+    }
+
+    /// Brings a record to its log. What takes effect with it is the rows' from that place on.
+    async fn replay_log(
+        self: &Rc<Self>,
+        opened: &Opened,
+        record: &Record,
+        rows: &mut Histories,
+    ) -> Result<(), RaidError> {
+        let mut payload = Vec::new();
+        if record.entry.payload_len > 0 {
+            let read = opened.payload(record).await;
+            payload.push(
+                read.map_err(|error| self.unreadable_record(record.seq, &error.to_string()))?,
+            );
+        }
+        let mut book = self.logs.book.borrow_mut();
+        let effects = book.take(record.seq, &record.entry, payload);
+        drop(book);
+        for held in effects {
+            let mut puts = Vec::new();
+            let has_data = |row| rows.contains_key(&row) || self.space.borrow().is_written(row);
+            self.effects_of(&held, has_data, |row, index, col, data| {
+                puts.push((row, index, col, data));
+            });
+            for (row, index, col, data) in puts {
+                self.heal(row, index, &(col..col + u64_of(data.len()) / BLOCK));
+                let history = rows.entry(row).or_insert_with(|| self.history(record.seq));
+                history.data(record.seq, index, col, data);
+            }
+        }
+        Ok(())
+    }
+
+    fn history(&self, first: Seq) -> RowHistory {
+        RowHistory::new(self.geometry.data_chunks(), first)
+    }
+
+    fn is_mapped(&self, offset: u64) -> bool {
+        let space = self.space.borrow();
+        space
+            .extent_at(offset)
+            .is_some_and(|extent| space.owner(extent).is_some())
+    }
+
+    fn unreadable_record(&self, seq: Seq, why: &str) -> RaidError {
+        RaidError::NotStarted {
+            array: self.name().to_owned(),
+            reason: format!(
+                "journal record {seq} can't be read from any member: {why}; it holds acked writes: \
+                 bring more members back"
+            ),
+            wait_may_help: true,
+            force_may_help: false,
+        }
+    }
+
+    /// What a row's records hold is newer than the members, as it was before the stop.
+    fn make_dirty(&self, row: Row, history: &RowHistory) {
+        for layer in history.layers() {
+            if let Layer::Data(overlay) = layer {
+                for (index, run) in overlay.runs() {
+                    self.dirty_rows
+                        .put(row, index, run.col, run.data.clone(), history.first());
+                }
+            }
+        }
+    }
+
+    /// Finishes the noted transactions: parity of all rows, flushed, then data, flushed.
+    async fn finish_noted(self: &Rc<Self>, histories: &Histories) -> Result<(), RaidError> {
+        let noted: Vec<(&Row, &RowHistory)> = histories
+            .iter()
+            .filter(|(_, history)| !history.has_intent() && !history.notes().is_empty())
+            .filter(|(row, _)| self.space.borrow().is_written(**row))
+            .collect();
+        for some in noted.chunks(ROWS_AT_ONCE) {
+            let computed = some.iter().map(|(row, history)| async move {
+                let mut view = self.view(**row);
+                let mut whole = history.noted();
+                let cols = 0..self.geometry.chunk_blocks();
+                let sums = self.sums_ready(**row, &cols).await;
+                let sums = sums.map_err(|kind| self.stuck_at(**row, kind))?;
+                let mut parity = Vec::new();
+                for note in history.notes() {
+                    parity.extend(self.noted_parity(&mut view, &mut whole, note).await);
+                }
+                Ok::<_, RaidError>((**row, view, whole, parity, sums))
+            });
+            let computed: Result<Vec<_>, _> = join_all(computed).await.into_iter().collect();
+            let computed = computed?;
+            // Before zeros take the place of what is lost.
+            self.settle_losses().await.map_err(|_| self.lost_error())?;
+            let end = self.journal().map_or(Seq::FIRST, |journal| journal.next());
+            for (row, ..) in &computed {
+                self.note_in_place(*row, end);
+            }
+            let put = async {
+                let parity = computed.iter().flat_map(|(row, view, _, parity, _)| {
+                    let writes = Self::parity_writes(view, parity);
+                    writes.into_iter().map(|write| (*row, write))
+                });
+                self.write_all(parity).await?;
+                self.flush_all().await?;
+                let data = computed.iter().flat_map(|(row, view, whole, _, _)| {
+                    let writes = Self::data_writes(view, whole);
+                    writes.into_iter().map(|write| (*row, write))
+                });
+                self.write_all(data).await
+            };
+            put.await.map_err(|_| self.lost_error())?;
+            for (_, view, whole, parity, _) in &computed {
+                self.note_sums(view, whole, parity);
+            }
+        }
+        if noted.is_empty() {
+            return Ok(());
+        }
+        self.flush_all().await.map_err(|_| self.lost_error())
+    }
+
+    /// A row whose records can't be finished.
+    fn stuck_at(&self, row: Row, kind: IoErrorKind) -> RaidError {
+        RaidError::NotStarted {
+            array: self.name().to_owned(),
+            reason: format!(
+                "the journal's records of row {} (byte {} of the data zones) can't be finished: {kind}; \
+                 bring more members back",
+                row.0,
+                row.0 * self.geometry.chunk_bytes()
+            ),
+            wait_may_help: true,
+            force_may_help: false,
+        }
+    }
+
+    /// The parity that a note announced, computed from data. What is lost of the data is solved; what
+    /// can't be is put on the list, and zeros take its place.
+    async fn noted_parity(
+        self: &Rc<Self>,
+        view: &mut RowView,
+        new: &mut Overlay,
+        note: &Note,
+    ) -> Vec<NewParity> {
+        let count = self.geometry.data_chunks();
+        let mut parities: BTreeMap<bool, Buf> = BTreeMap::new();
+        for (is_q, role) in [(false, Role::P), (true, Role::Q)] {
+            if view.parity_wanted(role) {
+                parities.insert(is_q, self.pool.take(bytes_of(&note.cols)));
+            }
+        }
+        for col in note.cols.clone() {
+            let cols = col..col + 1;
+            let mut wanted: Blocks = Vec::with_capacity(count);
+            for index in 0..count {
+                wanted.push(match new.get(index, &cols) {
+                    Some(new) => Some(new),
+                    None => self.read_in_place(view, index, &cols).await,
+                });
+            }
+            let lost: Vec<usize> = (0..count)
+                .filter(|index| wanted.get(*index).is_some_and(Option::is_none))
+                .collect();
+            if !lost.is_empty() {
+                let solutions = self.solutions(view, col, &wanted, &[(new, note)]).await;
+                for index in lost {
+                    let slot = self.geometry.data_slot(view.row, index);
+                    let sum = self.expected_sum(view.row, col, slot);
+                    let right =
+                        |block: &&SharedBuf| sum.is_none_or(|sum| crc32c::crc32c(block) == sum);
+                    let mut found = solutions.iter().filter_map(|solved| solved.get(&index));
+                    let block = found.find(right).cloned();
+                    let block = block.unwrap_or_else(|| {
+                        self.note_lost(view.row, index, col, Reason::NotRebuilt);
+                        let zeros = self.pool.take_zeroed(BLOCK_BYTES).freeze();
+                        new.put(index, col, zeros.clone());
+                        zeros
+                    });
+                    if let Some(place) = wanted.get_mut(index) {
+                        *place = Some(block);
+                    }
+                }
+            }
+            let data: Vec<SharedBuf> = wanted.into_iter().flatten().collect();
+            let at = usize_of(col - note.cols.start) * BLOCK_BYTES;
+            for (is_q, parity) in &mut parities {
+                let to = parity.get_mut(at..at + BLOCK_BYTES).unwrap_or_default();
+                let sources = data.iter().map(|block| &**block);
+                if *is_q {
+                    compute_q(sources, to);
+                } else {
+                    compute_p(sources, to);
+                }
+            }
+        }
+        let parity = parities.into_iter().map(|(is_q, data)| NewParity {
+            role: if is_q { Role::Q } else { Role::P },
+            col: note.cols.start,
+            data: data.freeze(),
+        });
+        parity.collect()
+    }
+
+    /// A data block that no record touches, verified.
+    async fn read_in_place(
+        self: &Rc<Self>,
+        view: &mut RowView,
+        index: usize,
+        cols: &Columns,
+    ) -> Option<SharedBuf> {
+        while let Some((slot, disk)) = view.source(index) {
+            match self.read_slot(view, slot, disk, cols).await {
+                Ok(buf) => return Some(buf.freeze()),
+                Err(unread) => view.leave_out(unread),
+            }
+        }
+        None
+    }
+
+    /// A block as it lies on a member, whatever it is.
+    async fn read_raw(&self, row: Row, disk: &Disk, cols: &Columns) -> Option<Buf> {
+        let buf = self.pool.take(bytes_of(cols));
+        let read = disk.read(&self.geometry, row, cols.start, buf, Patience::Eject);
+        let (buf, result) = read.await;
+        result.is_ok().then_some(buf)
+    }
+
+    async fn read_raw_slot(&self, view: &RowView, slot: Slot, cols: &Columns) -> Option<Buf> {
+        let disk = view.reader(slot)?;
+        self.read_raw(view.row, disk, cols).await
+    }
+
+    /// What the lost blocks of a column may be: by all parities, and by each alone. Only what matches a
+    /// sum is to be believed: a parity may be rotten.
+    ///
+    /// `versions` are what notes announced, the newest first.
+    async fn solutions(
+        &self,
+        view: &RowView,
+        col: u64,
+        wanted: &Blocks,
+        versions: &[(&Overlay, &Note)],
+    ) -> Vec<BTreeMap<usize, SharedBuf>> {
+        let cols = col..col + 1;
+        let mut in_place: Blocks = Vec::with_capacity(wanted.len());
+        for (index, wanted) in wanted.iter().enumerate() {
+            let slot = self.geometry.data_slot(view.row, index);
+            let block = match wanted {
+                Some(_) => self.read_raw_slot(view, slot, &cols).await,
+                None => None,
+            };
+            in_place.push(block.map(Buf::freeze));
+        }
+        let announced = |(new, _): &(&Overlay, &Note)| -> Blocks {
+            let blocks = in_place.iter().enumerate();
+            blocks
+                .map(|(index, old)| {
+                    let lost = wanted.get(index).is_none_or(Option::is_none);
+                    let new = new.get(index, &cols).or_else(|| old.clone());
+                    new.filter(|_| !lost)
+                })
+                .collect()
+        };
+        let mut known: Vec<Blocks> = versions.iter().map(announced).collect();
+        known.push(in_place);
+        let mut parities = Vec::new();
+        for role in [Role::P, Role::Q] {
+            let Some(slot) = view.parity_slot(role) else {
+                continue;
+            };
+            if let Some(block) = self.read_raw_slot(view, slot, &cols).await {
+                let notes: Vec<Option<&[u32]>> = versions
+                    .iter()
+                    .map(|(_, note)| note.sums(role, col))
+                    .collect();
+                parities.push(Speaking::new(role, block.freeze(), &notes));
+            }
+        }
+        let case = Versions {
+            pool: &self.pool,
+            wanted: wanted.clone(),
+            known,
+            parities,
+        };
+        let roles: [&[Role]; 3] = [&[Role::P, Role::Q], &[Role::P], &[Role::Q]];
+        roles.iter().filter_map(|roles| case.solve(roles)).collect()
+    }
+
+    /// Puts together what a row with an intent holds, block by block, and makes all of it dirty: its
+    /// parity can't be trusted, so it is written anew as a complete row.
+    async fn settle_intents(
+        self: &Rc<Self>,
+        row: Row,
+        history: &RowHistory,
+    ) -> Result<(), IoErrorKind> {
+        let view = self.view(row);
+        // What follows an intent found its row in place, whatever the map on the disks says yet.
+        let followed = history.intents() > 1 || !history.notes().is_empty();
+        let written = self.space.borrow().is_written(row) || followed;
+        let _sums = self
+            .sums_ready(row, &(0..self.geometry.chunk_blocks()))
+            .await?;
+        for col in 0..self.geometry.chunk_blocks() {
+            let column = self.settle_column(&view, history, col, written).await;
+            for (index, block) in column.into_iter().enumerate() {
+                let block = match block {
+                    Some(block) => block,
+                    None if written => {
+                        self.note_lost(row, index, col, Reason::CutOff);
+                        self.pool.take_zeroed(BLOCK_BYTES).freeze()
+                    }
+                    // It never held anything.
+                    None => self.pool.take_zeroed(BLOCK_BYTES).freeze(),
+                };
+                self.remember_homeless(&view, index, col, &block);
+                self.dirty_rows.put(row, index, col, block, history.first());
+            }
+        }
+        self.settled.borrow_mut().insert(row);
+        if written {
+            // No first write: what is in place is overwritten only once its successor is durable.
+            self.space.borrow_mut().mark(row, true);
+        }
+        // The row is whole in memory now: nothing in place is read for it.
+        Ok(())
+    }
+
+    /// What the blocks of a column of a row with intents are to hold. `None`: nobody knows, or, of a row
+    /// that nothing was `written` to before its intent, nothing.
+    async fn settle_column(
+        self: &Rc<Self>,
+        view: &RowView,
+        history: &RowHistory,
+        col: u64,
+        written: bool,
+    ) -> Blocks {
+        let cols = col..col + 1;
+        let count = self.geometry.data_chunks();
+        let mut column: Blocks = Vec::with_capacity(count);
+        // Blocks that nothing vouches for, each with what lies in place.
+        let mut unsolved: Vec<(usize, Option<SharedBuf>)> = Vec::new();
+        for index in 0..count {
+            let mut found: Vec<SharedBuf> = Vec::new();
+            for slot in view.slots_of(index) {
+                let block = self.read_raw_slot(view, slot, &cols).await;
+                found.extend(block.map(Buf::freeze));
+            }
+            let block = match history.newest(index, &cols) {
+                Some(newest) => Some(newest),
+                None if found.is_empty() => None,
+                None => self.settle_block(view, history, (index, col), &found, written),
+            };
+            if block.is_none() {
+                unsolved.push((index, found.into_iter().next()));
+            }
+            column.push(block);
+        }
+        if unsolved.is_empty() {
+            return column;
+        }
+        // An earlier replay may have begun to put this together, a cycle before it something else.
+        let mut settled = Overlay::new(count);
+        for (index, block) in column.iter().enumerate() {
+            if let Some(block) = block {
+                settled.put(index, col, block.clone());
+            }
+        }
+        let noted = history.noted();
+        let speaks = |note: &&Note| note.cols.contains(&col);
+        let replays = history.settled().iter().find(speaks);
+        let cycles = history.notes().iter().find(speaks);
+        let versions: Vec<(&Overlay, &Note)> = replays
+            .map(|note| (&settled, note))
+            .into_iter()
+            .chain(cycles.map(|note| (&noted, note)))
+            .collect();
+        let mut solutions = self.solutions(view, col, &column, &versions).await;
+        let (there, absent): (Vec<_>, Vec<_>) = unsolved.iter().partition(|(_, raw)| raw.is_some());
+        if !there.is_empty() && !absent.is_empty() {
+            // Perhaps what can't be vouched for is right all the same.
+            let mut as_it_lies = column.clone();
+            for (index, raw) in there {
+                if let Some(place) = as_it_lies.get_mut(*index) {
+                    place.clone_from(raw);
+                }
+            }
+            solutions.extend(self.solutions(view, col, &as_it_lies, &versions).await);
+        }
+        for (index, in_place) in unsolved {
+            let found: Vec<SharedBuf> = solutions
+                .iter()
+                .filter_map(|solved| solved.get(&index).cloned())
+                .collect();
+            let block = self.settle_block(view, history, (index, col), &found, written);
+            if let Some(place) = column.get_mut(index) {
+                // What lies in place and fits nothing is mixed by sectors, and was never acked.
+                *place = block.or_else(|| in_place.filter(|_| written));
+            }
+        }
+        column
+    }
+
+    /// Which of what was found a block is to hold, or a record's: what was found must match a sum.
+    fn settle_block(
+        &self,
+        view: &RowView,
+        history: &RowHistory,
+        (index, col): (usize, u64),
+        found: &[SharedBuf],
+        written: bool,
+    ) -> Option<SharedBuf> {
+        let cols = col..col + 1;
+        let at = usize_of(u64_of(index) * self.geometry.chunk_blocks() + col);
+        let mut followed = !history.notes().is_empty();
+        for layer in history.layers().iter().rev() {
+            match layer {
+                Layer::Data(overlay) => {
+                    if let Some(data) = overlay.get(index, &cols) {
+                        return Some(data);
+                    }
+                }
+                Layer::Intent(_) if on(Mutation::OldRecordOverBypass) => {}
+                Layer::Intent(sums) => {
+                    let sum = sums.get(at);
+                    let fits = |block: &&SharedBuf| Some(&crc32c::crc32c(block)) == sum;
+                    if let Some(block) = found.iter().find(fits) {
+                        return Some(block.clone());
+                    }
+                    if followed {
+                        // Its row was in place when the next one began: nothing older counts.
+                        break;
+                    }
+                    followed = true;
+                }
+            }
+        }
+        if !written {
+            return None;
+        }
+        let slot = self.geometry.data_slot(view.row, index);
+        let expected = self.expected_sum(view.row, col, slot);
+        let old = found
+            .iter()
+            .find(|block| expected.is_some_and(|sum| crc32c::crc32c(block) == sum));
+        old.cloned()
+    }
+
+    /// Logs a block that has no member to go to: the row's parity is about to be written over, and a
+    /// stop in the middle of that must find the block somewhere.
+    fn remember_homeless(
+        self: &Rc<Self>,
+        view: &RowView,
+        index: usize,
+        col: u64,
+        block: &SharedBuf,
+    ) {
+        let homeless = self.is_homeless(view, index);
+        if let (true, Some(journal)) = (homeless, self.journal()) {
+            let chunk = u64_of(index) * self.geometry.chunk_bytes();
+            let at = view.row.0 * self.geometry.row_bytes() + chunk + col * BLOCK;
+            let entry = Entry::with_payload(Kind::Data, at, block);
+            self.log(&journal, entry, vec![block.clone()], None);
+        }
+    }
+}

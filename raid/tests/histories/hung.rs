@@ -1,0 +1,505 @@
+//! Disks that hang: reads go around them, writes wait no longer than the deadline, and what lands
+//! late lands on nothing that is in use. Bounds are in simulated time.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use cairn_blockdev::sim::Fault;
+use cairn_raid::{Deadlines, Level, MemberState, RaidError};
+
+use crate::model::Crash;
+use crate::races::{Bench, LABELS};
+use crate::region::check_all;
+use crate::world::{Shape, World, is_full};
+
+/// A hung disk is thrown out by then: 30 s, and the grain of the watch.
+const EJECTED_MS: u64 = 31_000;
+/// A read is answered around a slow disk by then.
+const AROUND_MS: u64 = 3_000;
+
+const SHAPES: [(Level, usize); 3] = [(Level::Raid1, 3), (Level::Raid5, 4), (Level::Raid6, 5)];
+
+impl Bench {
+    fn now_ms(&self) -> u64 {
+        self.world.env.clock.now().0 / 1_000_000
+    }
+
+    /// Reads all that was written; gives the simulated milliseconds that it took.
+    fn timed_read(&self) -> u64 {
+        let began = self.now_ms();
+        let client = self.client(0..256);
+        self.world.run(client.read(0..256)).unwrap();
+        self.now_ms() - began
+    }
+
+    fn timed_write(&self) -> u64 {
+        let began = self.now_ms();
+        let client = self.client(0..256);
+        self.world.run(client.write(0..256, false)).unwrap();
+        self.now_ms() - began
+    }
+
+    pub(crate) fn state_of(&self, disk: usize) -> MemberState {
+        let path = self.world.path(disk);
+        let members = self.array.status().members;
+        let member = members.iter().find(|m| *m.path == *path);
+        member.map_or(MemberState::Removed, |m| m.state)
+    }
+
+    fn timeouts_of(&self, disk: usize) -> u64 {
+        let path = self.world.path(disk);
+        let members = self.array.status().members;
+        members
+            .iter()
+            .filter(|m| *m.path == *path)
+            .map(|m| m.errors.timeouts)
+            .sum()
+    }
+
+    pub(crate) fn check(&self, what: &str) {
+        self.world
+            .run(check_all(&self.volume, &self.model, None, what));
+    }
+
+    /// Sleeps until `done`; panics after `ms`.
+    fn within(&self, ms: u64, what: &str, mut done: impl FnMut() -> bool) {
+        for _ in 0..ms / 10 {
+            if done() {
+                return;
+            }
+            self.world.sleep(10);
+        }
+        panic!("not {what} within {ms} ms");
+    }
+
+    fn add_spare(&self, disk: usize) -> Result<(), RaidError> {
+        let member = self.world.member(disk);
+        self.world.run(self.array.add_spare(member))
+    }
+}
+
+fn each(mut history: impl FnMut(u64, Level, usize)) {
+    for (level, members) in SHAPES {
+        for seed in 1..=3 {
+            println!("seed {seed}: {level} of {members}");
+            history(seed, level, members);
+        }
+    }
+}
+
+#[test]
+fn d4_reads_of_a_disk_that_hangs_are_answered_by_the_others() {
+    for (level, members) in SHAPES {
+        for disk in 0..members {
+            println!("{level} of {members}, disk {disk}");
+            let bench = Bench::new(1, level, members, 0);
+            bench.world.disks[disk].hang();
+            let took = bench.timed_read();
+            assert!(took <= AROUND_MS, "{took} ms");
+            // Now that it is known to be slow nobody waits for it.
+            let took = bench.timed_read();
+            assert!(took <= 100, "{took} ms");
+            bench.world.sleep(EJECTED_MS);
+            assert_eq!(bench.state_of(disk), MemberState::Failed);
+            bench.check("after the ejection");
+            bench.world.run(bench.array.stop()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn d4_writes_are_acked_once_the_hung_disk_is_thrown_out() {
+    each(|seed, level, members| {
+        let bench = Bench::new(seed, level, members, 0);
+        bench.world.disks[1].hang();
+        let took = bench.timed_write();
+        assert!(took <= EJECTED_MS, "{took} ms");
+        assert_eq!(bench.state_of(1), MemberState::Failed);
+        assert!(bench.timed_write() <= 100);
+        bench.check("without the disk");
+        if seed == 1 {
+            bench.crash_and_check(Crash::Kill);
+        } else {
+            let client = bench.client(0..256);
+            bench.world.run(client.flush()).unwrap();
+            bench.crash_and_check(Crash::Power);
+        }
+    });
+}
+
+#[test]
+fn d4_an_operation_that_begins_late_waits_only_for_the_ejection() {
+    each(|seed, level, members| {
+        let bench = Bench::new(seed, level, members, 0);
+        bench.world.disks[0].hang();
+        let first = bench.start_write(0..128);
+        bench.world.sleep(28_000);
+        let second = bench.start_write(128..256);
+        bench.world.sleep(3_000);
+        assert_eq!(
+            (*first.borrow(), *second.borrow()),
+            (Some(true), Some(true))
+        );
+        bench.check("after both");
+    });
+}
+
+#[test]
+fn d4_a_disk_that_answers_again_is_used_again() {
+    each(|seed, level, members| {
+        let bench = Bench::new(seed, level, members, 0);
+        bench.world.disks[1].hang();
+        let acked = bench.start_write(0..64);
+        let client = bench.client(128..256);
+        bench.world.run(client.read(128..256)).unwrap();
+        bench.world.sleep(5_000);
+        assert!(bench.world.host.saw("DiskSlow"));
+        bench.world.disks[1].release();
+        bench.within(1_000, "acked", || *acked.borrow() == Some(true));
+        bench.world.sleep(60_000);
+        assert!(bench.world.host.saw("DiskAnswers"));
+        assert_eq!(bench.state_of(1), MemberState::InSync);
+        // Reads come from it again: with the others gone, only it can give them.
+        let lost = level.redundancy(members);
+        for disk in (0..members).filter(|disk| *disk != 1).take(lost) {
+            bench.world.disks[disk].inject(Fault::Gone);
+        }
+        bench.check("with what is left");
+        assert_eq!(bench.state_of(1), MemberState::InSync);
+    });
+}
+
+#[test]
+fn d4_where_nobody_else_has_the_data_a_slow_disk_is_waited_for() {
+    each(|seed, level, members| {
+        let bench = Bench::new(seed, level, members, 0);
+        for disk in 0..level.redundancy(members) {
+            bench.world.disks[disk].inject(Fault::Gone);
+        }
+        bench.check("degraded");
+        let slow = bench.world.disks[members - 1].clone();
+        slow.hang();
+        let clock = Rc::clone(&bench.world.env.clock);
+        bench.world.env.spawn.spawn(Box::pin(async move {
+            clock.sleep(Duration::from_secs(12)).await;
+            slow.release();
+        }));
+        let took = bench.timed_read();
+        assert!((11_000..14_000).contains(&took), "{took} ms");
+        assert!(bench.timeouts_of(members - 1) > 0);
+        assert_eq!(bench.state_of(members - 1), MemberState::InSync);
+        assert!(bench.array.status().failure.is_none());
+    });
+}
+
+#[test]
+fn d4_beyond_redundancy_a_hung_disk_gives_errors_and_hangs_nobody() {
+    each(|seed, level, members| {
+        let bench = Bench::new(seed, level, members, 0);
+        for disk in 0..level.redundancy(members) {
+            bench.world.disks[disk].inject(Fault::Gone);
+        }
+        bench.check("degraded");
+        bench.world.disks[members - 1].hang();
+        let client = bench.client(0..256);
+        let began = bench.now_ms();
+        assert!(bench.world.run(client.write(0..256, false)).is_err());
+        // What is in memory can still be given; it is checked.
+        let _ = bench.world.run(client.read(0..256));
+        assert!(bench.world.run(client.flush()).is_err());
+        assert!(bench.now_ms() - began <= EJECTED_MS);
+        assert!(bench.array.status().failure.is_some());
+        assert!(bench.world.run(bench.array.stop()).is_err());
+    });
+}
+
+#[test]
+fn d4_a_disk_that_hangs_in_a_flush_holds_the_flush_up_until_its_ejection() {
+    each(|seed, level, members| {
+        let bench = Bench::new(seed, level, members, 0);
+        let client = bench.client(0..256);
+        bench.world.run(client.write(0..200, false)).unwrap();
+        bench.world.disks[2].hold_flushes();
+        let began = bench.now_ms();
+        bench.world.run(client.flush()).unwrap();
+        assert!(bench.now_ms() - began <= EJECTED_MS);
+        assert_eq!(bench.state_of(2), MemberState::Failed);
+        bench.crash_and_check(Crash::Power);
+    });
+}
+
+#[test]
+fn d4_a_disk_that_hangs_in_a_label_commit_doesnt_hold_up_the_ejection_of_another_for_ever() {
+    for (level, members) in [(Level::Raid1, 3), (Level::Raid6, 5)] {
+        for seed in 1..=3 {
+            println!("seed {seed}: {level} of {members}");
+            let bench = Bench::new(seed, level, members, 0);
+            bench.world.disks[0].hold_writes(LABELS);
+            bench.world.disks[1].inject(Fault::WritesFail);
+            let took = bench.timed_write();
+            assert!(took <= EJECTED_MS, "{took} ms");
+            assert_eq!(bench.state_of(0), MemberState::Failed);
+            assert_eq!(bench.state_of(1), MemberState::Failed);
+            bench.check("without both");
+            bench.crash_and_check(Crash::Kill);
+        }
+    }
+}
+
+#[test]
+fn d4_an_array_stops_with_a_disk_that_hangs() {
+    each(|seed, level, members| {
+        let bench = Bench::new(seed, level, members, 0);
+        bench.timed_write();
+        bench.world.disks[0].hang();
+        let began = bench.now_ms();
+        bench.world.run(bench.array.stop()).unwrap();
+        assert!(bench.now_ms() - began <= 2 * EJECTED_MS);
+        // The others say that it stopped cleanly: it starts without force, and without the disk.
+        drop((Rc::clone(&bench.array), Rc::clone(&bench.volume)));
+        let present: Vec<usize> = (1..members).collect();
+        let array = bench.world.assemble(&present, false).unwrap();
+        assert!(array.status().clean);
+    });
+}
+
+#[test]
+fn d4_an_array_goes_clean_past_a_disk_that_hangs() {
+    each(|seed, level, members| {
+        let bench = Bench::new(seed, level, members, 0);
+        bench.timed_write();
+        bench.world.disks[members - 1].hang();
+        bench.within(120_000, "clean without it", || {
+            bench.array.status().clean && bench.state_of(members - 1) == MemberState::Failed
+        });
+        bench.check("without the disk");
+    });
+}
+
+#[test]
+fn d4_a_disk_that_hangs_at_the_start_is_done_without() {
+    each(|seed, level, members| {
+        let mut bench = Bench::new(seed, level, members, 0);
+        bench.world.run(bench.array.stop()).unwrap();
+        let Bench { array, volume, .. } = &bench;
+        drop((Rc::clone(array), Rc::clone(volume)));
+        bench.world.crash(Crash::Kill);
+        bench.world.disks[1].hang();
+        let array = bench.world.assemble(&bench.world.all(), false).unwrap();
+        assert_eq!(
+            array.status().redundancy_left,
+            level.redundancy(members) - 1
+        );
+        assert!(array.unanswered(&bench.world.path(1)).is_some());
+    });
+}
+
+#[test]
+fn d4_a_rebuild_goes_around_a_source_that_hangs() {
+    for (level, members) in [(Level::Raid1, 3), (Level::Raid6, 5)] {
+        for seed in 1..=3 {
+            println!("seed {seed}: {level} of {members}");
+            let bench = Bench::new(seed, level, members, 1);
+            bench.world.disks[2].hold_reads(0..u64::MAX);
+            bench
+                .world
+                .run(bench.array.fail_member(&bench.world.path(0)))
+                .unwrap();
+            bench.within(40_000, "rebuilt", || {
+                bench.state_of(members) == MemberState::InSync
+            });
+            bench.world.sleep(EJECTED_MS);
+            assert_eq!(bench.state_of(2), MemberState::Failed);
+            bench.check("after the rebuild");
+            bench.world.audit(&bench.array);
+        }
+    }
+}
+
+#[test]
+fn a4_a_spare_that_hangs_while_it_is_filled_is_followed_by_the_next() {
+    each(|seed, level, members| {
+        let bench = Bench::new(seed, level, members, 2);
+        let data = bench.array.data_offset(&bench.world.path(members)).unwrap();
+        // Whichever is taken first: it hangs in its data zone.
+        bench.world.disks[members].hold_writes(data..u64::MAX);
+        bench
+            .world
+            .run(bench.array.fail_member(&bench.world.path(0)))
+            .unwrap();
+        bench.within(120_000, "rebuilt", || is_full(&bench.array));
+        bench.check("after the rebuild");
+        bench.world.audit(&bench.array);
+    });
+}
+
+#[test]
+fn d13_a_late_write_of_a_hung_disk_lands_before_it_may_come_back() {
+    each(|seed, level, members| {
+        let bench = Bench::new(seed, level, members, 0);
+        let path = bench.world.path(1);
+        bench.world.disks[1].hold_writes(0..u64::MAX);
+        let took = bench.timed_write();
+        assert!(took <= EJECTED_MS, "{took} ms");
+        assert_eq!(bench.state_of(1), MemberState::Failed);
+        for _ in 0..3 {
+            let refused = bench.add_spare(1);
+            assert!(
+                matches!(&refused, Err(RaidError::Unanswered { disk, .. }) if **disk == *path),
+                "{refused:?}"
+            );
+            let replaced = bench.array.replace_member(&path, bench.world.member(1));
+            let refused = bench.world.run(replaced);
+            assert!(
+                matches!(&refused, Err(RaidError::Unanswered { .. })),
+                "{refused:?}"
+            );
+            bench.world.sleep(10_000);
+            // The others go on meanwhile.
+            bench.timed_write();
+        }
+        assert!(bench.array.unanswered(&path).is_some());
+        // A minute after they were sent the writes land, over what the disk held.
+        bench.world.disks[1].release();
+        bench.world.run(bench.array.quiet(&path));
+        assert!(bench.array.unanswered(&path).is_none());
+        bench.add_spare(1).unwrap();
+        bench.within(10_000, "rebuilt", || is_full(&bench.array));
+        bench.check("with the disk back");
+        bench.world.audit(&bench.array);
+        bench.world.sleep(60_000);
+        bench.world.audit(&bench.array);
+        assert!(bench.world.host.saw("DiskAnswers"));
+        bench.crash_and_check(Crash::Power);
+    });
+}
+
+#[test]
+fn d13_a_disk_under_another_path_is_known_by_what_is_on_it() {
+    let bench = Bench::new(1, Level::Raid6, 5, 0);
+    bench.world.disks[1].hold_writes(0..u64::MAX);
+    bench.timed_write();
+    let mut again = bench.world.member(1);
+    again.path = "/dev/other".into();
+    let refused = bench.world.run(bench.array.add_spare(again));
+    assert!(
+        matches!(&refused, Err(RaidError::Unanswered { .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn d13_a_disk_that_was_failed_with_writes_on_their_way_is_added_after_their_end() {
+    each(|seed, level, members| {
+        let bench = Bench::new(seed, level, members, 0);
+        let path = bench.world.path(1);
+        let data = bench.array.data_offset(&path).unwrap();
+        bench.world.disks[1].hold_writes(data..u64::MAX);
+        let acked = bench.start_write(0..256);
+        bench.world.sleep(50);
+        bench.world.run(bench.array.fail_member(&path)).unwrap();
+        let disk = bench.world.disks[1].clone();
+        let clock = Rc::clone(&bench.world.env.clock);
+        bench.world.env.spawn.spawn(Box::pin(async move {
+            clock.sleep(Duration::from_millis(900)).await;
+            disk.release();
+        }));
+        let began = bench.now_ms();
+        bench.add_spare(1).unwrap();
+        assert!(bench.now_ms() - began >= 900);
+        bench.within(10_000, "rebuilt", || is_full(&bench.array));
+        assert_eq!(*acked.borrow(), Some(true));
+        bench.check("with the disk back");
+        bench.world.audit(&bench.array);
+        assert!(World::in_state(&bench.array, MemberState::Failed).is_empty());
+    });
+}
+
+#[test]
+fn d13_a_read_that_its_caller_gave_up_is_still_on_its_way() {
+    let bench = Bench::new(1, Level::Raid5, 4, 0);
+    for disk in &bench.world.disks {
+        disk.hold_reads(0..u64::MAX);
+    }
+    let client = bench.client(0..256);
+    let given_up = bench.world.sim.run_until(client.read(0..256), 50);
+    assert!(given_up.is_none());
+    drop(given_up);
+    bench.world.sleep(500);
+    let owed = |disk| bench.array.unanswered(&bench.world.path(disk));
+    assert!((0..4).all(|disk| owed(disk).is_some_and(|owed| owed.operations > 0)));
+    for disk in &bench.world.disks {
+        disk.release();
+    }
+    for disk in 0..4 {
+        bench.world.run(bench.array.quiet(&bench.world.path(disk)));
+        assert!(owed(disk).is_none());
+    }
+    bench.check("afterwards");
+}
+
+/// An array that was killed in the middle of its writes, and where the data of its members begins.
+fn killed(seed: u64, level: Level, members: usize) -> (Bench, u64) {
+    let shape = Shape::new(level, members, 0, 4096).without_journal();
+    let mut bench = Bench::shaped(seed, shape);
+    bench.timed_write();
+    let data = bench.array.data_offset(&bench.world.path(1)).unwrap();
+    bench.world.crash(Crash::Kill);
+    (bench, data)
+}
+
+#[test]
+fn d4_parity_in_doubt_never_stands_in_for_a_disk_that_is_slow_at_the_start() {
+    each(|seed, level, members| {
+        let (mut bench, data) = killed(seed, level, members);
+        let slow = bench.world.disks[1].clone();
+        // Labels and maps are read as ever.
+        slow.hold_reads(data..255 << 20);
+        let clock = Rc::clone(&bench.world.env.clock);
+        bench.world.env.spawn.spawn(Box::pin(async move {
+            clock.sleep(Duration::from_secs(10)).await;
+            slow.release();
+        }));
+        let began = bench.now_ms();
+        bench.array = bench.world.assemble(&bench.world.all(), false).unwrap();
+        assert!(bench.now_ms() - began >= 9_000);
+        assert_eq!(bench.state_of(1), MemberState::InSync);
+        bench.volume = bench.array.open_volume("v").unwrap();
+        bench.check("after the start");
+        bench.world.audit(&bench.array);
+    });
+}
+
+#[test]
+fn d4_a_disk_that_hangs_while_parity_is_recomputed_refuses_the_start_in_time() {
+    each(|seed, level, members| {
+        let (bench, data) = killed(seed, level, members);
+        bench.world.disks[1].hold_reads(data..255 << 20);
+        let began = bench.now_ms();
+        let refused = bench.world.assemble(&bench.world.all(), false);
+        assert!(bench.now_ms() - began <= 2 * EJECTED_MS);
+        assert!(
+            matches!(
+                &refused,
+                Err(RaidError::NotStarted {
+                    force_may_help: true,
+                    ..
+                })
+            ),
+            "{refused:?}"
+        );
+    });
+}
+
+#[test]
+fn d4_the_deadlines_can_be_set() {
+    let bench = Bench::new(1, Level::Raid6, 5, 0);
+    bench.array.set_deadlines(Deadlines {
+        reconstruct: Duration::from_millis(500),
+        eject: Duration::from_secs(5),
+    });
+    bench.world.disks[1].hang();
+    assert!(bench.timed_read() <= 1_000);
+    bench.world.sleep(5_000);
+    assert_eq!(bench.state_of(1), MemberState::Failed);
+}

@@ -1,0 +1,617 @@
+//! Scrubs (fault D8): what is wrong is found and mended by what verifies, and nothing else is touched.
+
+use std::rc::Rc;
+
+use cairn_blockdev::sim::{Fault, Rng};
+use cairn_blockdev::units::{u64_of, usize_of};
+use cairn_blockdev::{BlockDevice, Buf, WriteFlags};
+use cairn_raid::defects::{ScrubRecord, ScrubState};
+use cairn_raid::label::Label;
+use cairn_raid::layout::{LABEL_A, LABEL_B, ZoneKind};
+use cairn_raid::{Array, Geometry, Level, Role, Row, Slot};
+
+use crate::model::Crash;
+use crate::story::Story;
+use crate::world::{Shape, World};
+
+const CHUNK: u64 = 16 << 10;
+const BLOCK: u64 = 4096;
+const ROWS: u64 = 24;
+const LEVELS: [(Level, usize); 3] = [(Level::Raid1, 3), (Level::Raid5, 4), (Level::Raid6, 5)];
+
+/// An array with a volume whose first rows are written, all of it in place.
+struct Lab {
+    world: World,
+    array: Rc<Array>,
+    volume: Rc<dyn BlockDevice>,
+    contents: Vec<u8>,
+    geometry: Geometry,
+}
+
+fn shape(level: Level, members: usize, integrity: bool) -> Shape {
+    let mut shape = Shape::new(level, members, 0, u32::try_from(CHUNK).unwrap());
+    shape.integrity = integrity;
+    shape
+}
+
+impl Lab {
+    fn new(seed: u64, shape: Shape) -> Self {
+        Self::with_rows(seed, shape, ROWS)
+    }
+
+    fn with_rows(seed: u64, shape: Shape, rows: u64) -> Self {
+        println!("seed {seed}: {shape:?}");
+        let world = World::new(seed, shape);
+        let array = world.create();
+        let geometry = Geometry::new(shape.level, shape.members, shape.chunk_bytes).unwrap();
+        let size = rows * geometry.row_bytes();
+        world.run(array.create_volume("v", size)).unwrap();
+        let volume = array.open_volume("v").unwrap();
+        let mut contents = vec![0; usize_of(size)];
+        Rng::new(seed).fill(&mut contents);
+        for (at, piece) in contents.chunks(1 << 20).enumerate() {
+            let data = Buf::copy_of(piece).freeze();
+            let offset = u64_of(at) << 20;
+            let written = volume.write(offset, data, WriteFlags::default());
+            world.run(written).unwrap();
+        }
+        world.run(array.drain()).unwrap();
+        world.run(volume.flush()).unwrap();
+        Self {
+            world,
+            array,
+            volume,
+            contents,
+            geometry,
+        }
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        self.array.written_rows()
+    }
+
+    /// The disk of a slot, and where a block is on it.
+    fn place(&self, row: Row, slot: usize, col: u64) -> (usize, u64) {
+        let members = self.array.status().members;
+        let member = members.iter().find(|m| m.slot == Some(slot)).unwrap();
+        let index = (0..self.world.disks.len())
+            .find(|i| *self.world.path(*i) == *member.path)
+            .unwrap();
+        let data = self.array.data_offset(&member.path).unwrap();
+        (index, data + row.0 * CHUNK + col * BLOCK)
+    }
+
+    fn block(&self, row: Row, slot: usize, col: u64) -> Vec<u8> {
+        let (disk, offset) = self.place(row, slot, col);
+        self.world.disks[disk].peek(offset, usize_of(BLOCK))
+    }
+
+    fn flip(&self, row: Row, slot: usize, col: u64, bit: u64) {
+        let (disk, offset) = self.place(row, slot, col);
+        let mut block = self.block(row, slot, col);
+        block[usize_of(bit / 8)] ^= 1 << (bit % 8);
+        self.world.disks[disk].poke(offset, &block);
+    }
+
+    /// Everything that the members hold in their data zones.
+    fn image(&self) -> Vec<Vec<u8>> {
+        let slots = 0..self.geometry.members();
+        let chunks = slots.flat_map(|slot| self.rows().into_iter().map(move |row| (slot, row)));
+        chunks
+            .map(|(slot, row)| {
+                let (disk, offset) = self.place(row, slot, 0);
+                self.world.disks[disk].peek(offset, usize_of(CHUNK))
+            })
+            .collect()
+    }
+
+    fn scrub(&self) -> ScrubRecord {
+        self.world.run(self.array.scrub_start()).unwrap();
+        self.finish()
+    }
+
+    fn finish(&self) -> ScrubRecord {
+        let runs = self.array.status().scrub.runs;
+        let array = Rc::clone(&self.array);
+        self.world.run_till("scrubbed", move || {
+            let scrub = array.status().scrub;
+            scrub.state == ScrubState::Idle && (scrub.runs > runs || scrub.runs > 0)
+        });
+        // The record is written and the event told a little later.
+        self.world.sleep(100);
+        self.array.status().scrub
+    }
+
+    fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>, cairn_blockdev::IoError> {
+        let (buf, result) = self
+            .world
+            .run(self.volume.read(offset, Buf::zeroed(usize_of(len))));
+        result.map(|()| buf.to_vec())
+    }
+
+    fn check(&self) {
+        let all = self.read(0, u64_of(self.contents.len())).unwrap();
+        assert!(all == self.contents, "the volume changed");
+        self.world.audit(&self.array);
+    }
+
+    fn reopen(&mut self) {
+        self.array = self.world.assemble_all();
+        self.volume = self.array.open_volume("v").unwrap();
+    }
+}
+
+fn counts(scrub: ScrubRecord) -> (u64, u64, u64) {
+    (scrub.repaired, scrub.mismatched, scrub.unrepairable)
+}
+
+#[test]
+fn d8_scrub_of_a_sound_array_changes_nothing_and_says_so() {
+    for integrity in [true, false] {
+        for (level, members) in LEVELS {
+            let lab = Lab::new(1, shape(level, members, integrity));
+            let before = lab.image();
+            let scrub = lab.scrub();
+            assert_eq!(counts(scrub), (0, 0, 0));
+            assert!(scrub.finished_ms >= scrub.started_ms && scrub.runs == 1);
+            assert!(lab.image() == before);
+            assert!(lab.array.status().scrubbing.is_none());
+            assert!(lab.world.host.saw("ScrubFinished"));
+            lab.check();
+        }
+    }
+}
+
+#[test]
+fn d8_scrub_repairs_any_flipped_bit_in_data_p_and_q() {
+    for (level, members) in LEVELS {
+        for slot in 0..members {
+            let seed = u64_of(slot);
+            let lab = Lab::new(seed, shape(level, members, true));
+            let before = lab.image();
+            let mut rng = Rng::new(seed);
+            let rows = lab.rows();
+            for row in &rows {
+                lab.flip(*row, slot, rng.below(CHUNK / BLOCK), rng.below(BLOCK * 8));
+            }
+            let scrub = lab.scrub();
+            let flipped = u64_of(rows.len());
+            assert_eq!(counts(scrub), (flipped, flipped, 0), "{level} slot {slot}");
+            assert!(lab.image() == before, "{level} slot {slot}");
+            let (disk, _) = lab.place(rows[0], slot, 0);
+            let path = lab.world.path(disk);
+            let status = lab.array.status();
+            let member = status.members.iter().find(|m| *m.path == *path).unwrap();
+            assert_eq!(member.errors.corruption, flipped);
+            assert!(lab.world.host.saw("Repaired"));
+            lab.check();
+        }
+    }
+}
+
+#[test]
+fn d8_scrub_solves_two_rotten_blocks_of_a_word_on_raid6() {
+    for first in 0..5 {
+        for second in first + 1..5 {
+            let lab = Lab::new(7, shape(Level::Raid6, 5, true));
+            let before = lab.image();
+            let row = lab.rows()[3];
+            lab.flip(row, first, 1, 77);
+            lab.flip(row, second, 1, 78);
+            assert_eq!(counts(lab.scrub()), (2, 2, 0), "{first} {second}");
+            assert!(lab.image() == before);
+            lab.check();
+        }
+    }
+}
+
+/// Krioukov et al., Parity Lost and Parity Regained (FAST'08): a scrub that recomputes parity from a
+/// rotten block makes the rot final.
+#[test]
+fn d8_scrub_never_computes_parity_over_a_rotten_block() {
+    let lab = Lab::new(3, shape(Level::Raid5, 4, true));
+    let row = lab.rows()[5];
+    let slot_of = |role| {
+        (0..4)
+            .find(|slot| lab.geometry.role(row, Slot(*slot)) == role)
+            .unwrap()
+    };
+    let (data, other, parity) = (
+        slot_of(Role::Data(1)),
+        slot_of(Role::Data(0)),
+        slot_of(Role::P),
+    );
+    lab.flip(row, data, 2, 5);
+    lab.flip(row, parity, 2, 9);
+    let before = lab.image();
+    let scrub = lab.scrub();
+    assert_eq!(counts(scrub), (0, 1, 1));
+    assert!(
+        lab.image() == before,
+        "nothing that could still help is overwritten"
+    );
+    let status = lab.array.status();
+    assert_eq!(status.bad_blocks_total, 1);
+    let bad = &status.bad_blocks[0];
+    let (disk, offset) = lab.place(row, data, 2);
+    assert_eq!(
+        (bad.path.as_str(), bad.offset, bad.len),
+        (&*lab.world.path(disk), offset, BLOCK)
+    );
+    let (volume, at) = bad.volume.clone().unwrap();
+    assert_eq!(volume, "v");
+    assert!(lab.read(at, BLOCK).is_err(), "an error for what is lost");
+    let before_it = lab.read(0, at).unwrap();
+    let after_it = lab.read(at + BLOCK, u64_of(lab.contents.len()) - at - BLOCK);
+    assert!(before_it == lab.contents[..usize_of(at)]);
+    assert!(after_it.unwrap() == lab.contents[usize_of(at + BLOCK)..]);
+    assert_ne!(other, data);
+    // A second scrub finds the same, once.
+    assert_eq!(counts(lab.scrub()), (0, 1, 1));
+    assert_eq!(lab.array.status().bad_blocks_total, 1);
+    // Writing it anew heals it; then its parity can be mended, too.
+    let fresh = Buf::copy_of(&lab.contents[usize_of(at)..usize_of(at + BLOCK)]).freeze();
+    let written = lab.volume.write(at, fresh, WriteFlags::default());
+    lab.world.run(written).unwrap();
+    lab.world.run(lab.array.drain()).unwrap();
+    lab.scrub();
+    assert_eq!(lab.array.status().bad_blocks_total, 0);
+    assert_eq!(lab.array.status().scrub.unrepairable, 0);
+    lab.check();
+}
+
+#[test]
+fn d8_scrub_brings_back_a_write_that_a_disk_lost() {
+    for (level, members) in LEVELS {
+        let mut lab = Lab::new(11, shape(level, members, true));
+        let row = lab.rows()[2];
+        let slot = (0..members)
+            .find(|slot| lab.geometry.role(row, Slot(*slot)) == Role::Data(0))
+            .unwrap();
+        let old = lab.block(row, slot, 0);
+        let first = lab.rows()[0].0;
+        let at = (row.0 - first) * lab.geometry.row_bytes();
+        let fresh = vec![0xA7; usize_of(BLOCK)];
+        let data = Buf::copy_of(&fresh).freeze();
+        lab.world
+            .run(lab.volume.write(at, data, WriteFlags::default()))
+            .unwrap();
+        lab.world.run(lab.array.drain()).unwrap();
+        lab.contents[usize_of(at)..usize_of(at + BLOCK)].copy_from_slice(&fresh);
+        let (disk, offset) = lab.place(row, slot, 0);
+        assert!(lab.block(row, slot, 0) == fresh);
+        lab.world.disks[disk].poke(offset, &old);
+        assert_eq!(counts(lab.scrub()), (1, 1, 0));
+        assert!(
+            lab.block(row, slot, 0) == fresh,
+            "old parity isn't believed"
+        );
+        lab.check();
+    }
+}
+
+#[test]
+fn d1_scrub_rewrites_what_a_disk_cannot_read_with_and_without_checksums() {
+    for integrity in [true, false] {
+        for (level, members) in LEVELS {
+            for slot in 0..members {
+                let lab = Lab::new(13, shape(level, members, integrity));
+                let before = lab.image();
+                let (disk, offset) = lab.place(lab.rows()[4], slot, 2);
+                let fault = Fault::BadRange { offset, len: 512 };
+                lab.world.disks[disk].inject(fault);
+                assert_eq!(counts(lab.scrub()), (1, 0, 0), "{level} slot {slot}");
+                assert!(lab.image() == before);
+                lab.check();
+            }
+        }
+    }
+}
+
+#[test]
+fn d8_scrub_without_checksums_counts_what_differs_and_changes_nothing() {
+    for (level, members) in LEVELS {
+        for slot in 0..members {
+            let lab = Lab::new(17, shape(level, members, false));
+            lab.flip(lab.rows()[6], slot, 3, 100);
+            let before = lab.image();
+            assert_eq!(counts(lab.scrub()), (0, 1, 0), "{level} slot {slot}");
+            assert!(lab.image() == before, "nothing says which one is wrong");
+            assert!(lab.world.host.saw("Mismatch"));
+        }
+    }
+}
+
+#[test]
+fn a_block_that_could_not_be_read_and_now_can_leaves_the_list() {
+    let mut lab = Lab::new(19, shape(Level::Raid5, 4, true));
+    let row = lab.rows()[1];
+    let parity = (0..4)
+        .find(|slot| lab.geometry.role(row, Slot(*slot)) == Role::P)
+        .unwrap();
+    for slot in [parity, (parity + 1) % 4] {
+        let (disk, offset) = lab.place(row, slot, 0);
+        let fault = Fault::BadRange { offset, len: 512 };
+        lab.world.disks[disk].inject(fault);
+    }
+    assert_eq!(counts(lab.scrub()), (0, 0, 1));
+    assert_eq!(lab.array.status().bad_blocks_total, 1);
+    // After a restart the disks can read them again.
+    lab.world.run(lab.array.stop()).unwrap();
+    lab.world.crash(Crash::Kill);
+    lab.reopen();
+    assert_eq!(
+        lab.array.status().bad_blocks_total,
+        1,
+        "a restart forgets nothing"
+    );
+    assert_eq!(counts(lab.scrub()), (0, 0, 0));
+    assert_eq!(lab.array.status().bad_blocks_total, 0);
+    lab.check();
+}
+
+/// Where a zone of a member lies.
+fn zone(world: &World, disk: usize, kind: ZoneKind) -> (u64, u64) {
+    let slots = [LABEL_A, LABEL_B].map(|at| world.disks[disk].peek(at, usize_of(BLOCK)));
+    let label = slots
+        .iter()
+        .find_map(|bytes| Label::decode(bytes).ok())
+        .unwrap();
+    let zone = label.layout.zone(kind);
+    (zone.offset, zone.len)
+}
+
+#[test]
+fn a10_scrub_mends_copies_of_checksum_pages_even_under_pages_in_use() {
+    let lab = Lab::new(23, shape(Level::Raid6, 5, true));
+    let (offset, _) = zone(&lab.world, 0, ZoneKind::Checksums);
+    let span = 64 * BLOCK;
+    let before = lab.world.disks[0].peek(offset + BLOCK, usize_of(span));
+    lab.world.disks[0].poke(offset + BLOCK, &vec![0xEE; usize_of(span)]);
+    let scrub = lab.scrub();
+    assert_eq!(counts(scrub), (0, 0, 0), "no block was wrong");
+    let errors = lab.array.status().members[0].errors;
+    assert!(errors.corruption > 0, "the disk's copies were");
+    let after = lab.world.disks[0].peek(offset + BLOCK, usize_of(span));
+    assert!(after != vec![0xEE; usize_of(span)] && before.len() == after.len());
+    // Again: nothing is left to find.
+    let found = errors.corruption;
+    lab.scrub();
+    assert_eq!(lab.array.status().members[0].errors.corruption, found);
+}
+
+#[test]
+fn checksum_pages_that_are_lost_everywhere_come_back_where_redundancy_agrees() {
+    for (level, members) in LEVELS {
+        let mut lab = Lab::new(29, shape(level, members, true));
+        lab.world.run(lab.array.stop()).unwrap();
+        for disk in 0..members {
+            let (offset, _) = zone(&lab.world, disk, ZoneKind::Checksums);
+            lab.world.disks[disk].poke(offset + BLOCK, &vec![0xEE; 1 << 20]);
+        }
+        lab.world.crash(Crash::Kill);
+        lab.reopen();
+        let row = lab.rows()[9];
+        lab.flip(row, 0, 1, 3);
+        let scrub = lab.scrub();
+        assert!(scrub.repaired > 0, "{level}");
+        assert!(
+            scrub.unrepairable > 0,
+            "{level}: the word that disagrees is not vouched for by anybody"
+        );
+        let bad = lab.array.status().bad_blocks;
+        assert!(bad.iter().all(|bad| bad.row == row.0), "{bad:?}");
+        // The others read as before.
+        let rest = usize_of((row.0 - lab.rows()[0].0) * lab.geometry.row_bytes());
+        assert!(lab.read(0, u64_of(rest)).unwrap() == lab.contents[..rest]);
+    }
+}
+
+#[test]
+fn d8_scrub_mends_labels_and_maps() {
+    let lab = Lab::new(31, shape(Level::Raid6, 4, true));
+    let disk = &lab.world.disks[2];
+    disk.poke(LABEL_A, &[0; 512]);
+    disk.poke(LABEL_B, &[0; 512]);
+    let (offset, _) = zone(&lab.world, 1, ZoneKind::Maps);
+    lab.world.disks[1].poke(offset + BLOCK, &vec![0x11; 256 << 10]);
+    let scrub = lab.scrub();
+    assert!(scrub.repaired > 2 && scrub.unrepairable == 0, "{scrub:?}");
+    for at in [LABEL_A, LABEL_B] {
+        assert!(Label::decode(&disk.peek(at, usize_of(BLOCK))).is_ok());
+    }
+    assert_eq!(counts(lab.scrub()), (0, 0, 0));
+}
+
+#[test]
+fn a_scrub_while_clients_write_finds_nothing_that_is_not_there() {
+    for (level, members) in LEVELS {
+        for seed in 0..6u64 {
+            for integrity in [true, false] {
+                println!("seed {seed}: {level}, integrity {integrity}");
+                let mut shape = Shape::new(level, members, 0, 4096);
+                shape.disk_bytes = 330 << 20;
+                shape.integrity = integrity;
+                let mut story = Story::new(shape, 8_000 + seed);
+                let array = story.world.create();
+                let chapter = story.chapter(&array, 6);
+                story.world.run(chapter);
+                for _ in 0..3 {
+                    story.world.run(array.scrub_start()).unwrap();
+                    let chapter = story.chapter(&array, 6);
+                    story.world.run(chapter);
+                }
+                let looked = Rc::clone(&array);
+                story.world.run_till("scrubbed", move || {
+                    looked.status().scrub.state == ScrubState::Idle
+                });
+                assert_eq!(counts(array.status().scrub), (0, 0, 0), "seed {seed}");
+                story.check(&array, Crash::Kill, false);
+                story.end(array);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_scrub_that_was_cut_off_goes_on_after_the_restart_and_loses_no_finding() {
+    for crash in [Crash::Kill, Crash::Power] {
+        let mut lab = Lab::with_rows(37, shape(Level::Raid5, 4, true), 400);
+        let before = lab.image();
+        for row in lab.rows().iter().step_by(10) {
+            lab.flip(*row, usize_of(row.0 % 4), row.0 % 4, 1234);
+        }
+        // About thirty seconds for all of it.
+        lab.array.set_scrub_limit(Some(400 * CHUNK * 4 / 30));
+        lab.world.run(lab.array.scrub_start()).unwrap();
+        lab.world.sleep(17_000);
+        let status = lab.array.status();
+        assert_eq!(status.scrub.state, ScrubState::Running);
+        let so_far = status.scrubbing.unwrap();
+        assert!(so_far.done_bytes > 0 && so_far.done_bytes < so_far.total_bytes);
+        assert!(so_far.eta_seconds.is_some());
+        lab.world.crash(crash);
+        lab.reopen();
+        let scrub = lab.array.status().scrub;
+        assert_eq!(scrub.state, ScrubState::Running, "it goes on");
+        assert!(scrub.cursor > lab.rows()[0], "and not from the beginning");
+        let scrub = lab.finish();
+        assert_eq!(scrub.runs, 1);
+        assert_eq!(scrub.unrepairable, 0);
+        assert!(lab.image() == before);
+        lab.check();
+    }
+}
+
+#[test]
+fn pause_resume_hold_and_stop_do_what_they_say_over_restarts_too() {
+    let mut lab = Lab::with_rows(41, shape(Level::Raid6, 4, true), 200);
+    let state = |lab: &Lab| lab.array.status().scrub.state;
+    let run = |lab: &Lab, what: &str| {
+        let array = Rc::clone(&lab.array);
+        let what = what.to_owned();
+        lab.world.run(async move {
+            match what.as_str() {
+                "start" => array.scrub_start().await,
+                "pause" => array.scrub_pause().await,
+                "hold" => array.scrub_hold().await,
+                "resume" => array.scrub_resume().await,
+                _ => array.scrub_stop().await,
+            }
+        })
+    };
+    for verb in ["pause", "resume", "stop"] {
+        let refused = run(&lab, verb).unwrap_err().to_string();
+        assert!(
+            refused.contains(&format!("no scrub to {verb}")),
+            "{refused}"
+        );
+    }
+    assert!(!run(&lab, "hold").unwrap(), "nothing to hold");
+    lab.array.set_scrub_limit(Some(200 * CHUNK * 4 / 60));
+    assert!(run(&lab, "start").unwrap());
+    assert!(!run(&lab, "start").unwrap(), "it runs already");
+    lab.world.sleep(20_000);
+    assert!(run(&lab, "pause").unwrap());
+    assert!(
+        !run(&lab, "hold").unwrap(),
+        "what the operator paused isn't the window's"
+    );
+    let paused = lab.array.status().scrub;
+    lab.world.sleep(20_000);
+    assert_eq!(lab.array.status().scrub.cursor, paused.cursor);
+    lab.world.run(lab.array.stop()).unwrap();
+    lab.world.crash(Crash::Kill);
+    lab.reopen();
+    lab.world.sleep(5_000);
+    assert_eq!(state(&lab), ScrubState::Paused, "it stays paused");
+    assert_eq!(lab.array.status().scrub.cursor, paused.cursor);
+    lab.array.set_scrub_limit(Some(200 * CHUNK * 4 / 60));
+    assert!(run(&lab, "resume").unwrap());
+    lab.world.sleep(5_000);
+    assert!(run(&lab, "hold").unwrap());
+    assert_eq!(state(&lab), ScrubState::Waiting);
+    lab.world.crash(Crash::Power);
+    lab.reopen();
+    lab.world.sleep(1_000);
+    assert_eq!(state(&lab), ScrubState::Waiting, "it waits for its host");
+    assert!(run(&lab, "stop").unwrap());
+    assert!(!run(&lab, "stop").unwrap());
+    assert!(lab.array.status().scrubbing.is_none());
+    assert_eq!(
+        lab.array.status().scrub.runs,
+        0,
+        "a stopped run doesn't count"
+    );
+    let scrub = lab.scrub();
+    assert_eq!((scrub.runs, counts(scrub)), (1, (0, 0, 0)));
+    lab.check();
+}
+
+#[test]
+fn a_stop_and_a_start_in_one_breath_begin_at_the_beginning() {
+    let lab = Lab::with_rows(43, shape(Level::Raid5, 4, true), 200);
+    lab.array.set_scrub_limit(Some(200 * CHUNK * 4 / 60));
+    lab.world.run(lab.array.scrub_start()).unwrap();
+    lab.world.sleep(30_000);
+    lab.world.run(lab.array.scrub_stop()).unwrap();
+    lab.world.run(lab.array.scrub_start()).unwrap();
+    lab.world.sleep(2_000);
+    let scrub = lab.array.status().scrubbing.unwrap();
+    assert!(scrub.done_bytes < scrub.total_bytes / 4, "{scrub:?}");
+    lab.array.set_scrub_limit(None);
+    lab.finish();
+    lab.check();
+}
+
+#[test]
+fn a_degraded_array_is_scrubbed_for_what_it_still_has() {
+    let lab = Lab::new(47, shape(Level::Raid6, 5, true));
+    let row = lab.rows()[3];
+    let before = lab.image();
+    lab.flip(row, 2, 1, 8);
+    let (disk, _) = lab.place(row, 0, 0);
+    let path = lab.world.path(disk);
+    lab.world.run(lab.array.fail_member(&path)).unwrap();
+    assert_eq!(counts(lab.scrub()), (1, 1, 0));
+    let (disk, offset) = {
+        let members = lab.array.status().members;
+        let member = members.iter().find(|m| m.slot == Some(2)).unwrap();
+        let data = lab.array.data_offset(&member.path).unwrap();
+        (2, data + row.0 * CHUNK + BLOCK)
+    };
+    let mended = lab.world.disks[disk].peek(offset, usize_of(BLOCK));
+    let rows = lab.rows();
+    let at = 2 * rows.len() + rows.iter().position(|r| *r == row).unwrap();
+    let from = usize_of(BLOCK);
+    assert!(mended == before[at][from..2 * from]);
+}
+
+#[test]
+fn a_disk_that_hangs_under_a_scrub_is_thrown_out_and_the_scrub_ends() {
+    let lab = Lab::new(53, shape(Level::Raid6, 5, true));
+    lab.world.disks[3].hang();
+    lab.world.run(lab.array.scrub_start()).unwrap();
+    let scrub = lab.finish();
+    assert_eq!(counts(scrub), (0, 0, 0));
+    assert_eq!(lab.array.status().redundancy_left, 1);
+    let all = lab.read(0, u64_of(lab.contents.len())).unwrap();
+    assert!(all == lab.contents);
+}
+
+#[test]
+fn a_rebuild_goes_before_a_scrub() {
+    let mut shape = shape(Level::Raid5, 4, true);
+    shape.spares = 1;
+    let lab = Lab::with_rows(59, shape, 100);
+    lab.array.set_scrub_limit(Some(100 * CHUNK * 4 / 20));
+    lab.world.run(lab.array.scrub_start()).unwrap();
+    lab.world.sleep(1_000);
+    let path = lab.world.path(1);
+    lab.world.run(lab.array.fail_member(&path)).unwrap();
+    lab.world.wait_until_filled(&lab.array);
+    assert_eq!(lab.array.status().scrub.state, ScrubState::Running);
+    let scrub = lab.finish();
+    assert_eq!(counts(scrub), (0, 0, 0));
+    lab.check();
+}

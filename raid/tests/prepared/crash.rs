@@ -1,0 +1,74 @@
+//! Tales cut off at every point, by `kill -9` and by the power, and told on from there.
+
+use cairn_raid::Level;
+
+use crate::model::Crash;
+use crate::tale::Tale;
+use crate::world::Shape;
+
+fn cut(shape: Shape, seed: u64, crash: Crash, bulk: bool, (steps, cuts): (usize, &[u64])) {
+    println!("seed {seed}, {crash:?}, cut after {cuts:?}");
+    let mut tale = Tale::new(shape, seed, bulk);
+    let mut array = tale.begin();
+    for polls in cuts {
+        let chapter = tale.chapter(&array, steps);
+        tale.world.sim.run_until(chapter, *polls);
+        drop(array);
+        tale.crash(crash);
+        array = tale.world.assemble_all();
+        tale.recover(&array, crash);
+    }
+    let chapter = tale.chapter(&array, 10);
+    tale.world.run(chapter);
+    tale.end(&array);
+}
+
+fn small(level: Level, members: usize) -> Shape {
+    Shape::new(level, members, 0, 4096)
+}
+
+#[test]
+fn logs_are_what_they_were_cut_off_at_every_poll() {
+    for crash in [Crash::Kill, Crash::Power] {
+        for polls in 0..400 {
+            let then = 61 + polls * 7 % 300;
+            cut(
+                small(Level::Raid5, 3),
+                40 + polls % 3,
+                crash,
+                false,
+                (30, &[polls, then]),
+            );
+        }
+    }
+}
+
+#[test]
+fn logs_are_what_they_were_on_mirrors_and_raid6() {
+    for seed in 0..40 {
+        for crash in [Crash::Kill, Crash::Power] {
+            let polls = seed * 7919 % 6_000;
+            let cuts = [polls, seed * 6007 % 3_000, 500];
+            cut(small(Level::Raid1, 2), seed, crash, false, (200, &cuts));
+            cut(
+                Shape::new(Level::Raid6, 5, 0, 16384),
+                seed,
+                crash,
+                false,
+                (200, &cuts),
+            );
+        }
+    }
+}
+
+/// Enough is written beside them that records are copied forward again and again.
+#[test]
+fn logs_are_what_they_were_when_their_records_are_copied_forward() {
+    for seed in 0..30 {
+        for crash in [Crash::Kill, Crash::Power] {
+            let shape = Shape::new(Level::Raid5, 3, 0, 65536);
+            let cuts = [3_000 + seed * 9_173 % 30_000, seed * 6_007 % 9_000, 500];
+            cut(shape, seed, crash, true, (600, &cuts));
+        }
+    }
+}
