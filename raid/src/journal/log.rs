@@ -543,6 +543,10 @@ impl Array {
             copies.retain(|disk| !disk.out.get());
             let living = self.in_sync();
             let wanted = self.copies_wanted(living.len());
+            if wanted == 0 {
+                // Whoever was thrown out last has broken the array: said before anybody gets an error.
+                self.settle().await;
+            }
             if self.check_alive().is_err() || wanted == 0 {
                 journal.fail(IoErrorKind::Lost);
                 return;

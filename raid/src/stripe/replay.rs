@@ -505,16 +505,16 @@ impl Array {
         for col in 0..self.geometry.chunk_blocks() {
             let column = self.settle_column(&view, history, col, written).await;
             for (index, block) in column.into_iter().enumerate() {
-                let block = match block {
-                    Some(block) => block,
-                    None if written => {
-                        self.note_lost(row, index, col, Reason::CutOff);
-                        self.pool.take_zeroed(BLOCK_BYTES).freeze()
-                    }
-                    // It never held anything.
-                    None => self.pool.take_zeroed(BLOCK_BYTES).freeze(),
-                };
-                self.remember_homeless(&view, index, col, &block);
+                let is_lost = block.is_none() && written;
+                // What was never written before its intent never held anything.
+                let zeros = || self.pool.take_zeroed(BLOCK_BYTES).freeze();
+                let block = block.unwrap_or_else(zeros);
+                if is_lost {
+                    self.note_lost(row, index, col, Reason::CutOff);
+                    self.remember_lost(row, index, col);
+                } else {
+                    self.remember_homeless(&view, index, col, &block);
+                }
                 self.dirty_rows.put(row, index, col, block, history.first());
             }
         }
@@ -645,6 +645,17 @@ impl Array {
             .iter()
             .find(|block| expected.is_some_and(|sum| crc32c::crc32c(block) == sum));
         old.cloned()
+    }
+
+    /// Logs that zeros take the place of a lost block: the next replay must not find them in parity and
+    /// hold them for data.
+    fn remember_lost(self: &Rc<Self>, row: Row, index: usize, col: u64) {
+        if let Some(journal) = self.journal() {
+            let chunk = u64_of(index) * self.geometry.chunk_bytes();
+            let at = row.0 * self.geometry.row_bytes() + chunk + col * BLOCK;
+            let entry = Entry::without_payload(Kind::Zero, at, BLOCK, Vec::new());
+            self.log(&journal, entry, Vec::new(), None);
+        }
     }
 
     /// Logs a block that has no member to go to: the row's parity is about to be written over, and a
