@@ -512,7 +512,8 @@ impl Array {
                 if is_lost {
                     self.note_lost(row, index, col, Reason::CutOff);
                     self.remember_lost(row, index, col);
-                } else {
+                } else if !self.is_lost(row, index, &(col..col + 1)) {
+                    // Zeros that an earlier replay put there are in the journal as what they are.
                     self.remember_homeless(&view, index, col, &block);
                 }
                 self.dirty_rows.put(row, index, col, block, history.first());
