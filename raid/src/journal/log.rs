@@ -477,11 +477,13 @@ pub(crate) fn ring_bytes(disk: &Disk) -> u64 {
         .saturating_sub(RING_OFFSET)
 }
 
-/// Three quarters of what the rings can take with that many copies of everything, and no more than
-/// memory has room for.
+/// Three quarters of what the rings can take with that many copies of everything, also with as many
+/// members gone as can be, and no more than memory has room for.
 fn admission_units(rings: &BTreeMap<Uuid, Ring>, copies: usize) -> u32 {
     let smallest = rings.values().map(Ring::free_bytes).min().unwrap_or(0);
-    let total = smallest * u64_of(rings.len().max(copies)) / u64_of(copies.max(1));
+    let takes = |members: usize| smallest * u64_of(members) / u64_of(copies.min(members).max(1));
+    let fewest = (rings.len() + 1).saturating_sub(copies).max(1);
+    let total = takes(rings.len().max(1)).min(takes(fewest));
     let bytes = (total / 4 * 3).min(ADMITTED_MAX);
     u32::try_from(bytes / BLOCK).unwrap_or(u32::MAX)
 }
