@@ -314,6 +314,17 @@ impl Flights {
         }
     }
 
+    /// Waits until some operation is overdue.
+    pub(crate) async fn becomes_slow(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.is_slow() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Waits until nothing is in flight.
     pub(crate) async fn quiet(&self) {
         loop {

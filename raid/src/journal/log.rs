@@ -18,10 +18,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, u32_of, u64_of, usize_of};
 use cairn_blockdev::{Buf, IoErrorKind, SharedBuf, WriteFlags};
+use futures_util::StreamExt;
+use futures_util::future::{Either, select, select_all};
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, Semaphore};
 use uuid::Uuid;
 
@@ -453,6 +457,17 @@ impl std::fmt::Debug for Journal {
     }
 }
 
+/// Waits until one of the disks, which aren't slow, is; for ever if there are none.
+async fn some_becomes_slow(disks: &[Rc<Disk>]) {
+    if disks.is_empty() {
+        return std::future::pending().await;
+    }
+    let slow = disks
+        .iter()
+        .map(|disk| Box::pin(disk.flights().becomes_slow()));
+    select_all(slow).await;
+}
+
 /// Bytes of a disk's ring.
 pub(crate) fn ring_bytes(disk: &Disk) -> u64 {
     let layout = disk.layout.get().unwrap_or_default();
@@ -462,11 +477,13 @@ pub(crate) fn ring_bytes(disk: &Disk) -> u64 {
         .saturating_sub(RING_OFFSET)
 }
 
-/// Three quarters of what the rings can take with that many copies of everything, and no more than
-/// memory has room for.
+/// Three quarters of what the rings can take with that many copies of everything, also with as many
+/// members gone as can be, and no more than memory has room for.
 fn admission_units(rings: &BTreeMap<Uuid, Ring>, copies: usize) -> u32 {
     let smallest = rings.values().map(Ring::free_bytes).min().unwrap_or(0);
-    let total = smallest * u64_of(rings.len().max(copies)) / u64_of(copies.max(1));
+    let takes = |members: usize| smallest * u64_of(members) / u64_of(copies.min(members).max(1));
+    let fewest = (rings.len() + 1).saturating_sub(copies).max(1);
+    let total = takes(rings.len().max(1)).min(takes(fewest));
     let bytes = (total / 4 * 3).min(ADMITTED_MAX);
     u32::try_from(bytes / BLOCK).unwrap_or(u32::MAX)
 }
@@ -514,18 +531,24 @@ impl Array {
         all.min(living)
     }
 
-    /// Writes a group to enough members; goes on to others where one fails.
+    /// Writes a group to enough members; goes on to others where one fails or is slow.
     async fn write_group(self: &Rc<Self>, journal: &Rc<Journal>, first: Seq, group: Vec<Queued>) {
         let end = Seq(first.0 + u64_of(group.len()));
         let last = Seq(end.0 - 1);
         let bytes = self.encode_group(journal, first, group);
         let len = u64_of(bytes.len());
         let mut copies: Vec<Rc<Disk>> = Vec::new();
+        let mut asked: Vec<Rc<Disk>> = Vec::new();
+        let mut writes = FuturesUnordered::new();
         loop {
             let room = journal.room.notified();
             copies.retain(|disk| !disk.out.get());
             let living = self.in_sync();
             let wanted = self.copies_wanted(living.len());
+            if wanted == 0 {
+                // Whoever was thrown out last has broken the array: said before anybody gets an error.
+                self.settle().await;
+            }
             if self.check_alive().is_err() || wanted == 0 {
                 journal.fail(IoErrorKind::Lost);
                 return;
@@ -533,31 +556,58 @@ impl Array {
             if copies.len() >= wanted {
                 break;
             }
-            let others: Vec<Rc<Disk>> = living
-                .into_iter()
-                .filter(|disk| !copies.iter().any(|has| has.uuid == disk.uuid))
+            let prompt: Vec<Rc<Disk>> = asked
+                .iter()
+                .filter(|disk| !disk.is_slow() && !disk.out.get())
+                .map(Rc::clone)
                 .collect();
-            let placed = journal.place(&others, wanted - copies.len(), len, last);
-            if placed.is_empty() {
+            let more = wanted.saturating_sub(copies.len() + prompt.len());
+            let mut others = living;
+            others.retain(|disk| copies.iter().chain(&asked).all(|has| has.uuid != disk.uuid));
+            if others.iter().any(|disk| !disk.is_slow()) || !writes.is_empty() {
+                others.retain(|disk| !disk.is_slow());
+            }
+            let placed = journal.place(&others, more, len, last);
+            if placed.is_empty() && writes.is_empty() {
                 // Applying is under way and gives room, or the array fails: both wake this.
                 self.kick_apply();
                 room.await;
                 continue;
             }
-            let writes = placed.iter().map(|(disk, position)| {
+            for (disk, position) in placed {
                 let layout = disk.layout.get().unwrap_or_default();
                 let at = layout.zone(ZoneKind::Journal).offset + RING_OFFSET + position;
-                disk.write_at(at, bytes.clone(), WriteFlags::default())
-            });
-            let results = futures_util::future::join_all(writes).await;
-            for ((disk, _), result) in placed.iter().zip(results) {
+                let write = disk.write_at(at, bytes.clone(), WriteFlags::default());
+                asked.push(Rc::clone(&disk));
+                writes.push(async move { (disk, write.await) });
+            }
+            let (slow, room) = (pin!(some_becomes_slow(&prompt)), pin!(room));
+            let next = select(writes.next(), select(slow, room)).await;
+            if let Either::Left((Some((disk, result)), _)) = next {
+                asked.retain(|other| !Rc::ptr_eq(other, &disk));
                 match result {
-                    Ok(()) => copies.push(Rc::clone(disk)),
-                    Err(error) => self.write_failed(disk, &error).await,
+                    Ok(()) => copies.push(disk),
+                    // Durable before the ack. Not waited for here: the other writes go on.
+                    Err(error) => {
+                        disk.count_error(&error);
+                        self.throw_out(&disk, &error.to_string());
+                    }
                 }
             }
         }
         journal.note_logged(first, end);
+        if !writes.is_empty() {
+            // The place on a slow disk isn't given to another group before this one has landed on it.
+            let (array, hold) = (Rc::clone(self), journal.hold(first));
+            self.env.spawn.spawn(Box::pin(async move {
+                while let Some((disk, result)) = writes.next().await {
+                    if let Err(error) = result {
+                        array.write_failed(&disk, &error).await;
+                    }
+                }
+                drop(hold);
+            }));
+        }
     }
 
     fn encode_group(&self, journal: &Journal, first: Seq, group: Vec<Queued>) -> SharedBuf {

@@ -128,6 +128,14 @@ impl RowHistory {
         }
     }
 
+    /// The sums that the last intent announced.
+    pub(crate) fn last_intent(&self) -> Option<&[u32]> {
+        self.layers.iter().rev().find_map(|layer| match layer {
+            Layer::Intent(sums) => Some(&sums[..]),
+            Layer::Data(_) => None,
+        })
+    }
+
     pub(crate) fn intents(&self) -> usize {
         let intents = self.layers.iter();
         intents

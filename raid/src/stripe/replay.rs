@@ -505,16 +505,16 @@ impl Array {
         for col in 0..self.geometry.chunk_blocks() {
             let column = self.settle_column(&view, history, col, written).await;
             for (index, block) in column.into_iter().enumerate() {
-                let block = match block {
-                    Some(block) => block,
-                    None if written => {
-                        self.note_lost(row, index, col, Reason::CutOff);
-                        self.pool.take_zeroed(BLOCK_BYTES).freeze()
-                    }
-                    // It never held anything.
-                    None => self.pool.take_zeroed(BLOCK_BYTES).freeze(),
-                };
-                self.remember_homeless(&view, index, col, &block);
+                let is_lost = block.is_none();
+                let zeros = || self.pool.take_zeroed(BLOCK_BYTES).freeze();
+                let block = block.unwrap_or_else(zeros);
+                if is_lost {
+                    self.note_lost(row, index, col, Reason::CutOff);
+                    self.remember_lost(row, index, col);
+                } else if !self.is_lost(row, index, &(col..col + 1)) {
+                    // Zeros that an earlier replay put there are in the journal as what they are.
+                    self.remember_homeless(&view, index, col, &block);
+                }
                 self.dirty_rows.put(row, index, col, block, history.first());
             }
         }
@@ -527,8 +527,7 @@ impl Array {
         Ok(())
     }
 
-    /// What the blocks of a column of a row with intents are to hold. `None`: nobody knows, or, of a row
-    /// that nothing was `written` to before its intent, nothing.
+    /// What the blocks of a column of a row with intents are to hold. `None`: nobody knows.
     async fn settle_column(
         self: &Rc<Self>,
         view: &RowView,
@@ -593,13 +592,50 @@ impl Array {
                 .iter()
                 .filter_map(|solved| solved.get(&index).cloned())
                 .collect();
-            let block = self.settle_block(view, history, (index, col), &found, written);
+            let mut block = self.settle_block(view, history, (index, col), &found, written);
+            let at = usize_of(u64_of(index) * self.geometry.chunk_blocks() + col);
+            let announced = history.last_intent().and_then(|sums| sums.get(at));
+            let is_newest = block
+                .as_ref()
+                .is_some_and(|b| Some(&crc32c::crc32c(b)) == announced);
+            if in_place.is_none() && !is_newest && self.seems_in_place(view, history).await {
+                // It may have been acked: what is older must not stand for it.
+                block = None;
+            } else if block.is_none() {
+                // What lies in place and fits nothing is mixed by sectors, and was never acked. What was
+                // never written before its intent never held anything.
+                let zeros = || self.pool.take_zeroed(BLOCK_BYTES).freeze();
+                block = if written { in_place } else { Some(zeros()) };
+            }
             if let Some(place) = column.get_mut(index) {
-                // What lies in place and fits nothing is mixed by sectors, and was never acked.
-                *place = block.or_else(|| in_place.filter(|_| written));
+                *place = block;
             }
         }
         column
+    }
+
+    /// Whether every block that can be read is what the row's last intent announced, or newer.
+    async fn seems_in_place(self: &Rc<Self>, view: &RowView, history: &RowHistory) -> bool {
+        let Some(sums) = history.last_intent() else {
+            return false;
+        };
+        let mut all = sums.iter();
+        for index in 0..self.geometry.data_chunks() {
+            for col in 0..self.geometry.chunk_blocks() {
+                let sum = all.next();
+                let cols = col..col + 1;
+                if history.newest(index, &cols).is_some() {
+                    continue;
+                }
+                for slot in view.slots_of(index) {
+                    let block = self.read_raw_slot(view, slot, &cols).await;
+                    if block.is_some_and(|block| Some(&crc32c::crc32c(&block)) != sum) {
+                        return false;
+                    }
+                }
+            }
+        }
+        true
     }
 
     /// Which of what was found a block is to hold, or a record's: what was found must match a sum.
@@ -645,6 +681,17 @@ impl Array {
             .iter()
             .find(|block| expected.is_some_and(|sum| crc32c::crc32c(block) == sum));
         old.cloned()
+    }
+
+    /// Logs that zeros take the place of a lost block: the next replay must not find them in parity and
+    /// hold them for data.
+    fn remember_lost(self: &Rc<Self>, row: Row, index: usize, col: u64) {
+        if let Some(journal) = self.journal() {
+            let chunk = u64_of(index) * self.geometry.chunk_bytes();
+            let at = row.0 * self.geometry.row_bytes() + chunk + col * BLOCK;
+            let entry = Entry::without_payload(Kind::Zero, at, BLOCK, Vec::new());
+            self.log(&journal, entry, Vec::new(), None);
+        }
     }
 
     /// Logs a block that has no member to go to: the row's parity is about to be written over, and a

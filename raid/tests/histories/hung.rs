@@ -39,6 +39,14 @@ impl Bench {
         self.now_ms() - began
     }
 
+    /// Writes a part of a row.
+    fn timed_part(&self) -> u64 {
+        let began = self.now_ms();
+        let client = self.client(0..256);
+        self.world.run(client.write(8..24, false)).unwrap();
+        self.now_ms() - began
+    }
+
     pub(crate) fn state_of(&self, disk: usize) -> MemberState {
         let path = self.world.path(disk);
         let members = self.array.status().members;
@@ -124,6 +132,53 @@ fn d4_writes_are_acked_once_the_hung_disk_is_thrown_out() {
             bench.world.run(client.flush()).unwrap();
             bench.crash_and_check(Crash::Power);
         }
+    });
+}
+
+#[test]
+fn d4_a_disk_that_hangs_holds_up_no_write_while_enough_others_have_the_journal() {
+    for (level, members) in [(Level::Raid5, 4), (Level::Raid6, 5)] {
+        for seed in 1..=4 {
+            println!("seed {seed}: {level} of {members}");
+            let bench = Bench::shaped(seed, Shape::new(level, members, 0, 65_536));
+            let disk = usize::try_from(seed).unwrap() % members;
+            bench.world.disks[disk].hang();
+            // One of them finds out that it hangs; after that nobody waits for it.
+            let took: u64 = (0..=members).map(|_| bench.timed_part()).sum();
+            assert!(took <= AROUND_MS, "{took} ms");
+            assert_eq!(bench.state_of(disk), MemberState::InSync);
+            bench.check("while it hangs");
+            bench.world.sleep(EJECTED_MS);
+            assert_eq!(bench.state_of(disk), MemberState::Failed);
+            bench.check("without it");
+            bench.crash_and_check(Crash::Kill);
+        }
+    }
+}
+
+/// Nothing can be put in place, and still writes of the same blocks are acked one after the other.
+#[test]
+fn writes_of_one_column_do_not_wait_for_each_other_to_be_in_place() {
+    each(|seed, level, members| {
+        let bench = Bench::shaped(seed, Shape::new(level, members, 0, 65_536));
+        for (index, disk) in bench.world.disks.iter().enumerate() {
+            let data = bench.array.data_offset(&bench.world.path(index)).unwrap();
+            disk.hold_writes(data..u64::MAX);
+        }
+        let began = bench.now_ms();
+        let client = bench.client(0..256);
+        for _ in 0..20 {
+            bench.world.run(client.write(0..8, false)).unwrap();
+        }
+        let took = bench.now_ms() - began;
+        assert!(took <= 1_000, "{took} ms");
+        bench.check("in the journal");
+        for disk in &bench.world.disks {
+            disk.release();
+        }
+        bench.world.run(bench.array.drain()).unwrap();
+        bench.check("in place");
+        bench.crash_and_check(Crash::Kill);
     });
 }
 
