@@ -17,7 +17,7 @@ use super::word::bytes_of;
 use crate::array::Array;
 use crate::array::disk::Disk;
 use crate::geometry::{Role, Row, Set};
-use crate::parity::{coefficient, mul_into, xor_into};
+use crate::parity::{coefficient, compute_p, compute_pq, compute_q, mul_into, xor_into};
 
 /// Parity of some columns, to be written.
 pub(crate) struct NewParity {
@@ -210,21 +210,23 @@ impl Array {
             self.geometry.data_chunks(),
             "parity of incomplete data"
         );
-        wanted
+        let mut parity: Vec<(Role, Buf)> = wanted
             .iter()
-            .map(|&role| {
-                let mut parity = self.pool.take(bytes_of(&span.cols));
-                match role {
-                    Role::P => crate::parity::compute_p(sources.iter().copied(), &mut parity),
-                    _ => crate::parity::compute_q(sources.iter().copied(), &mut parity),
-                }
-                NewParity {
-                    role,
-                    col: span.cols.start,
-                    data: parity.freeze(),
-                }
-            })
-            .collect()
+            .map(|role| (*role, self.pool.take(bytes_of(&span.cols))))
+            .collect();
+        match parity.as_mut_slice() {
+            [] => {}
+            [(Role::P, p), (Role::Q, q)] => compute_pq(&sources, p, q),
+            [(Role::P, p)] => compute_p(sources, p),
+            [(Role::Q, q)] => compute_q(sources, q),
+            others => unreachable!("{} parities", others.len()),
+        }
+        let parity = parity.into_iter().map(|(role, data)| NewParity {
+            role,
+            col: span.cols.start,
+            data: data.freeze(),
+        });
+        parity.collect()
     }
 
     /// Parity from the old parity and what changes. `None` if something couldn't be read: plan anew.

@@ -1,0 +1,196 @@
+//! Every kernel that this CPU has, against the byte-by-byte oracle and against each other.
+
+use cairn_blockdev::Buf;
+use cairn_blockdev::sim::Rng;
+use proptest::prelude::*;
+
+use super::field::mul;
+use super::*;
+
+fn random(rng: &mut Rng, n: usize, len: usize) -> Vec<Vec<u8>> {
+    let source = |_| {
+        let mut data = vec![0; len];
+        rng.fill(&mut data);
+        data
+    };
+    (0..n).map(source).collect()
+}
+
+/// Byte by byte, from the table of the field alone.
+fn oracle(data: &[&[u8]], factors: &[u8]) -> Vec<u8> {
+    let len = data.first().map_or(0, |d| d.len());
+    (0..len)
+        .map(|at| {
+            let products = data.iter().zip(factors).map(|(d, f)| mul(*f, d[at]));
+            products.fold(0, |sum, product| sum ^ product)
+        })
+        .collect()
+}
+
+fn q_factors(n: usize) -> Vec<u8> {
+    (0..n).map(coefficient).collect()
+}
+
+/// Bytes around an output that nobody may touch.
+const GUARD: usize = 70;
+
+struct Guarded {
+    bytes: Vec<u8>,
+    shift: usize,
+    len: usize,
+}
+
+impl Guarded {
+    fn new(shift: usize, len: usize) -> Self {
+        Self {
+            bytes: vec![0xa5; GUARD + shift + len + GUARD],
+            shift,
+            len,
+        }
+    }
+
+    fn out(&mut self) -> &mut [u8] {
+        let start = GUARD + self.shift;
+        &mut self.bytes[start..start + self.len]
+    }
+
+    fn check(&mut self, want: &[u8], what: &str) {
+        assert!(self.out() == want, "{what}");
+        let start = GUARD + self.shift;
+        let (before, rest) = self.bytes.split_at(start);
+        let around = before.iter().chain(&rest[self.len..]);
+        assert!(
+            around.copied().all(|byte| byte == 0xa5),
+            "{what}: bytes beside it"
+        );
+    }
+}
+
+#[test]
+fn the_plain_kernel_is_always_there_and_the_best_is_the_first() {
+    let names: Vec<&str> = Kernel::available().iter().map(|k| k.name()).collect();
+    assert_eq!(names.last(), Some(&"words"));
+    assert_eq!(names.first(), Some(&Kernel::best().name()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn every_kernel_computes_what_the_oracle_does(
+        n in 1usize..=64,
+        len in 1usize..1500,
+        shifts in proptest::array::uniform4(0usize..65),
+        factors in proptest::collection::vec(any::<u8>(), 128),
+        seed: u64,
+    ) {
+        let owned = random(&mut Rng::new(seed), n, len + 64);
+        // Each source at an alignment of its own.
+        let data: Vec<&[u8]> = owned
+            .iter()
+            .enumerate()
+            .map(|(i, d)| &d[(i * 7 + shifts[0]) % 64..][..len])
+            .collect();
+        let (f, g) = (&factors[..n], &factors[64..64 + n]);
+        let want_p = oracle(&data, &vec![1; n]);
+        let want_q = oracle(&data, &q_factors(n));
+        for kernel in Kernel::available() {
+            let name = kernel.name();
+            let guarded = || (Guarded::new(shifts[1], len), Guarded::new(shifts[2], len));
+            let (mut p, mut q) = guarded();
+            kernel.pq(&data, p.out(), q.out());
+            p.check(&want_p, name);
+            q.check(&want_q, name);
+            let (mut p, mut q) = guarded();
+            kernel.p(&data, p.out());
+            kernel.q(&data, q.out());
+            p.check(&want_p, name);
+            q.check(&want_q, name);
+            let (mut a, mut b) = guarded();
+            kernel.dot2(&data, f, a.out(), g, b.out());
+            a.check(&oracle(&data, f), name);
+            b.check(&oracle(&data, g), name);
+            let (mut a, mut b) = guarded();
+            kernel.dot(&data, g, a.out());
+            a.check(&oracle(&data, g), name);
+            b.out().copy_from_slice(data[0]);
+            kernel.mul_into(b.out(), data[n - 1], f[0]);
+            kernel.xor_into(b.out(), data[n / 2]);
+            let three = [data[0], data[n - 1], data[n / 2]];
+            b.check(&oracle(&three, &[1, f[0], 1]), name);
+        }
+    }
+}
+
+#[test]
+fn streamed_and_tiled_results_are_the_same() {
+    let mut rng = Rng::new(3);
+    for (n, len) in [
+        (2, 2 << 20),
+        (11, 512 << 10),
+        (12, (512 << 10) + 4096),
+        (23, (256 << 10) + 12),
+    ] {
+        let owned = random(&mut rng, n, len);
+        let data: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
+        let mut wants: Option<(Buf, Buf)> = None;
+        for kernel in Kernel::available().iter().rev() {
+            let (mut p, mut q) = (Buf::zeroed(len), Buf::zeroed(len));
+            assert!(is_stream_aligned(p.as_mut_ptr()));
+            kernel.pq(&data, &mut p, &mut q);
+            let (want_p, want_q) = wants.get_or_insert_with(|| {
+                // Halves are too small to be streamed.
+                let (mut p, mut q) = (Buf::zeroed(len), Buf::zeroed(len));
+                for at in (0..len).step_by(4096) {
+                    let end = len.min(at + 4096);
+                    let piece: Vec<&[u8]> = data.iter().map(|d| &d[at..end]).collect();
+                    kernel.pq(&piece, &mut p[at..end], &mut q[at..end]);
+                }
+                (p, q)
+            });
+            assert!(
+                p[..] == want_p[..] && q[..] == want_q[..],
+                "{} of {n}",
+                kernel.name()
+            );
+        }
+    }
+}
+
+#[test]
+fn every_pair_of_losses_is_solved() {
+    let mut rng = Rng::new(11);
+    for n in [2usize, 3, 6, 22, 30] {
+        let data = random(&mut rng, n, 72);
+        let sources: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+        let (mut p, mut q) = (vec![0; 72], vec![0; 72]);
+        compute_pq(&sources, &mut p, &mut q);
+        // Index n is P, n+1 is Q.
+        for a in 0..n + 2 {
+            for b in 0..n + 2 {
+                let known = |i: usize| i != a && i != b;
+                let mut word = Word {
+                    data: (0..n)
+                        .map(|i| known(i).then(|| Buf::copy_of(&data[i])))
+                        .collect(),
+                    p: known(n).then(|| Buf::copy_of(&p)),
+                    q: known(n + 1).then(|| Buf::copy_of(&q)),
+                };
+                word.solve_data(|| Buf::zeroed(72)).unwrap();
+                for (got, want) in word.data.iter().zip(&data) {
+                    assert_eq!(&got.as_ref().unwrap()[..], &want[..]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn three_losses_are_not_invented() {
+    let mut word = Word {
+        data: vec![None, None, None],
+        p: Some(Buf::zeroed(8)),
+        q: Some(Buf::zeroed(8)),
+    };
+    assert_eq!(word.solve_data(|| Buf::zeroed(8)), Err(Unsolvable));
+}
