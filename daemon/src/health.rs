@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cairn_api::{
-    Array, ArrayFlag, ArrayState, BackendKind, Check, ErrorCounters, Export, ExportState, Health,
-    HealthCode, HealthLevel, IoBackend, MemberState, ScrubState, SyncAction,
+    Array, ArrayState, BackendKind, Check, ErrorCounters, Export, ExportState, Health, HealthCode,
+    HealthLevel, IoBackend, MemberState, ScrubState, SyncAction,
 };
 
 use crate::df::percent_up;
@@ -171,15 +171,6 @@ fn array_state(array: &Array, checks: &mut Vec<Check>) {
                 .clone()
                 .unwrap_or_else(|| format!("`cairn array show {name}` names the missing disks")),
         )),
-    }
-    if array.flags.contains(&ArrayFlag::Unclean) {
-        checks.push(check(
-            array,
-            HealthCode::ArrayUnclean,
-            HealthLevel::Warn,
-            format!("array {name} was not stopped cleanly and its parity is not yet recomputed"),
-            format!("wait: `cairn array wait {name} --for clean`"),
-        ));
     }
 }
 
@@ -598,19 +589,17 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn rebuilding_shows_how_far_and_an_unclean_stop_is_said() {
+    fn rebuilding_shows_how_far() {
         let mut pool = array("pool");
         pool.state = ArrayState::Rebuilding;
         pool.sync.action = SyncAction::Rebuild;
         pool.sync.done_bytes = 199;
         pool.sync.total_bytes = 200;
-        pool.flags = vec![ArrayFlag::Unclean, ArrayFlag::NoIntegrity];
         let health = verdict(&Facts {
             arrays: &[pool],
             ..Facts::default()
         });
         assert!(health.checks[0].message.contains("99 % done"));
-        assert_eq!(health.checks[1].code, HealthCode::ArrayUnclean);
     }
 
     #[test]

@@ -212,20 +212,17 @@ pub enum ArrayFlag {
     /// Writes go in place without a journal: a crash together with a failing disk can lose more
     /// than the disk.
     NoJournal,
-    /// The last stop was not a clean one, and parity is not yet recomputed.
-    Unclean,
     /// The labels name another host as the home of this array.
     ForeignHost,
     /// The array takes no writes.
     ReadOnly,
-    /// It is being started; after an unclean stop its parity is recomputed before it is served.
+    /// It is being started; after an unclean stop its journal is replayed before it is served.
     Starting,
 }
 
 wire_names!(ArrayFlag {
     NoIntegrity => "no_integrity",
     NoJournal => "no_journal",
-    Unclean => "unclean",
     ForeignHost => "foreign_host",
     ReadOnly => "read_only",
     Starting => "starting",

@@ -29,8 +29,6 @@ pub enum HealthCode {
     ArrayRebuilding,
     /// More members are gone than the level survives, or the array wasn't started.
     ArrayIncomplete,
-    /// The last stop was unclean, and parity is not yet recomputed.
-    ArrayUnclean,
     /// An array has no spare left.
     SpareMissing,
     /// A disk was ejected, or is missing.
@@ -60,7 +58,6 @@ crate::wire::wire_names!(HealthCode {
     ArrayDegraded => "ARRAY_DEGRADED",
     ArrayRebuilding => "ARRAY_REBUILDING",
     ArrayIncomplete => "ARRAY_INCOMPLETE",
-    ArrayUnclean => "ARRAY_UNCLEAN",
     SpareMissing => "SPARE_MISSING",
     DiskFailed => "DISK_FAILED",
     DiskErrors => "DISK_ERRORS",

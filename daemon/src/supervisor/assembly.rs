@@ -93,7 +93,8 @@ impl Supervisor {
             }
             let found = Arc::new(self.scan(Vec::new()).await);
             undecided.extend(self.candidates(&found, &mut seen));
-            // All at once: one that recomputes its parity for hours must not hold up the others.
+            // All at once: one without a journal that recomputes its parity for hours must not hold up
+            // the others.
             let mut starts = tokio::task::JoinSet::new();
             for &uuid in &undecided {
                 let (daemon, found) = (Arc::clone(self), Arc::clone(&found));
@@ -421,8 +422,8 @@ impl Supervisor {
                 }
                 array
             }) => started,
-            // Parity may be recomputed for hours. The labels stay unclean, and the next start does
-            // it again.
+            // A replay, or parity that is recomputed, may take long. The labels stay unclean, and the
+            // next start does it again.
             _ = stop.wait_for(|stopping| *stopping) => Err(super::stopping()),
         };
         match started.map_err(Refused::from).and_then(|started| started) {

@@ -20,7 +20,7 @@ use crate::view;
 /// Longest wait for an engine to describe itself; it answers between two I/Os or is stuck.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-const STARTING: &str = "it is being started; after an unclean stop its parity is recomputed first";
+const STARTING: &str = "it is being started; after an unclean stop its journal is replayed first";
 
 fn wait_for(name: &str) -> String {
     format!("wait: `cairn array wait {name}`")
@@ -31,7 +31,8 @@ fn wait_for(name: &str) -> String {
 pub(crate) enum Run {
     /// On this engine thread.
     Running(EngineHandle),
-    /// Being started, which takes long where parity has to be recomputed.
+    /// Being started, which takes long where the journal is long, or parity has to be recomputed
+    /// because there is none.
     Starting,
     /// Stopped by the operator.
     Stopped,
