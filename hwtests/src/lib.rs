@@ -11,6 +11,7 @@
 //! - Waiting is for a condition, with a bound that says what didn't come; no test measures time.
 
 pub mod acked;
+pub mod bench;
 pub mod disks;
 pub mod fault;
 pub mod full;

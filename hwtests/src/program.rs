@@ -198,15 +198,19 @@ pub fn need_root() {
     );
 }
 
-/// `name` among the binaries under test: in `CAIRN_BIN_DIR`, else where cargo put this test.
+/// `name` among the binaries under test: in `CAIRN_BIN_DIR`, else where cargo put this test or program.
 #[track_caller]
 pub fn binary(name: &str) -> PathBuf {
     let dir = match std::env::var_os("CAIRN_BIN_DIR") {
         Some(dir) => PathBuf::from(dir),
-        // target/PROFILE/deps/e2e-HASH
+        // target/PROFILE/deps/e2e-HASH, or target/PROFILE/bench
         None => std::env::current_exe()
             .ok()
-            .and_then(|test| Some(test.parent()?.parent()?.to_owned()))
+            .and_then(|own| {
+                let dir = own.parent()?;
+                let is_test = dir.ends_with("deps");
+                Some(if is_test { dir.parent()? } else { dir }.to_owned())
+            })
             .unwrap_or_default(),
     };
     let path = dir.join(name);
