@@ -14,17 +14,19 @@ use cairn_raid::{Array, Role, Slot};
 
 use crate::cuts::{Cut, Free, choose, cuts, states};
 use crate::scene::{Host, ROWS, Scene, settled};
-use crate::script::{CHUNK, Case, SECTOR, contents, is_exposed, versions};
+use crate::script::{CHUNK, Case, Known, SECTOR, contents, is_exposed, versions};
 
 const BLOCK_SECTORS: usize = CHUNK / SECTOR;
 /// States of one row at one cut that are tried without leaving one out.
 const ROW_STATES_MAX: usize = 1 << 10;
+/// Samples of each row's states where there are more, or where the rows are not at the same place.
+const ROW_SAMPLES: usize = 4;
 /// States of everything that isn't a row: journal, checksum pages, maps. Beyond this they are sampled.
 const REST_STATES_MAX: usize = 8;
 /// Samples where there are more.
-const SAMPLES: usize = 4;
+const REST_SAMPLES: usize = 4;
 /// Sets of lost members that a state is tried with while no row is being written: others each time.
-const SETS: usize = 4;
+const SETS: usize = 2;
 
 /// What was tried.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub(crate) struct Counts {
     pub(crate) scrubs: u64,
     /// Blocks that were lost as the one documented exception allows.
     pub(crate) exceptions: u64,
+    /// Those of rows that were never written before.
+    pub(crate) of_first_writes: u64,
 }
 
 impl AddAssign for Counts {
@@ -48,6 +52,7 @@ impl AddAssign for Counts {
         self.rows += other.rows;
         self.scrubs += other.scrubs;
         self.exceptions += other.exceptions;
+        self.of_first_writes += other.of_first_writes;
     }
 }
 
@@ -56,8 +61,14 @@ impl fmt::Display for Counts {
         write!(
             f,
             "{} cuts ({} with every state of the rows), {} starts, {} row states, {} scrubs, \
-             {} blocks lost by the exception",
-            self.cuts, self.exhaustive, self.starts, self.rows, self.scrubs, self.exceptions
+             {} blocks lost by the exception, {} of first writes",
+            self.cuts,
+            self.exhaustive,
+            self.starts,
+            self.rows,
+            self.scrubs,
+            self.exceptions,
+            self.of_first_writes
         )
     }
 }
@@ -99,7 +110,12 @@ pub(crate) fn explore(case: Case, seed: u64) -> Result<Counts, Finding> {
             ))
         })?;
     }
-    println!("{}: {}; reads {:?}", scene.case.name, explorer.counts, scene.read());
+    println!(
+        "{}: {}; reads {:?}",
+        scene.case.name,
+        explorer.counts,
+        scene.read()
+    );
     Ok(explorer.counts)
 }
 
@@ -137,20 +153,26 @@ impl Explorer<'_> {
             .collect();
         let all: Vec<Option<usize>> = rows.iter().map(|row| states(row, ROW_STATES_MAX)).collect();
         let same = all.windows(2).all(|pair| pair[0] == pair[1]);
-        let rows_most = all.iter().map(|all| all.unwrap_or(ROW_STATES_MAX)).max().unwrap_or(1);
-        // Where all rows have the same states each tries a part of them; else each tries all, or samples.
-        let row_turns = if same { rows_most.div_ceil(ROWS) } else { rows_most.min(SAMPLES) };
+        let is_whole = same && all.iter().all(Option::is_some);
+        let rows_most = all
+            .iter()
+            .flatten()
+            .max()
+            .copied()
+            .unwrap_or(ROW_STATES_MAX);
+        // Where all rows have the same states each tries a part of them.
+        let row_turns = if is_whole {
+            rows_most.div_ceil(ROWS)
+        } else {
+            rows_most.min(ROW_SAMPLES)
+        };
         let rest_all = states(&rest, REST_STATES_MAX);
-        let rest_turns = rest_all.unwrap_or(SAMPLES);
+        let rest_turns = rest_all.unwrap_or(REST_SAMPLES);
         // With both, every state of the one meets some of the other.
         let turns = row_turns.max(rest_turns);
-        let is_whole = same && all.iter().all(Option::is_some);
         self.counts.cuts += 1;
         self.counts.exhaustive += u64::from(is_whole);
         let lost_sets = lost_sets(scene.case.members, scene.case.parities());
-        if std::env::var_os("HOLE_DEBUG").is_some() {
-            println!("{:?} at {}: rows {:?} same {same}, rest {} {rest_all:?}", cut.crash, cut.at, &all[0], rest.len());
-        }
         for turn in 0..turns {
             let mut rng = Rng::new(u64_of(cut.at) << 20 | u64_of(turn));
             let mut pokes: Vec<((usize, u64), &[u8])> = Vec::new();
@@ -175,14 +197,15 @@ impl Explorer<'_> {
                 disks[disk].poke(offset, data);
             }
             let is_row_open = rows.iter().any(|row| !row.is_empty());
-            let (skip, take) = if is_row_open {
+            let (skip, take) = if is_row_open || rest.is_empty() {
                 (0, lost_sets.len())
             } else {
-                (turn * SETS, SETS)
+                ((usize_of(self.counts.cuts) + turn) * SETS, SETS)
             };
             for lost in lost_sets.iter().cycle().skip(skip).take(take) {
-                self.start(cut, &disks, lost)
-                    .map_err(|Finding(what)| Finding(format!("turn {turn}, without {lost:?}: {what}")))?;
+                self.start(cut, &disks, lost).map_err(|Finding(what)| {
+                    Finding(format!("turn {turn}, without {lost:?}: {what}"))
+                })?;
             }
         }
         Ok(())
@@ -202,7 +225,7 @@ impl Explorer<'_> {
         let array = scene
             .start(&sim, &disks, lost, &self.pool, &host)
             .map_err(|error| Finding(format!("it doesn't start: {error}")))?;
-        self.check_contents(cut, &sim, &array, lost)?;
+        self.check_contents(cut, &sim, &array, left, lost)?;
         settled(&sim, array.drain()).map_err(|error| Finding(error.to_string()))?;
         let written = array.written_rows();
         for row in (0..ROWS).filter(|row| written.contains(&scene.rows[*row])) {
@@ -219,10 +242,13 @@ impl Explorer<'_> {
         cut: &Cut,
         sim: &Sim,
         array: &Rc<Array>,
+        left: &[SimDisk],
         lost: &[usize],
     ) -> Result<(), Finding> {
         let scene = self.scene;
-        let volume = array.open_volume("v").map_err(|error| Finding(error.to_string()))?;
+        let volume = array
+            .open_volume("v")
+            .map_err(|error| Finding(error.to_string()))?;
         let row_bytes = scene.case.row_sectors() * SECTOR;
         let whole = read(sim, &volume, 0, ROWS * row_bytes);
         for row in 0..ROWS {
@@ -236,8 +262,11 @@ impl Explorer<'_> {
                 let slot = scene.geometry.data_slot(scene.rows[row], block);
                 let is_gone = lost.contains(&scene.slots[slot.0].0);
                 let Some(bytes) = bytes else {
-                    if is_gone && is_exposed(&scene.case, known) {
+                    let is_first = scene.case.fresh;
+                    let allowed = !is_first || self.is_rest_new(left, lost, row, known);
+                    if is_gone && is_exposed(&scene.case, known) && allowed {
                         self.counts.exceptions += 1;
+                        self.counts.of_first_writes += u64::from(is_first);
                         continue;
                     }
                     return Err(Finding(format!("row {row}, block {block} is lost")));
@@ -245,7 +274,8 @@ impl Explorer<'_> {
                 for (at, bytes) in bytes.chunks(SECTOR).enumerate() {
                     let sector = block * BLOCK_SECTORS + at;
                     let may = versions(&scene.case, sector, known);
-                    let is = |version: &usize| contents(&scene.case, row, sector, *version) == bytes;
+                    let is =
+                        |version: &usize| contents(&scene.case, row, sector, *version) == bytes;
                     if !may.iter().any(is) {
                         let all = 0..=scene.case.script.len();
                         let what = all.into_iter().find(is);
@@ -259,13 +289,27 @@ impl Explorer<'_> {
         Ok(())
     }
 
+    /// Whether all data of a row that the crash left, and that isn't lost, is of the newest version: then
+    /// it might have been acked, and what is lost must not read as what was there before.
+    fn is_rest_new(&self, left: &[SimDisk], lost: &[usize], row: usize, known: &Known) -> bool {
+        let scene = self.scene;
+        let mut chunks = (0..scene.case.data_chunks()).map(|index| {
+            let slot = scene.geometry.data_slot(scene.rows[row], index);
+            let (disk, offset) = scene.slots[slot.0];
+            (index, disk, offset + scene.rows[row].0 * u64_of(CHUNK))
+        });
+        chunks.all(|(index, disk, offset)| {
+            let newest = (0..BLOCK_SECTORS).flat_map(|at| {
+                let sector = index * BLOCK_SECTORS + at;
+                let newest = *versions(&scene.case, sector, known).last().unwrap();
+                contents(&scene.case, row, sector, newest)
+            });
+            lost.contains(&disk) || left[disk].peek(offset, CHUNK).into_iter().eq(newest)
+        })
+    }
+
     /// Parity in place fits the data in place, as far as there are members to tell it by.
-    fn check_parity(
-        &self,
-        disks: &[SimDisk],
-        lost: &[usize],
-        row: usize,
-    ) -> Result<(), Finding> {
+    fn check_parity(&self, disks: &[SimDisk], lost: &[usize], row: usize) -> Result<(), Finding> {
         let scene = self.scene;
         let at = scene.rows[row];
         let mut data = vec![None; scene.case.data_chunks()];
@@ -279,12 +323,17 @@ impl Explorer<'_> {
                 Role::Q => q = chunk,
             }
         }
-        let gone: Vec<usize> = (0..data.len()).filter(|index| data[*index].is_none()).collect();
+        let gone: Vec<usize> = (0..data.len())
+            .filter(|index| data[*index].is_none())
+            .collect();
         if let ([index], Some(p), true) = (&gone[..], &p, q.is_some()) {
             // The lost chunk by P; then Q must agree.
             let mut solved = p.clone();
             for chunk in data.iter().flatten() {
-                solved.iter_mut().zip(chunk).for_each(|(to, from)| *to ^= from);
+                solved
+                    .iter_mut()
+                    .zip(chunk)
+                    .for_each(|(to, from)| *to ^= from);
             }
             data[*index] = Some(solved);
         } else if !gone.is_empty() {
@@ -308,7 +357,10 @@ impl Explorer<'_> {
         self.counts.scrubs += 1;
         let clock = sim.env().clock;
         settled(sim, async {
-            array.scrub_start().await.map_err(|error| Finding(error.to_string()))?;
+            array
+                .scrub_start()
+                .await
+                .map_err(|error| Finding(error.to_string()))?;
             while array.status().scrub.state != ScrubState::Idle {
                 clock.sleep(std::time::Duration::from_millis(1)).await;
             }

@@ -103,7 +103,12 @@ impl Scene {
         let disks: Vec<Taped> = (0..case.members)
             .map(|index| Taped {
                 index,
-                disk: SimDisk::new(&format!("/dev/sim{index}"), config(100), &env, u64_of(index)),
+                disk: SimDisk::new(
+                    &format!("/dev/sim{index}"),
+                    config(100),
+                    &env,
+                    u64_of(index),
+                ),
                 tape: Rc::clone(&tape),
             })
             .collect();
@@ -119,7 +124,14 @@ impl Scene {
         };
         let given = disks.iter().cloned();
         let given = members(given.map(|disk| Rc::new(disk) as Rc<dyn BlockDevice>));
-        let made = create(env, BufPool::new(32 << 20), spec, given, Vec::new(), hooks(&host));
+        let made = create(
+            env,
+            BufPool::new(32 << 20),
+            spec,
+            given,
+            Vec::new(),
+            hooks(&host),
+        );
         let array = sim.block_on(made).unwrap();
         let geometry =
             Geometry::new(case.level, case.members, u32::try_from(CHUNK).unwrap()).unwrap();
@@ -148,7 +160,11 @@ impl Scene {
         let status = array.status();
         let slots = (0..case.members)
             .map(|slot| {
-                let member = status.members.iter().find(|m| m.slot == Some(slot)).unwrap();
+                let member = status
+                    .members
+                    .iter()
+                    .find(|m| m.slot == Some(slot))
+                    .unwrap();
                 let disk = disks.iter().position(|disk| *disk.name() == member.path);
                 (disk.unwrap(), array.data_offset(&member.path).unwrap())
             })

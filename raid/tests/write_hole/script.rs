@@ -103,10 +103,7 @@ pub(crate) fn versions(case: &Case, sector: usize, known: &Known) -> Vec<usize> 
 pub(crate) fn is_exposed(case: &Case, known: &Known) -> bool {
     let steps = case.script.iter().enumerate();
     let mut begun = steps.take(known.begun).skip(known.kept);
-    !case.fresh
-        && begun.any(|(_, step)| {
-            matches!(step, Step::Write { sectors, .. } if case.is_complete(sectors))
-        })
+    begun.any(|(_, step)| matches!(step, Step::Write { sectors, .. } if case.is_complete(sectors)))
 }
 
 /// The contents of a sector of a row in a version.
