@@ -20,6 +20,9 @@ const WRITE: u64 = 64 << 10;
 /// More than the rings take.
 const WRITES: u64 = 900;
 
+/// What each writer was told, if it was.
+type Answers = Rc<RefCell<Vec<Option<Result<(), IoErrorKind>>>>>;
+
 /// Half a chunk of each row, so that all of it goes through the journal.
 fn a_stop_with_a_full_journal(level: Level, members: usize, after_ms: u64) {
     let mut shape = Shape::new(level, members, 0, u32::try_from(CHUNK).unwrap());
@@ -34,8 +37,7 @@ fn a_stop_with_a_full_journal(level: Level, members: usize, after_ms: u64) {
     for disk in &world.disks {
         disk.hold_writes(data..shape.disk_bytes - LABEL_COPY_BEFORE_END);
     }
-    let answers: Rc<RefCell<Vec<Option<Result<(), IoErrorKind>>>>> =
-        Rc::new(RefCell::new(vec![None; usize_of(WRITES)]));
+    let answers: Answers = Rc::new(RefCell::new(vec![None; usize_of(WRITES)]));
     for write in 0..WRITES {
         let (volume, answers) = (Rc::clone(&volume), Rc::clone(&answers));
         world.env.spawn.spawn(Box::pin(async move {

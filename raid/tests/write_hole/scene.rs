@@ -84,6 +84,10 @@ fn config(latency_us_max: u64) -> SimDiskConfig {
     }
 }
 
+fn boxed(disk: impl BlockDevice + 'static) -> Rc<dyn BlockDevice> {
+    Rc::new(disk)
+}
+
 fn members(disks: impl IntoIterator<Item = Rc<dyn BlockDevice>>) -> Vec<MemberDisk> {
     let disks = disks.into_iter();
     disks
@@ -123,7 +127,7 @@ impl Scene {
             journal: true,
         };
         let given = disks.iter().cloned();
-        let given = members(given.map(|disk| Rc::new(disk) as Rc<dyn BlockDevice>));
+        let given = members(given.map(boxed));
         let made = create(
             env,
             BufPool::new(32 << 20),
@@ -248,7 +252,7 @@ impl Scene {
         };
         let present = disks.iter().enumerate();
         let present = present.filter(|(index, _)| !lost.contains(index));
-        let given = members(present.map(|(_, disk)| Rc::new(disk.clone()) as Rc<dyn BlockDevice>));
+        let given = members(present.map(|(_, disk)| boxed(disk.clone())));
         let start = assemble(sim.env(), pool.clone(), given, options, hooks(host));
         settled(sim, start)
     }
