@@ -292,15 +292,20 @@ impl Array {
         ledger.disk(uuid).filter(|_| spare)
     }
 
+    /// Whether the array is stopping, and all that was under way when that began is over.
+    pub(crate) fn has_ended(&self) -> bool {
+        let is_busy = self.active_writes.get() > 0
+            || self.sync.is_running()
+            || self.scrub.is_running()
+            || self.gates.in_use();
+        self.stopping.get() && !is_busy
+    }
+
     /// Stops cleanly: no more requests, everything flushed, labels clean, disks closed.
     pub async fn stop(self: &Rc<Self>) -> Result<(), RaidError> {
         self.stopping.set(true);
         self.scrub.wake();
-        while self.active_writes.get() > 0
-            || self.sync.is_running()
-            || self.scrub.is_running()
-            || self.gates.in_use()
-        {
+        while !self.has_ended() {
             self.env.clock.sleep(STOP_LOOK).await;
         }
         let broken = self.check_unbroken();

@@ -77,6 +77,9 @@ impl Array {
                 let Some(array) = weak.upgrade() else { return };
                 if array.is_stopping() || array.check_alive().is_err() {
                     array.logs.wake();
+                }
+                // Writers that wait for room in the journal get it from a cycle, also while it stops.
+                if array.has_ended() || array.check_alive().is_err() {
                     return;
                 }
                 array.ask_hooks();

@@ -30,6 +30,8 @@ mod returns;
 #[cfg(test)]
 mod scrub;
 #[cfg(test)]
+mod stops;
+#[cfg(test)]
 mod story;
 #[cfg(test)]
 mod world;

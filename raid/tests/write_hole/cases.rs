@@ -1,0 +1,168 @@
+//! The cases.
+
+use cairn_raid::Level;
+
+use crate::explore::{Counts, explore};
+use crate::script::{Case, Step, write};
+
+type Shape = (Level, usize);
+
+pub(crate) const THREE_AND_ONE: Shape = (Level::Raid5, 4);
+pub(crate) const THREE_AND_TWO: Shape = (Level::Raid6, 5);
+const FOUR_AND_ONE: Shape = (Level::Raid5, 5);
+const FIVE_AND_TWO: Shape = (Level::Raid6, 7);
+const BOTH: [Shape; 2] = [THREE_AND_ONE, THREE_AND_TWO];
+
+/// Sectors of a complete row of three chunks.
+const ROW: usize = 24;
+
+fn case(name: &'static str, (level, members): Shape, script: Vec<Step>) -> Case {
+    Case {
+        name,
+        level,
+        members,
+        fresh: false,
+        script,
+    }
+}
+
+/// On rows that were never written.
+fn fresh(name: &'static str, shape: Shape, script: Vec<Step>) -> Case {
+    Case {
+        fresh: true,
+        ..case(name, shape, script)
+    }
+}
+
+fn in_place(write: Step) -> Vec<Step> {
+    vec![write, Step::Flush, Step::Apply]
+}
+
+/// Sectors of one block.
+pub(crate) fn one_block(shape: Shape) -> Case {
+    case("one block", shape, in_place(write(9..12, &[9, 11])))
+}
+
+fn told(case: Case) -> Counts {
+    explore(case, 1).unwrap_or_else(|finding| panic!("{}", finding.0))
+}
+
+fn holds(case: Case) {
+    assert_eq!(told(case).exceptions, 0);
+}
+
+#[test]
+fn one_block_of_three_and_one() {
+    holds(one_block(THREE_AND_ONE));
+}
+
+#[test]
+fn one_block_of_three_and_two() {
+    holds(one_block(THREE_AND_TWO));
+}
+
+#[test]
+fn one_block_by_a_delta() {
+    holds(one_block(FOUR_AND_ONE));
+    holds(one_block(FIVE_AND_TWO));
+}
+
+#[test]
+fn two_blocks_in_part() {
+    for shape in BOTH {
+        holds(case(
+            "two blocks",
+            shape,
+            in_place(write(6..10, &[6, 7, 8, 9])),
+        ));
+    }
+}
+
+#[test]
+fn three_blocks_in_part() {
+    for shape in BOTH {
+        holds(case(
+            "three blocks",
+            shape,
+            in_place(write(7..17, &[7, 11, 16])),
+        ));
+    }
+}
+
+#[test]
+fn a_write_that_nobody_flushed() {
+    for shape in BOTH {
+        let script = vec![write(9..12, &[9, 11]), Step::Apply];
+        holds(case("unflushed", shape, script));
+    }
+}
+
+#[test]
+fn one_transaction_after_another() {
+    for shape in BOTH {
+        let mut script = in_place(write(9..12, &[9, 11]));
+        script.extend(in_place(write(4..10, &[5, 9])));
+        holds(case("two transactions", shape, script));
+    }
+}
+
+#[test]
+fn a_complete_row() {
+    for shape in BOTH {
+        let script = in_place(write(0..ROW, &[3, 12, 22]));
+        told(case("complete row", shape, script));
+    }
+}
+
+#[test]
+fn a_complete_row_of_which_every_sector_changes() {
+    for shape in BOTH {
+        let all: Vec<usize> = (0..ROW).collect();
+        told(case(
+            "whole complete row",
+            shape,
+            in_place(write(0..ROW, &all)),
+        ));
+    }
+}
+
+#[test]
+fn a_complete_row_over_a_journalled_write() {
+    for shape in BOTH {
+        let mut script = vec![write(9..12, &[9, 11]), Step::Flush];
+        script.extend(in_place(write(0..ROW, &[3, 11, 22])));
+        told(case("complete over journalled", shape, script));
+    }
+}
+
+#[test]
+fn a_journalled_write_over_a_complete_row() {
+    for shape in BOTH {
+        let mut script = vec![write(0..ROW, &[3, 12, 22])];
+        script.extend(in_place(write(9..12, &[9, 11])));
+        told(case("journalled over complete", shape, script));
+    }
+}
+
+#[test]
+fn the_first_write_of_a_row_in_part() {
+    for shape in BOTH {
+        holds(fresh(
+            "first, in part",
+            shape,
+            in_place(write(9..12, &[9, 11])),
+        ));
+    }
+}
+
+#[test]
+fn the_first_write_of_a_complete_row() {
+    for shape in BOTH {
+        let all: Vec<usize> = (0..ROW).collect();
+        told(fresh(
+            "first, complete",
+            shape,
+            in_place(write(0..ROW, &all)),
+        ));
+    }
+}
