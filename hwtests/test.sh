@@ -201,7 +201,9 @@ part_storm() {
 part_mutations() {
   cargo build --release -p cairn-hwtests --bin storm --features mutations --locked \
     --target-dir "$target/mutations" &&
-    "$target/mutations/release/storm" --mutations --jobs 2
+    "$target/mutations/release/storm" --mutations --jobs 2 &&
+    cargo test --release -p cairn-raid --features mutations --test write_hole --locked \
+      --target-dir "$target/mutations"
 }
 
 part_end_to_end() {
