@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::as_conversions))]
 
 pub mod buf;
+pub mod crc;
 pub mod device;
 pub mod disk;
 pub mod env;

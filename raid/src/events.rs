@@ -149,14 +149,14 @@ impl Witness {
             bytes.extend_from_slice(uuid.as_bytes());
             bytes.push(state.code());
         }
-        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+        bytes.extend_from_slice(&cairn_blockdev::crc::crc32c(&bytes).to_le_bytes());
         bytes
     }
 
     /// Decodes a file's contents. `None`: damaged, or of another version.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (body, crc) = bytes.split_last_chunk::<4>()?;
-        if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
+        if cairn_blockdev::crc::crc32c(body) != u32::from_le_bytes(*crc) {
             return None;
         }
         let (magic, rest) = body.split_first_chunk::<8>()?;

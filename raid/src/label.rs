@@ -261,7 +261,7 @@ impl ArrayLabel {
 }
 
 fn sum(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(
+    cairn_blockdev::crc::crc32c(
         bytes
             .split_at(bytes.len().saturating_sub(size_of::<U32>()))
             .0,

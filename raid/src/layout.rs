@@ -278,7 +278,7 @@ impl ZoneHeader {
 
     fn sum(&self) -> u32 {
         let bytes = self.as_bytes();
-        crc32c::crc32c(bytes.split_at(bytes.len() - size_of::<U32>()).0)
+        cairn_blockdev::crc::crc32c(bytes.split_at(bytes.len() - size_of::<U32>()).0)
     }
 
     /// Whether magic, version and sum are right.

@@ -141,7 +141,10 @@ impl Array {
     /// Notes the sums of blocks of one slot; their pages are held.
     pub(crate) fn note_blocks(&self, row: Row, slot: Slot, col: u64, data: &[u8]) {
         if let Some(sums) = &self.sums {
-            let crcs: Vec<u32> = data.chunks(BLOCK_BYTES).map(crc32c::crc32c).collect();
+            let crcs: Vec<u32> = data
+                .chunks(BLOCK_BYTES)
+                .map(cairn_blockdev::crc::crc32c)
+                .collect();
             sums.set(slot, row, col, &crcs);
         }
     }

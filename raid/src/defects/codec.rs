@@ -98,7 +98,7 @@ pub fn slot_offset(generation: u64) -> u64 {
 fn sum(head: &RawHead, entries: &[u8]) -> u32 {
     let bytes = head.as_bytes();
     let before = bytes.split_at(bytes.len() - size_of::<U32>()).0;
-    crc32c::crc32c_append(crc32c::crc32c(before), entries)
+    cairn_blockdev::crc::crc32c_append(cairn_blockdev::crc::crc32c(before), entries)
 }
 
 /// Bytes to read for the list whose first block this is: whole blocks.

@@ -101,7 +101,10 @@ fn a_damaged_list_or_that_of_another_array_is_refused() {
     assert_eq!(Defects::decode(&[0; 4096], ARRAY), Err(DefectsError::Blank));
     let mut newer = bytes;
     newer[8] = 2;
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&newer[..124]), &newer[128..used]);
+    let crc = cairn_blockdev::crc::crc32c_append(
+        cairn_blockdev::crc::crc32c(&newer[..124]),
+        &newer[128..used],
+    );
     newer[124..128].copy_from_slice(&crc.to_le_bytes());
     assert_eq!(
         Defects::decode(&newer, ARRAY),
@@ -133,7 +136,7 @@ proptest! {
             bytes[12..16].copy_from_slice(&count.to_le_bytes());
             bytes[16..32].copy_from_slice(ARRAY.as_bytes());
             let end = (128 + count as usize * 24).min(bytes.len());
-            let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..124]), &bytes[128..end]);
+            let crc = cairn_blockdev::crc::crc32c_append(cairn_blockdev::crc::crc32c(&bytes[..124]), &bytes[128..end]);
             bytes[124..128].copy_from_slice(&crc.to_le_bytes());
         }
         let _ = bytes_needed(&bytes);

@@ -187,7 +187,7 @@ impl SumsCache {
                 return Verdict::Absent;
             };
             for (col, stored) in run.cols.zip(sums) {
-                let crc = crc32c::crc32c(blocks.next().unwrap_or_default());
+                let crc = cairn_blockdev::crc::crc32c(blocks.next().unwrap_or_default());
                 if self.seal.apply(slot, self.places.block(row, col), crc) != *stored {
                     bad.push(col);
                 }

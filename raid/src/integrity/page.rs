@@ -79,7 +79,7 @@ pub struct SumsPage<'a> {
 }
 
 fn sum(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(
+    cairn_blockdev::crc::crc32c(
         bytes
             .split_at(bytes.len().saturating_sub(size_of::<U32>()))
             .0,
@@ -221,7 +221,7 @@ mod tests {
     fn a_newer_version_is_named_and_not_taken_for_damage() {
         let mut bytes = sample();
         bytes[8] = 2;
-        let crc = crc32c::crc32c(&bytes[..4092]);
+        let crc = cairn_blockdev::crc::crc32c(&bytes[..4092]);
         bytes[4092..].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(
             SumsPage::decode(&ID, &bytes).unwrap_err(),
@@ -265,7 +265,7 @@ mod tests {
             }
             bytes.resize(if ours { 4096 } else { len }, 0);
             if ours {
-                let crc = crc32c::crc32c(&bytes[..4092]);
+                let crc = cairn_blockdev::crc::crc32c(&bytes[..4092]);
                 bytes[4092..].copy_from_slice(&crc.to_le_bytes());
             }
             if let Ok(page) = SumsPage::decode(&ID, &bytes) {

@@ -23,7 +23,7 @@ pub(crate) struct Seal {
 impl Seal {
     pub(crate) fn new(array: Uuid) -> Self {
         Self {
-            array_crc: crc32c::crc32c(array.as_bytes()),
+            array_crc: cairn_blockdev::crc::crc32c(array.as_bytes()),
         }
     }
 
@@ -33,7 +33,7 @@ impl Seal {
         let (slot_bytes, block_bytes) = address.split_at_mut(4);
         slot_bytes.copy_from_slice(&u32_of(slot.0).to_le_bytes());
         block_bytes.copy_from_slice(&block.to_le_bytes());
-        crc ^ crc32c::crc32c_append(self.array_crc, &address)
+        crc ^ cairn_blockdev::crc::crc32c_append(self.array_crc, &address)
     }
 }
 
@@ -48,10 +48,10 @@ mod tests {
         let mut address = array.as_bytes().to_vec();
         address.extend(3u32.to_le_bytes());
         address.extend(0x1234_5678_9ABC_u64.to_le_bytes());
-        let crc = crc32c::crc32c(b"data");
+        let crc = cairn_blockdev::crc::crc32c(b"data");
         assert_eq!(
             Seal::new(array).apply(Slot(3), 0x1234_5678_9ABC, crc),
-            crc ^ crc32c::crc32c(&address)
+            crc ^ cairn_blockdev::crc::crc32c(&address)
         );
     }
 

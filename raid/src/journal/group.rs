@@ -189,9 +189,12 @@ fn descriptor_len(entries: usize, sums: usize) -> usize {
 fn descriptor_sum(descriptor: &[u8]) -> u32 {
     let (before, rest) = descriptor.split_at(CRC_AT);
     let (field, after) = rest.split_at(size_of::<U32>());
-    let sum = crc32c::crc32c_append(crc32c::crc32c(before), &[0; size_of::<U32>()]);
+    let sum = cairn_blockdev::crc::crc32c_append(
+        cairn_blockdev::crc::crc32c(before),
+        &[0; size_of::<U32>()],
+    );
     debug_assert_eq!(field.len(), size_of::<U32>());
-    crc32c::crc32c_append(sum, after)
+    cairn_blockdev::crc::crc32c_append(sum, after)
 }
 
 /// Writes the descriptor to the front of `out`; the payloads belong right behind it, after
@@ -353,12 +356,13 @@ enum Stored {
 }
 
 fn stored(block: &[u8], sum: u32) -> Option<Stored> {
-    if crc32c::crc32c(block) == sum {
+    if cairn_blockdev::crc::crc32c(block) == sum {
         return Some(Stored::Plain);
     }
     let (start, rest) = block.split_at_checked(ESCAPED.len())?;
-    let escaped =
-        start == ESCAPED && crc32c::crc32c_append(crc32c::crc32c(&GROUP_MAGIC), rest) == sum;
+    let escaped = start == ESCAPED
+        && cairn_blockdev::crc::crc32c_append(cairn_blockdev::crc::crc32c(&GROUP_MAGIC), rest)
+            == sum;
     escaped.then_some(Stored::Escaped)
 }
 

@@ -99,8 +99,11 @@ fn sum(block: &[u8]) -> u32 {
     let (before, rest) = block.split_at(CRC_AT);
     let (field, after) = rest.split_at(size_of::<U32>());
     debug_assert_eq!(field.len(), size_of::<U32>());
-    let sum = crc32c::crc32c_append(crc32c::crc32c(before), &[0; size_of::<U32>()]);
-    crc32c::crc32c_append(sum, after)
+    let sum = cairn_blockdev::crc::crc32c_append(
+        cairn_blockdev::crc::crc32c(before),
+        &[0; size_of::<U32>()],
+    );
+    cairn_blockdev::crc::crc32c_append(sum, after)
 }
 
 impl JournalHeader {

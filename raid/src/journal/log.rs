@@ -143,7 +143,10 @@ pub(crate) struct Resume {
 impl Entry {
     /// A record with bytes: each of its blocks has a sum.
     pub(crate) fn with_payload(kind: Kind, offset: u64, payload: &[u8]) -> Self {
-        let sums = payload.chunks(BLOCK_BYTES).map(crc32c::crc32c).collect();
+        let sums = payload
+            .chunks(BLOCK_BYTES)
+            .map(cairn_blockdev::crc::crc32c)
+            .collect();
         Self {
             payload_len: u32_of(payload.len()),
             ..Self::without_payload(kind, offset, u64_of(payload.len()), sums)

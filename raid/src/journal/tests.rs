@@ -42,7 +42,10 @@ fn bare(kind: Kind, sums: Vec<u32>) -> Entry {
 }
 
 fn sums_of(payload: &[u8]) -> Vec<u32> {
-    payload.chunks(BLOCK_BYTES).map(crc32c::crc32c).collect()
+    payload
+        .chunks(BLOCK_BYTES)
+        .map(cairn_blockdev::crc::crc32c)
+        .collect()
 }
 
 /// A write of `payload`.

@@ -145,7 +145,7 @@ pub(crate) fn of_state(log: u32, state: &State) -> (Entry, Vec<SharedBuf>) {
         for (to, from) in block.iter_mut().zip(&state.meta) {
             *to = *from;
         }
-        entry.sums = vec![crc32c::crc32c(&block)];
+        entry.sums = vec![cairn_blockdev::crc::crc32c(&block)];
         entry.payload_len = u32_of(BLOCK_BYTES);
         payload.push(block.freeze());
     }

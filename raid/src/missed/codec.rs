@@ -94,8 +94,8 @@ fn sum(raw: &RawBlock) -> u32 {
     let at = std::mem::offset_of!(RawBlock, crc32c);
     let (before, rest) = bytes.split_at(at);
     let (_, after) = rest.split_at(size_of::<U32>());
-    let sum = crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]);
-    crc32c::crc32c_append(sum, after)
+    let sum = cairn_blockdev::crc::crc32c_append(cairn_blockdev::crc::crc32c(before), &[0; 4]);
+    cairn_blockdev::crc::crc32c_append(sum, after)
 }
 
 fn seal(id: &MapId, generation: u64, page: u32, body: impl Iterator<Item = u8>) -> Vec<u8> {

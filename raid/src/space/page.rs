@@ -190,7 +190,7 @@ pub(super) fn encode_page(
 }
 
 fn sum(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(
+    cairn_blockdev::crc::crc32c(
         bytes
             .split_at(bytes.len().saturating_sub(size_of::<U32>()))
             .0,

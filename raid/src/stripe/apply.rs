@@ -433,7 +433,8 @@ impl Array {
 
 /// The sum of each sector.
 pub(crate) fn sector_sums(data: &SharedBuf) -> impl Iterator<Item = u32> {
-    data.chunks(usize_of(SECTOR)).map(crc32c::crc32c)
+    data.chunks(usize_of(SECTOR))
+        .map(cairn_blockdev::crc::crc32c)
 }
 
 const _: () = assert!(BLOCK_BYTES.is_multiple_of(512));

@@ -165,7 +165,7 @@ impl Array {
         let blocks = overlay
             .runs()
             .flat_map(|(_, run)| run.data.chunks(BLOCK_BYTES));
-        blocks.map(crc32c::crc32c).collect()
+        blocks.map(cairn_blockdev::crc::crc32c).collect()
     }
 
     /// Logs the chunks of a complete row that have no member to go to.

@@ -368,8 +368,9 @@ impl Array {
                 for index in lost {
                     let slot = self.geometry.data_slot(view.row, index);
                     let sum = self.expected_sum(view.row, col, slot);
-                    let right =
-                        |block: &&SharedBuf| sum.is_none_or(|sum| crc32c::crc32c(block) == sum);
+                    let right = |block: &&SharedBuf| {
+                        sum.is_none_or(|sum| cairn_blockdev::crc::crc32c(block) == sum)
+                    };
                     let mut found = solutions.iter().filter_map(|solved| solved.get(&index));
                     let block = found.find(right).cloned();
                     let block = block.unwrap_or_else(|| {
@@ -597,7 +598,7 @@ impl Array {
             let announced = history.last_intent().and_then(|sums| sums.get(at));
             let is_newest = block
                 .as_ref()
-                .is_some_and(|b| Some(&crc32c::crc32c(b)) == announced);
+                .is_some_and(|b| Some(&cairn_blockdev::crc::crc32c(b)) == announced);
             if in_place.is_none() && !is_newest && self.seems_in_place(view, history).await {
                 // It may have been acked: what is older must not stand for it.
                 block = None;
@@ -629,7 +630,8 @@ impl Array {
                 }
                 for slot in view.slots_of(index) {
                     let block = self.read_raw_slot(view, slot, &cols).await;
-                    if block.is_some_and(|block| Some(&crc32c::crc32c(&block)) != sum) {
+                    if block.is_some_and(|block| Some(&cairn_blockdev::crc::crc32c(&block)) != sum)
+                    {
                         return false;
                     }
                 }
@@ -660,7 +662,8 @@ impl Array {
                 Layer::Intent(_) if on(Mutation::OldRecordOverBypass) => {}
                 Layer::Intent(sums) => {
                     let sum = sums.get(at);
-                    let fits = |block: &&SharedBuf| Some(&crc32c::crc32c(block)) == sum;
+                    let fits =
+                        |block: &&SharedBuf| Some(&cairn_blockdev::crc::crc32c(block)) == sum;
                     if let Some(block) = found.iter().find(fits) {
                         return Some(block.clone());
                     }
@@ -679,7 +682,7 @@ impl Array {
         let expected = self.expected_sum(view.row, col, slot);
         let old = found
             .iter()
-            .find(|block| expected.is_some_and(|sum| crc32c::crc32c(block) == sum));
+            .find(|block| expected.is_some_and(|sum| cairn_blockdev::crc::crc32c(block) == sum));
         old.cloned()
     }
 

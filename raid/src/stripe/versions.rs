@@ -34,7 +34,9 @@ impl Speaking {
     /// By the sums that each version's note tells; what fits none speaks of the last version.
     pub(crate) fn new(role: Role, block: SharedBuf, notes: &[Option<&[u32]>]) -> Self {
         let mut of = [notes.len(); SECTORS];
-        let sectors = block.chunks(usize_of(SECTOR)).map(crc32c::crc32c);
+        let sectors = block
+            .chunks(usize_of(SECTOR))
+            .map(cairn_blockdev::crc::crc32c);
         for (at, (place, sum)) in of.iter_mut().zip(sectors).enumerate() {
             let mut all = notes.iter();
             let fits = |sums: &[u32]| sums.get(at) == Some(&sum);
@@ -188,7 +190,7 @@ mod tests {
     }
 
     fn sums(block: &[u8]) -> Vec<u32> {
-        block.chunks(512).map(crc32c::crc32c).collect()
+        block.chunks(512).map(cairn_blockdev::crc::crc32c).collect()
     }
 
     proptest! {

@@ -174,7 +174,10 @@ fn d7_d8_a_rotten_or_misdirected_block_fails_and_no_other_does() {
         for slot in (0..5).map(Slot) {
             let mut chunk = vec![0; BLOCK_BYTES * 4];
             rng.fill(&mut chunk);
-            let crcs: Vec<u32> = chunk.chunks(BLOCK_BYTES).map(crc32c::crc32c).collect();
+            let crcs: Vec<u32> = chunk
+                .chunks(BLOCK_BYTES)
+                .map(cairn_blockdev::crc::crc32c)
+                .collect();
             sums.set(slot, Row(7), 0, &crcs);
             chunks.push(chunk);
         }
@@ -251,7 +254,7 @@ fn a_page_of_a_newer_version_is_refused_and_left_alone() {
     let disk = &world.sim_disks[copy.slot.0];
     let mut bytes = disk.peek(at, BLOCK_BYTES);
     bytes[8] = 2;
-    let crc = crc32c::crc32c(&bytes[..4092]);
+    let crc = cairn_blockdev::crc::crc32c(&bytes[..4092]);
     bytes[4092..].copy_from_slice(&crc.to_le_bytes());
     disk.poke(at, &bytes);
     world.restart();

@@ -248,5 +248,5 @@ fn block(fill: u8) -> Vec<u8> {
 }
 
 fn crc(fill: u8) -> u32 {
-    crc32c::crc32c(&block(fill))
+    cairn_blockdev::crc::crc32c(&block(fill))
 }

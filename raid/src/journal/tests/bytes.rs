@@ -244,7 +244,7 @@ fn a_newer_journal_header_is_not_passed_over_for_an_older_one() {
 /// Puts a right checksum over wrong contents; both structures have it at byte 80.
 fn reseal(bytes: &mut [u8]) {
     bytes[80..84].fill(0);
-    let crc = crc32c::crc32c(bytes);
+    let crc = cairn_blockdev::crc::crc32c(bytes);
     bytes[80..84].copy_from_slice(&crc.to_le_bytes());
 }
 
