@@ -263,6 +263,13 @@ impl Array {
             .collect()
     }
 
+    /// Whether a member that is in sync gives no answers at the moment.
+    pub(crate) fn has_slow_member(&self) -> bool {
+        let ledger = self.ledger.borrow();
+        let mut members = ledger.slots().iter().filter_map(|s| s.member.as_ref());
+        members.any(|disk| !disk.out.get() && disk.is_slow())
+    }
+
     /// Who can be read and written in `row`, now.
     pub(crate) fn view(&self, row: Row) -> RowView {
         let ledger = self.ledger.borrow();

@@ -286,7 +286,7 @@ impl Journal {
     /// Whether so much is admitted that applying should not wait for more.
     pub(crate) fn is_crowded(&self) -> bool {
         let left = u64_of(self.admission.available_permits());
-        left * 4 < u64::from(self.admission_units.get()) * 3
+        left * 2 < u64::from(self.admission_units.get())
     }
 
     fn units_of(&self, payload: usize) -> u32 {

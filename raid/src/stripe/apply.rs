@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, SECTOR, u64_of, usize_of};
 use cairn_blockdev::{IoErrorKind, SharedBuf};
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
 
 use super::cache::Lock;
 use super::history::{NOTE_P, NOTE_Q, NOTE_SETTLED};
@@ -39,8 +39,11 @@ use crate::journal::log::Journal;
 use crate::level::Level;
 use crate::mutation::{Mutation, on};
 
-/// Logged data waits at most about this long for its cycle: enough for neighbours to share it.
+/// Logged data waits at least about this long for its cycle: enough for neighbours to share it.
 const APPLY_AFTER: Duration = Duration::from_millis(300);
+/// As long as clients keep the array busy, and the journal has room, it waits for so many times that:
+/// a burst has the disks for itself, and rows are written once for more of their writes.
+const PAUSES_MAX: u32 = 10;
 /// Rows of a cycle at most. Their notes must fit in the part of the journal that is kept for them.
 const ROWS_MAX: usize = 4096;
 
@@ -70,10 +73,14 @@ impl Array {
         let weak = Rc::downgrade(self);
         let (clock, kicked) = (Rc::clone(&self.env.clock), Rc::clone(&self.apply_kicked));
         self.env.spawn.spawn(Box::pin(async move {
+            let mut pauses = 0;
             loop {
                 let pause = clock.sleep(APPLY_AFTER);
                 let kick = kicked.notified();
-                futures_util::future::select(pause, std::pin::pin!(kick)).await;
+                let was_kicked = matches!(
+                    select(pause, std::pin::pin!(kick)).await,
+                    Either::Right(_)
+                );
                 let Some(array) = weak.upgrade() else { return };
                 if array.is_stopping() || array.check_alive().is_err() {
                     array.logs.wake();
@@ -83,8 +90,11 @@ impl Array {
                     return;
                 }
                 array.ask_hooks();
-                if array.has_something_to_apply() {
+                if !was_kicked && pauses < PAUSES_MAX && array.may_apply_later() {
+                    pauses += 1;
+                } else if array.has_something_to_apply() {
                     array.run_cycle().await;
+                    pauses = 0;
                 }
             }
         }));
@@ -99,6 +109,12 @@ impl Array {
         if journal.is_crowded() {
             self.kick_apply();
         }
+    }
+
+    /// Whether clients have just been served, and nobody waits for a cycle.
+    fn may_apply_later(&self) -> bool {
+        let idle = self.env.clock.now().since(self.last_client_io());
+        idle < APPLY_AFTER && !self.is_stopping() && !self.logs_want_a_cycle()
     }
 
     fn has_something_to_apply(&self) -> bool {

@@ -22,7 +22,8 @@ pub(crate) struct SlotView {
 pub(crate) struct RowView {
     pub(crate) row: Row,
     geometry: Geometry,
-    slots: Vec<SlotView>,
+    /// Shared by all clones: what they learn is beside it.
+    slots: Rc<[SlotView]>,
     /// Slots that failed to be read in this transaction.
     bad: Set,
     /// Slots whose disk is slow, left out as long as the others suffice.
@@ -47,7 +48,7 @@ impl RowView {
             row,
             geometry,
             late: late.fold(Set::EMPTY, Set::with),
-            slots,
+            slots: Rc::from(slots),
             bad: Set::EMPTY,
             patient: Set::EMPTY,
         }
