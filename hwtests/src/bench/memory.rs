@@ -1,9 +1,10 @@
 //! `bench memory`: what a daemon of default configuration comes to hold, with a large array whose caches
 //! are full and whose clients ask for more than it may have in flight.
 //!
-//! The disks are sparse files: only what is written takes room.
+//! The disks are sparse files on an XFS of its own, which is a sparse file itself: zones of terabytes that
+//! were zeroed are unwritten extents there, and only what is written takes room.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cairn_blockdev::sim::Rng;
@@ -17,8 +18,11 @@ use super::machine::Machine;
 use super::report::table;
 use crate::disks;
 use crate::host::Host;
+use crate::program;
 use crate::scratch::Scratch;
 
+/// Room that the disks' zones and what is written may come to, in GiB: as much as can't matter.
+const ROOM_GIB: u64 = 2 << 10;
 /// The bound of the issue: checksum cache and row cache included.
 const BOUND_MIB: u64 = 512;
 /// Requests of clients that want a lot at once.
@@ -203,6 +207,17 @@ fn crowd(clients: usize, volume_bytes: u64, until: Instant) -> Vec<Errand> {
         .collect()
 }
 
+/// A directory in which files of terabytes can be.
+fn roomy(scratch: &Scratch) -> PathBuf {
+    program::need_root();
+    let image = disks::file(scratch.path(), "room", ROOM_GIB << 10);
+    let image = image.to_string_lossy();
+    let dir = scratch.dir("disks");
+    program::run("mkfs.xfs", &["-q", "-K", &image]).ok();
+    program::run("mount", &["-o", "loop", &image, &dir.to_string_lossy()]).ok();
+    dir
+}
+
 /// Runs it, and gives the table.
 pub fn run(mut args: MemoryArgs, interrupt: &Interrupt) -> Result<MemoryReport, String> {
     if args.smoke {
@@ -214,7 +229,7 @@ pub fn run(mut args: MemoryArgs, interrupt: &Interrupt) -> Result<MemoryReport, 
     }
     let machine = Machine::now();
     let scratch = Scratch::new();
-    let dir = scratch.dir("disks");
+    let dir = roomy(&scratch);
     let files = disks::files(&dir, "d", args.disks, args.disk_size << 10);
     let host = Host::start_with(&scratch, "state", "");
     let pid = host.pid();
@@ -269,7 +284,8 @@ pub fn run(mut args: MemoryArgs, interrupt: &Interrupt) -> Result<MemoryReport, 
     Ok(MemoryReport {
         machine,
         setting: format!(
-            "cairnd, default configuration; {} of {} sparse files of {} GiB, volume of {:.1} TiB; {} rows written",
+            "cairnd, default configuration; {} of {} sparse files of {} GiB, volume of {:.1} TiB; {} rows \
+             written",
             args.level,
             args.disks,
             args.disk_size,
