@@ -176,10 +176,8 @@ impl Setting {
         })
     }
 
-    pub(super) fn block_on<T>(
-        &self,
-        work: impl Future<Output = Result<T, String>>,
-    ) -> Result<T, String> {
+    /// Runs the orders to the subjects' threads, on this one.
+    pub(super) fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -235,7 +233,7 @@ impl Stand {
 /// Runs it, and gives the table.
 pub fn run(args: ArrayArgs, interrupt: &Interrupt) -> Result<Report, String> {
     let setting = Setting::make(args)?;
-    let rows = setting.block_on(measure(&setting, interrupt))?;
+    let rows = Setting::block_on(measure(&setting, interrupt))?;
     Ok(Report {
         machine: setting.machine,
         setting: setting.text,

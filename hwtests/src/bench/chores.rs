@@ -69,7 +69,7 @@ struct Measured {
 /// Runs it, and gives the table.
 pub fn run(chore: Chore, args: ArrayArgs, interrupt: &Interrupt) -> Result<ChoreReport, String> {
     let setting = Setting::make(args)?;
-    let measured = setting.block_on(measure(chore, &setting, interrupt))?;
+    let measured = Setting::block_on(measure(chore, &setting, interrupt))?;
     Ok(ChoreReport {
         machine: setting.machine,
         setting: setting.text,

@@ -20,6 +20,7 @@ use crate::disks;
 use crate::host::Host;
 use crate::program;
 use crate::scratch::Scratch;
+use crate::wait;
 
 /// Room that the disks' zones and what is written may come to, in GiB: as much as can't matter.
 const ROOM_GIB: u64 = 2 << 10;
@@ -46,9 +47,13 @@ pub struct MemoryArgs {
     /// RAID level.
     #[arg(long, default_value = "raid6")]
     pub level: String,
-    /// Rows written once, all over the volume. Each takes a row of room on the disks' file system.
-    #[arg(long, default_value_t = 6000)]
+    /// Rows written once, all over the volume, each with a checksum page of its own: 65536 pages are
+    /// what the cache holds. Each takes a row of room on the disks' file system.
+    #[arg(long, default_value_t = 70_000)]
     pub rows: u64,
+    /// Chunk, in KiB: small, so that so many rows have room.
+    #[arg(long, value_name = "KIB", default_value_t = 4)]
+    pub chunk: u64,
     /// Clients with a request of 1 MiB each.
     #[arg(long, default_value_t = 384)]
     pub clients: usize,
@@ -207,15 +212,38 @@ fn crowd(clients: usize, volume_bytes: u64, until: Instant) -> Vec<Errand> {
         .collect()
 }
 
-/// A directory in which files of terabytes can be.
-fn roomy(scratch: &Scratch) -> PathBuf {
-    program::need_root();
-    let image = disks::file(scratch.path(), "room", ROOM_GIB << 10);
-    let image = image.to_string_lossy();
-    let dir = scratch.dir("disks");
-    program::run("mkfs.xfs", &["-q", "-K", &image]).ok();
-    program::run("mount", &["-o", "loop", &image, &dir.to_string_lossy()]).ok();
-    dir
+/// A directory in which files of terabytes can be; unmounted with its value.
+struct Room {
+    dir: PathBuf,
+}
+
+impl Room {
+    fn make(scratch: &Scratch) -> Self {
+        program::need_root();
+        let image = disks::file(scratch.path(), "room", ROOM_GIB << 10);
+        let image = image.to_string_lossy();
+        let dir = scratch.dir("disks");
+        program::run("mkfs.xfs", &["-q", "-K", &image]).ok();
+        program::run("mount", &["-o", "loop", &image, &dir.to_string_lossy()]).ok();
+        Self { dir }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let dir = self.dir.to_string_lossy().into_owned();
+        if std::thread::panicking() {
+            program::run("umount", &["-l", &dir]);
+            return;
+        }
+        // What the daemon had open is closed a moment after its end.
+        wait::until("the end of the disks' file system", || {
+            match program::run("umount", &[&dir]) {
+                done if done.code == Some(0) => Ok(()),
+                busy => Err(busy.to_string()),
+            }
+        });
+    }
 }
 
 /// Runs it, and gives the table.
@@ -229,8 +257,9 @@ pub fn run(mut args: MemoryArgs, interrupt: &Interrupt) -> Result<MemoryReport, 
     }
     let machine = Machine::now();
     let scratch = Scratch::new();
-    let dir = roomy(&scratch);
-    let files = disks::files(&dir, "d", args.disks, args.disk_size << 10);
+    // Goes after the daemon, and before what it lies in.
+    let room = Room::make(&scratch);
+    let files = disks::files(&room.dir, "d", args.disks, args.disk_size << 10);
     let host = Host::start_with(&scratch, "state", "");
     let pid = host.pid();
     let mut phases = Vec::new();
@@ -249,7 +278,12 @@ pub fn run(mut args: MemoryArgs, interrupt: &Interrupt) -> Result<MemoryReport, 
     };
     note("started")?;
     interrupt.check()?;
-    host.create("pool", &args.level, &disks::texts(&files), &[]);
+    let chunk = format!("{}KiB", args.chunk);
+    let mut line = vec!["array", "create", "pool", "--level", &args.level];
+    line.extend(["--chunk", &chunk, "--disks"]);
+    let members = disks::texts(&files);
+    line.extend(members.iter().map(String::as_str));
+    host.ok(&line);
     note("array made")?;
     let lost = match args.level.as_str() {
         "raid6" => 2,
@@ -284,11 +318,12 @@ pub fn run(mut args: MemoryArgs, interrupt: &Interrupt) -> Result<MemoryReport, 
     Ok(MemoryReport {
         machine,
         setting: format!(
-            "cairnd, default configuration; {} of {} sparse files of {} GiB, volume of {:.1} TiB; {} rows \
+            "cairnd, default configuration; {} of {} sparse files of {} GiB, chunk {} KiB, volume of {:.1} TiB; {} rows \
              written",
             args.level,
             args.disks,
             args.disk_size,
+            args.chunk,
             float(volume_gib) / 1024.0,
             args.rows
         ),
