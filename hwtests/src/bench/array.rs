@@ -9,7 +9,7 @@ use clap::Args;
 use super::cases::{self, Case, Limit, Sizes, Way};
 use super::figures::{float, median};
 use super::interrupt::Interrupt;
-use super::load::{Load, Sample, Until};
+use super::load::{Load, Order, Sample, Until};
 use super::machine::Machine;
 use super::ram_disks::{self, DiskSet, RamDisks};
 use super::report::{Report, Row, figure};
@@ -58,10 +58,10 @@ pub struct ArrayArgs {
 }
 
 /// The three that take turns.
-struct Stand {
-    on: Subject,
-    off: Subject,
-    raw: Subject,
+pub(super) struct Stand {
+    pub(super) on: Subject,
+    pub(super) off: Subject,
+    pub(super) raw: Subject,
 }
 
 /// What of an array's writes is data, and how many disk operations a read-modify-write takes.
@@ -76,7 +76,7 @@ fn shares(level: Level, disks: usize) -> (f64, f64) {
 }
 
 impl ArrayArgs {
-    fn data_chunks(&self) -> u64 {
+    pub(super) fn data_chunks(&self) -> u64 {
         u64_of(
             self.disks
                 .saturating_sub(self.level.redundancy(self.disks))
@@ -127,85 +127,124 @@ impl ArrayArgs {
     }
 }
 
-/// Runs it, and gives the table.
-pub fn run(args: ArrayArgs, interrupt: &Interrupt) -> Result<Report, String> {
-    let args = args.reduced();
-    if !args.chunk.is_power_of_two() || args.runs == 0 {
-        return Err("a chunk is a power of two, and there is at least one run".into());
-    }
-    let machine = Machine::now();
-    let working_set_mib = args.choose_working_set();
-    let sizes = args.sizes(working_set_mib);
-    let auto_mib = args.journal + working_set_mib / args.data_chunks() + SLACK_MIB;
-    let member = DiskSet {
-        count: args.disks,
-        mib: args.disk_size.unwrap_or(auto_mib),
-    };
-    let raw = DiskSet {
-        count: args.disks,
-        mib: RAW_MIB,
-    };
-    let disks = RamDisks::make(&[member, member, raw], 512, args.need_mib(working_set_mib))?;
-    let setting = format!(
-        "{} of {} loops in memory ({}), chunk {} KiB, journal {} MiB a member, volume {working_set_mib} MiB = {} rows, \
-         written once before; {} turns of {} s; on: journal and checksums, off: neither; median (least–most); \
-         ratios: median of the turns' ratios",
-        args.level,
-        args.disks,
-        if disks.are_direct() {
+/// The disks of a run, and what is said of them.
+pub(super) struct Setting {
+    pub(super) args: ArrayArgs,
+    pub(super) machine: Machine,
+    pub(super) sizes: Sizes,
+    pub(super) text: String,
+    disks: RamDisks,
+}
+
+impl Setting {
+    pub(super) fn make(args: ArrayArgs) -> Result<Self, String> {
+        let args = args.reduced();
+        if !args.chunk.is_power_of_two() || args.runs == 0 {
+            return Err("a chunk is a power of two, and there is at least one run".into());
+        }
+        let machine = Machine::now();
+        let working_set_mib = args.choose_working_set();
+        let sizes = args.sizes(working_set_mib);
+        let auto_mib = args.journal + working_set_mib / args.data_chunks() + SLACK_MIB;
+        let member = DiskSet {
+            count: args.disks,
+            mib: args.disk_size.unwrap_or(auto_mib),
+        };
+        let raw = DiskSet {
+            count: args.disks,
+            mib: RAW_MIB,
+        };
+        let disks = RamDisks::make(&[member, member, raw], 512, args.need_mib(working_set_mib))?;
+        let rows = sizes.working_set / sizes.row_bytes;
+        let way = if disks.are_direct() {
             "direct"
         } else {
             "through the page cache"
-        },
-        args.chunk,
-        args.journal,
-        sizes.working_set / sizes.row_bytes,
-        args.runs,
-        args.seconds,
-    );
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| error.to_string())?;
-    let rows = runtime.block_on(measure(&args, &sizes, &disks, interrupt))?;
+        };
+        let text = format!(
+            "{} of {} loops in memory ({way}), chunk {} KiB, journal {} MiB a member, volume \
+             {working_set_mib} MiB = {rows} rows, written once before; {} turns of {} s; on: journal \
+             and checksums, off: neither; median (least–most); ratios: median of the turns' ratios",
+            args.level, args.disks, args.chunk, args.journal, args.runs, args.seconds,
+        );
+        Ok(Self {
+            args,
+            machine,
+            sizes,
+            text,
+            disks,
+        })
+    }
+
+    /// Runs the orders to the subjects' threads, on this one.
+    pub(super) fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| error.to_string())?
+            .block_on(work)
+    }
+}
+
+/// Bytes that the raw disks are used for together.
+pub(super) fn raw_bytes(args: &ArrayArgs) -> u64 {
+    RAW_MIB * MIB * u64_of(args.disks)
+}
+
+impl Stand {
+    /// Makes the three, and writes everything once.
+    pub(super) async fn make(setting: &Setting, interrupt: &Interrupt) -> Result<Self, String> {
+        let Setting {
+            args, sizes, disks, ..
+        } = setting;
+        let array = |journal_bytes| Make::Array {
+            level: args.level,
+            chunk_bytes: args.chunk * 1024,
+            journal_bytes,
+            volume_bytes: sizes.working_set,
+        };
+        let start =
+            |make, set| Subject::start(make, disks.paths(set), args.smoke, interrupt.clone());
+        let raw = Make::Raw {
+            disk_bytes: RAW_MIB * MIB,
+        };
+        let stand = Self {
+            on: start(array(Some(args.journal * MIB)), 0).await?,
+            off: start(array(None), 1).await?,
+            raw: start(raw, 2).await?,
+        };
+        eprintln!("{}", stand.on.backend());
+        let fill = Load::fill(sizes.working_set, sizes.row_bytes);
+        stand.on.load(fill).await?;
+        stand.off.load(fill).await?;
+        stand.raw.load(Load::fill(raw_bytes(args), MIB)).await?;
+        stand.on.drain().await?;
+        Ok(stand)
+    }
+
+    /// Stops them.
+    pub(super) async fn end(self) -> Result<(), String> {
+        self.on.end().await?;
+        self.off.end().await?;
+        self.raw.end().await
+    }
+}
+
+/// Runs it, and gives the table.
+pub fn run(args: ArrayArgs, interrupt: &Interrupt) -> Result<Report, String> {
+    let setting = Setting::make(args)?;
+    let rows = Setting::block_on(measure(&setting, interrupt))?;
     Ok(Report {
-        machine,
-        setting,
+        machine: setting.machine,
+        setting: setting.text,
         rows,
     })
 }
 
-async fn measure(
-    args: &ArrayArgs,
-    sizes: &Sizes,
-    disks: &RamDisks,
-    interrupt: &Interrupt,
-) -> Result<Vec<Row>, String> {
-    let array = |journal_bytes| Make::Array {
-        level: args.level,
-        chunk_bytes: args.chunk * 1024,
-        journal_bytes,
-        volume_bytes: sizes.working_set,
-    };
-    let start = |make, set| Subject::start(make, disks.paths(set), args.smoke, interrupt.clone());
-    let stand = Stand {
-        on: start(array(Some(args.journal * MIB)), 0).await?,
-        off: start(array(None), 1).await?,
-        raw: start(
-            Make::Raw {
-                disk_bytes: RAW_MIB * MIB,
-            },
-            2,
-        )
-        .await?,
-    };
-    eprintln!("{}", stand.on.backend());
-    let fill = Load::fill(sizes.working_set, sizes.row_bytes);
-    stand.on.load(fill).await?;
-    stand.off.load(fill).await?;
-    let raw_bytes = RAW_MIB * MIB * u64_of(args.disks);
-    stand.raw.load(Load::fill(raw_bytes, MIB)).await?;
-    stand.on.drain().await?;
+async fn measure(setting: &Setting, interrupt: &Interrupt) -> Result<Vec<Row>, String> {
+    let (args, sizes) = (&setting.args, &setting.sizes);
+    let raw_bytes = raw_bytes(args);
+    let stand = Stand::make(setting, interrupt).await?;
 
     let chosen = |case: &Case| {
         let only = args.only.as_deref();
@@ -235,9 +274,7 @@ async fn measure(
         rows.push(row);
     }
     compare(args, &stand).await?;
-    stand.on.end().await?;
-    stand.off.end().await?;
-    stand.raw.end().await?;
+    stand.end().await?;
     Ok(rows)
 }
 
@@ -301,8 +338,8 @@ async fn raw_limit(
         Limit::Data => data,
     };
     let order = match case.load.order {
-        super::load::Order::Sequential(_) => super::load::Order::Sequential(0),
-        _ => super::load::Order::Random,
+        Order::Sequential(_) => Order::Sequential(0),
+        _ => Order::Random,
     };
     let load = Load {
         order,
@@ -315,7 +352,7 @@ async fn raw_limit(
     Ok(Some(figure(case, &sample) * share))
 }
 
-async fn compare(args: &ArrayArgs, stand: &Stand) -> Result<(), String> {
+pub(super) async fn compare(args: &ArrayArgs, stand: &Stand) -> Result<(), String> {
     if args.smoke {
         for subject in [&stand.on, &stand.off, &stand.raw] {
             let blocks = subject.compare().await?;

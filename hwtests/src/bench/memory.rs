@@ -1,9 +1,10 @@
 //! `bench memory`: what a daemon of default configuration comes to hold, with a large array whose caches
 //! are full and whose clients ask for more than it may have in flight.
 //!
-//! The disks are sparse files: only what is written takes room.
+//! The disks are sparse files on an XFS of its own, which is a sparse file itself: zones of terabytes that
+//! were zeroed are unwritten extents there, and only what is written takes room.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cairn_blockdev::sim::Rng;
@@ -17,10 +18,16 @@ use super::machine::Machine;
 use super::report::table;
 use crate::disks;
 use crate::host::Host;
+use crate::program;
 use crate::scratch::Scratch;
+use crate::wait;
 
+/// Room that the disks' zones and what is written may come to, in GiB: as much as can't matter.
+const ROOM_GIB: u64 = 2 << 10;
 /// The bound of the issue: checksum cache and row cache included.
 const BOUND_MIB: u64 = 512;
+/// Pages that the checksum cache holds: 256 MiB.
+const CACHE_PAGES: u64 = 65536;
 /// Requests of clients that want a lot at once.
 const LARGE: usize = 1 << 20;
 /// The range that large requests go to, so that the disks' files stay small.
@@ -42,9 +49,13 @@ pub struct MemoryArgs {
     /// RAID level.
     #[arg(long, default_value = "raid6")]
     pub level: String,
-    /// Rows written once, all over the volume. Each takes a row of room on the disks' file system.
+    /// Rows written once, all over the volume, each with a checksum page of its own; the cache holds
+    /// 65536 pages. Each takes a whole row of room on the disks' file system.
     #[arg(long, default_value_t = 6000)]
     pub rows: u64,
+    /// Chunk, in KiB.
+    #[arg(long, value_name = "KIB", default_value_t = 64)]
+    pub chunk: u64,
     /// Clients with a request of 1 MiB each.
     #[arg(long, default_value_t = 384)]
     pub clients: usize,
@@ -78,7 +89,9 @@ pub struct MemoryReport {
     pub phases: Vec<Phase>,
     /// The most it should hold.
     pub bound_mib: u64,
-    /// Whether it did.
+    /// Checksum pages that were in use, at most.
+    pub pages: u64,
+    /// Whether it held no more.
     pub met: bool,
 }
 
@@ -203,6 +216,40 @@ fn crowd(clients: usize, volume_bytes: u64, until: Instant) -> Vec<Errand> {
         .collect()
 }
 
+/// A directory in which files of terabytes can be; unmounted with its value.
+struct Room {
+    dir: PathBuf,
+}
+
+impl Room {
+    fn make(scratch: &Scratch) -> Self {
+        program::need_root();
+        let image = disks::file(scratch.path(), "room", ROOM_GIB << 10);
+        let image = image.to_string_lossy();
+        let dir = scratch.dir("disks");
+        program::run("mkfs.xfs", &["-q", "-K", &image]).ok();
+        program::run("mount", &["-o", "loop", &image, &dir.to_string_lossy()]).ok();
+        Self { dir }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let dir = self.dir.to_string_lossy().into_owned();
+        if std::thread::panicking() {
+            program::run("umount", &["-l", &dir]);
+            return;
+        }
+        // What the daemon had open is closed a moment after its end.
+        wait::until("the end of the disks' file system", || {
+            match program::run("umount", &[&dir]) {
+                done if done.code == Some(0) => Ok(()),
+                busy => Err(busy.to_string()),
+            }
+        });
+    }
+}
+
 /// Runs it, and gives the table.
 pub fn run(mut args: MemoryArgs, interrupt: &Interrupt) -> Result<MemoryReport, String> {
     if args.smoke {
@@ -214,8 +261,9 @@ pub fn run(mut args: MemoryArgs, interrupt: &Interrupt) -> Result<MemoryReport, 
     }
     let machine = Machine::now();
     let scratch = Scratch::new();
-    let dir = scratch.dir("disks");
-    let files = disks::files(&dir, "d", args.disks, args.disk_size << 10);
+    // Goes after the daemon, and before what it lies in.
+    let room = Room::make(&scratch);
+    let files = disks::files(&room.dir, "d", args.disks, args.disk_size << 10);
     let host = Host::start_with(&scratch, "state", "");
     let pid = host.pid();
     let mut phases = Vec::new();
@@ -234,7 +282,12 @@ pub fn run(mut args: MemoryArgs, interrupt: &Interrupt) -> Result<MemoryReport, 
     };
     note("started")?;
     interrupt.check()?;
-    host.create("pool", &args.level, &disks::texts(&files), &[]);
+    let chunk = format!("{}KiB", args.chunk);
+    let mut line = vec!["array", "create", "pool", "--level", &args.level];
+    line.extend(["--chunk", &chunk, "--disks"]);
+    let members = disks::texts(&files);
+    line.extend(members.iter().map(String::as_str));
+    host.ok(&line);
     note("array made")?;
     let lost = match args.level.as_str() {
         "raid6" => 2,
@@ -269,15 +322,18 @@ pub fn run(mut args: MemoryArgs, interrupt: &Interrupt) -> Result<MemoryReport, 
     Ok(MemoryReport {
         machine,
         setting: format!(
-            "cairnd, default configuration; {} of {} sparse files of {} GiB, volume of {:.1} TiB; {} rows written",
+            "cairnd, default configuration; {} of {} sparse files of {} GiB, chunk {} KiB, volume of {:.1} TiB; {} rows \
+             written",
             args.level,
             args.disks,
             args.disk_size,
+            args.chunk,
             float(volume_gib) / 1024.0,
             args.rows
         ),
         phases,
         bound_mib: BOUND_MIB,
+        pages: args.rows.min(CACHE_PAGES),
         met: peak_mib <= BOUND_MIB,
     })
 }

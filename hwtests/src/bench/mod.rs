@@ -17,6 +17,7 @@
 
 pub mod array;
 pub mod cases;
+pub mod chores;
 pub mod figures;
 pub mod interrupt;
 pub mod load;
@@ -24,6 +25,7 @@ pub mod machine;
 pub mod memory;
 pub mod nbd;
 pub mod ram_disks;
+pub mod readme;
 pub mod report;
 pub mod spread;
 pub mod stamps;

@@ -374,8 +374,9 @@ pub fn run(mut args: NbdArgs, interrupt: &Interrupt) -> Result<NbdReport, String
         target: Target::Uri(uri),
         child: None,
     }];
-    for (peer, device) in args.peer.iter().zip(disks.paths(1)) {
-        servers.push(Server::start(*peer, &device, scratch.join(peer.name())));
+    for ((peer, device), number) in args.peer.iter().zip(disks.paths(1)).zip(0..) {
+        let socket = scratch.join(&format!("peer{number}.sock"));
+        servers.push(Server::start(*peer, &device, socket));
     }
     for server in &servers {
         interrupt.check()?;
@@ -409,8 +410,8 @@ pub fn run(mut args: NbdArgs, interrupt: &Interrupt) -> Result<NbdReport, String
     Ok(NbdReport {
         machine,
         setting: format!(
-            "{} of {} loops in memory, journal {journal_mib} MiB a member, volume of {} MiB written once before; \
-             peers serve one loop each; fio's nbd engine over a unix socket; {} turns of {} s; median (least–most)",
+            "{} of {} loops in memory, journal {journal_mib} MiB a member, volume of {} MiB \
+             written once before; peers serve one loop each; fio's nbd engine over a unix socket; {} turns of {} s; median (least–most)",
             args.level, args.disks, args.size, args.runs, args.seconds
         ),
         rows,

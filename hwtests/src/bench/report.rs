@@ -163,21 +163,18 @@ pub fn table(rows: &[Vec<String>]) -> String {
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for (number, row) in rows.iter().enumerate() {
-        for (cell, width) in row.iter().zip(&widths) {
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| {
             let padding = " ".repeat(width - cell.chars().count());
-            text += &format!("| {cell}{padding} ");
-        }
-        text += "|\n";
-        if number == 0 {
-            for width in &widths {
-                text += &format!("|{}", "-".repeat(width + 2));
-            }
-            text += "|\n";
-        }
-    }
-    text
+            format!(" {cell}{padding} |")
+        });
+        format!("|{}\n", cells.collect::<String>())
+    };
+    let rule = widths.iter().map(|width| "-".repeat(width + 2) + "|");
+    let rule = format!("|{}\n", rule.collect::<String>());
+    let mut lines = rows.iter().map(line);
+    let head = lines.next().unwrap_or_default();
+    head + &rule + &lines.collect::<String>()
 }
 
 impl std::fmt::Display for Report {

@@ -3,6 +3,7 @@
 //! Jobs run one after the other on that thread, and see what it has ([`Stage`]).
 
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use cairn_blockdev::disk::{Disk, IoKind, OpenMode};
 use cairn_blockdev::{BlockDevice, LocalFuture};
@@ -11,6 +12,7 @@ use cairn_raid::{
     WitnessStore, create,
 };
 use cairnd::engine::{Engine, EngineConfig, EngineHandle};
+use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
@@ -18,9 +20,14 @@ use super::interrupt::Interrupt;
 use super::load::{self, Ground, Load, Sample};
 use super::spread::Spread;
 use super::stamps::Stamps;
+use super::usage::{DiskWork, cpu_time};
 
 /// Memory that an engine registers with its ring, as the daemon has it for an array.
 const ARENA_BYTES: usize = 64 << 20;
+/// How long clients are remembered, generously.
+const CLIENTS_FORGOTTEN: Duration = Duration::from_secs(1);
+/// How often a chore is looked at.
+const CHORE_LOOK: Duration = Duration::from_millis(2);
 /// The volume that loads work on.
 const VOLUME: &str = "load";
 /// The volume that is made to be written for the first time.
@@ -45,6 +52,30 @@ pub enum Make {
         /// So much of each.
         disk_bytes: u64,
     },
+}
+
+/// What an array does beside its clients' requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chore {
+    /// Fills the first member again, which was taken out and came back blank.
+    Rebuild,
+    /// Reads and compares everything.
+    Scrub,
+}
+
+/// What came of a chore.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Done {
+    /// What it took.
+    pub seconds: f64,
+    /// Processor time of the whole process meanwhile.
+    pub cpu_seconds: f64,
+    /// Bytes written to the first disk.
+    pub first_disk_bytes: u64,
+    /// What the disks did meanwhile.
+    pub disks: DiskWork,
+    /// The load beside it.
+    pub load: Option<Sample>,
 }
 
 /// What an engine thread has for its jobs.
@@ -74,11 +105,19 @@ struct Talk;
 
 impl EventSink for Talk {
     fn event(&self, event: ArrayEvent) {
-        let expected = matches!(
+        let is_bad = matches!(
             event.kind,
-            EventKind::NewArray | EventKind::DeviceDisappeared
+            EventKind::ArrayFailed
+                | EventKind::FailSpare
+                | EventKind::RebuildStopped
+                | EventKind::Mismatch
+                | EventKind::Repaired
+                | EventKind::DiskError
+                | EventKind::BadBlock
+                | EventKind::DiskSlow
+                | EventKind::ApplyStuck
         );
-        if !expected {
+        if is_bad {
             eprintln!("array {}: {}: {}", event.array, event.kind, event.detail);
         }
     }
@@ -188,6 +227,12 @@ impl Subject {
         .await
     }
 
+    /// Does a chore to its end, with a load beside it.
+    pub async fn chore(&self, chore: Chore, load: Option<Load>) -> Answer<Done> {
+        self.call(move |stage| async move { stage.chore(chore, load).await })
+            .await
+    }
+
     /// Compares all that was written with what is read; the number of blocks.
     pub async fn compare(&self) -> Answer<u64> {
         self.call(|stage| async move {
@@ -295,6 +340,62 @@ impl Stage {
             Some(array) => array.drain().await.map_err(text),
             None => Ok(()),
         }
+    }
+
+    fn first(&self) -> Answer<MemberDisk> {
+        let disk = self.disks.first().ok_or("no disks")?;
+        Ok(MemberDisk {
+            path: disk.name(),
+            device: Rc::new(disk.clone()),
+        })
+    }
+
+    async fn chore(self: Rc<Self>, chore: Chore, load: Option<Load>) -> Answer<Done> {
+        let array = self.array.as_ref().ok_or("no array")?;
+        let first = self.first()?;
+        if chore == Chore::Rebuild {
+            array.fail_member(&first.path).await.map_err(text)?;
+        }
+        // Clients of a moment ago would hold it up.
+        self.engine.env.clock.sleep(CLIENTS_FORGOTTEN).await;
+        let runs = array.scrub_record().runs;
+        let first_disk = |disks: &[Disk]| DiskWork::of(disks.get(..1).unwrap_or_default());
+        match chore {
+            Chore::Rebuild => array.add_spare(first).await.map_err(text)?,
+            Chore::Scrub => drop(array.scrub_start().await.map_err(text)?),
+        }
+        let (began, cpu) = (Instant::now(), cpu_time());
+        let (before, before_first) = (DiskWork::of(&self.disks), first_disk(&self.disks));
+        let beside = load.map(|load| {
+            let stage = Rc::clone(&self);
+            tokio::task::spawn_local(async move { stage.load(load).await })
+        });
+        loop {
+            self.interrupt.check()?;
+            let is_over = match chore {
+                Chore::Rebuild => {
+                    array.status().redundancy_left
+                        == array.status().level.redundancy(self.disks.len())
+                }
+                Chore::Scrub => array.scrub_record().runs > runs,
+            };
+            if is_over {
+                break;
+            }
+            self.engine.env.clock.sleep(CHORE_LOOK).await;
+        }
+        let done = Done {
+            seconds: began.elapsed().as_secs_f64(),
+            cpu_seconds: cpu_time().saturating_sub(cpu).as_secs_f64(),
+            first_disk_bytes: first_disk(&self.disks).since(before_first).write_bytes,
+            disks: DiskWork::of(&self.disks).since(before),
+            load: None,
+        };
+        let load = match beside {
+            Some(beside) => Some(beside.await.map_err(text)??),
+            None => None,
+        };
+        Ok(Done { load, ..done })
     }
 
     async fn load_fresh(&self, load: Load) -> Answer<Sample> {

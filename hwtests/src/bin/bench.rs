@@ -1,22 +1,34 @@
 //! `bench`: how fast it is and what it takes. See `hwtests/README.md`.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use cairn_hwtests::bench::array::{self, ArrayArgs};
+use cairn_hwtests::bench::chores;
 use cairn_hwtests::bench::interrupt::Interrupt;
 use cairn_hwtests::bench::memory::{self, MemoryArgs};
 use cairn_hwtests::bench::nbd::{self, NbdArgs};
+use cairn_hwtests::bench::readme;
+use cairn_hwtests::bench::subject::Chore;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 /// Speed and memory, beside the same work done otherwise.
+///
+/// Exits with 0 when it ran: a target that was missed is printed, and is no failure.
 #[derive(Parser)]
 #[command(name = "bench", version)]
 struct Arguments {
     /// How to print the figures.
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     output: Output,
+    /// Keep every run's figures in this file, as JSON.
+    #[arg(long, global = true, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Put the tables into hwtests/README.md.
+    #[arg(long, global = true)]
+    write_readme: bool,
     #[command(subcommand)]
     what: What,
 }
@@ -37,25 +49,51 @@ enum What {
     Memory(MemoryArgs),
     /// A volume over NBD under fio, beside other servers.
     Nbd(NbdArgs),
+    /// A member filled again.
+    Rebuild(ArrayArgs),
+    /// Everything read and compared.
+    Scrub(ArrayArgs),
 }
 
-fn print<R: Display + Serialize>(output: Output, report: &R) -> Result<(), String> {
-    match output {
-        Output::Table => println!("{report}"),
-        Output::Json => {
-            let text = serde_json::to_string_pretty(report).map_err(|error| error.to_string())?;
-            println!("{text}");
+/// What is done with figures.
+struct Sink {
+    output: Output,
+    save: Option<PathBuf>,
+    write_readme: bool,
+}
+
+impl Sink {
+    fn take<R: Display + Serialize>(&self, bench: &str, report: &R) -> Result<(), String> {
+        let json = serde_json::to_string_pretty(report).map_err(|error| error.to_string())?;
+        match self.output {
+            Output::Table => println!("{report}"),
+            Output::Json => println!("{json}"),
         }
+        if let Some(path) = &self.save {
+            std::fs::write(path, json).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+        if self.write_readme {
+            readme::write(bench, &report.to_string())?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn run(arguments: Arguments) -> Result<(), String> {
     let interrupt = Interrupt::take_over()?;
+    let sink = Sink {
+        output: arguments.output,
+        save: arguments.save,
+        write_readme: arguments.write_readme,
+    };
     match arguments.what {
-        What::Array(args) => print(arguments.output, &array::run(args, &interrupt)?),
-        What::Memory(args) => print(arguments.output, &memory::run(args, &interrupt)?),
-        What::Nbd(args) => print(arguments.output, &nbd::run(args, &interrupt)?),
+        What::Array(args) => sink.take("array", &array::run(args, &interrupt)?),
+        What::Memory(args) => sink.take("memory", &memory::run(args, &interrupt)?),
+        What::Nbd(args) => sink.take("nbd", &nbd::run(args, &interrupt)?),
+        What::Rebuild(args) => {
+            sink.take("rebuild", &chores::run(Chore::Rebuild, args, &interrupt)?)
+        }
+        What::Scrub(args) => sink.take("scrub", &chores::run(Chore::Scrub, args, &interrupt)?),
     }
 }
 
