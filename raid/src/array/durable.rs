@@ -23,6 +23,9 @@ use crate::layout::{LABEL_A, LABEL_B, Layout, ZoneKind, label_copy};
 
 /// Without writes for this long, the labels are marked clean.
 const CLEAN_AFTER: Duration = Duration::from_secs(5);
+/// Map pages on their way to one disk at once: what a write takes beside its bytes is then little,
+/// however large the map is.
+const PAGES_AT_ONCE: usize = 64;
 /// How often idle work is looked for.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 
@@ -297,9 +300,13 @@ async fn write_pages_to(
     dirty: &[(usize, u64, SharedBuf)],
 ) -> Result<(), IoError> {
     let layout = disk.layout.get().unwrap_or_default();
-    let writes = dirty.iter().map(|(page, generation, bytes)| {
-        let offset = page_offset(&layout, pages, *page, *generation);
-        disk.write_at(offset, bytes.clone(), WriteFlags::default())
-    });
-    join_all(writes).await.into_iter().collect()
+    for some in dirty.chunks(PAGES_AT_ONCE) {
+        let writes = some.iter().map(|(page, generation, bytes)| {
+            let offset = page_offset(&layout, pages, *page, *generation);
+            disk.write_at(offset, bytes.clone(), WriteFlags::default())
+        });
+        let written: Result<(), IoError> = join_all(writes).await.into_iter().collect();
+        written?;
+    }
+    Ok(())
 }

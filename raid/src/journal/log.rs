@@ -49,10 +49,9 @@ const GROUP_RECORDS_MAX: usize = 512;
 const GROUP_SUMS_MAX: usize = 16 << 10;
 /// Groups on their way at once: one on the disks while the next one gathers.
 const GROUPS_AT_ONCE: usize = 2;
-/// Data that isn't in place yet, at most: its memory is the row cache's.
-const ADMITTED_MAX: u64 = 64 << 20;
-/// What a record costs beside its payload, about: its share of a descriptor.
-const RECORD_COST: u64 = 512;
+/// Records that aren't in place yet, at most, as they are counted: half of that is payload, whose
+/// memory is the row cache's.
+const ADMITTED_MAX: u64 = 128 << 20;
 
 const _: () = assert!(GROUP_RECORDS_MAX <= ENTRIES_MAX);
 
@@ -290,7 +289,8 @@ impl Journal {
     }
 
     fn units_of(&self, payload: usize) -> u32 {
-        let bytes = u64_of(payload) + RECORD_COST;
+        // In a ring it may have a descriptor of its own; in memory it has its payload.
+        let bytes = (u64_of(payload) + BLOCK).max(2 * u64_of(payload));
         let units = u32::try_from(bytes.div_ceil(BLOCK)).unwrap_or(u32::MAX);
         units.min(self.admission_units.get())
     }
