@@ -77,10 +77,8 @@ impl Array {
             loop {
                 let pause = clock.sleep(APPLY_AFTER);
                 let kick = kicked.notified();
-                let was_kicked = matches!(
-                    select(pause, std::pin::pin!(kick)).await,
-                    Either::Right(_)
-                );
+                let was_kicked =
+                    matches!(select(pause, std::pin::pin!(kick)).await, Either::Right(_));
                 let Some(array) = weak.upgrade() else { return };
                 if array.is_stopping() || array.check_alive().is_err() {
                     array.logs.wake();

@@ -25,6 +25,7 @@ use crate::array::disk::Disk;
 use crate::geometry::Row;
 use crate::journal::entry::{Entry, Kind, Seq};
 use crate::journal::log::{Hold, Journal};
+use crate::level::Level;
 use crate::mutation::{Mutation, on};
 
 /// Complete rows that are in place and not flushed yet.
@@ -64,13 +65,16 @@ impl Array {
         journal: &Rc<Journal>,
         batch: &[Pending],
     ) -> Result<(), IoErrorKind> {
+        // The chunks that may have no member to go to, now or in a replay, which logs them before it
+        // writes the row's parity anew, and has no other way to room than what is admitted here.
         let row_bytes = self.geometry.row_bytes();
-        let degraded = self.in_sync().len() < self.geometry.members();
-        let payload = if degraded {
-            row_bytes
-        } else {
-            row_bytes / u64_of(BLOCK_BYTES) * 4
+        let homeless = match self.geometry.level() {
+            // A mirror that runs has a member for everything.
+            Level::Raid1 => 0,
+            _ => u64_of(self.geometry.redundancy()) * self.geometry.chunk_bytes(),
         };
+        let sums = row_bytes / u64_of(BLOCK_BYTES) * 4;
+        let payload = homeless.clamp(sums, row_bytes);
         let admission = journal
             .admit(cairn_blockdev::units::usize_of(payload))
             .await?;

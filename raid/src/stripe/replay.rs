@@ -503,6 +503,9 @@ impl Array {
         let _sums = self
             .sums_ready(row, &(0..self.geometry.chunk_blocks()))
             .await?;
+        // Logged together: a group for each block would take twice the room.
+        let mut homeless: Vec<(usize, u64, SharedBuf)> = Vec::new();
+        let mut lost: Vec<(usize, u64)> = Vec::new();
         for col in 0..self.geometry.chunk_blocks() {
             let column = self.settle_column(&view, history, col, written).await;
             for (index, block) in column.into_iter().enumerate() {
@@ -511,13 +514,23 @@ impl Array {
                 let block = block.unwrap_or_else(zeros);
                 if is_lost {
                     self.note_lost(row, index, col, Reason::CutOff);
-                    self.remember_lost(row, index, col);
-                } else if !self.is_lost(row, index, &(col..col + 1)) {
-                    // Zeros that an earlier replay put there are in the journal as what they are.
-                    self.remember_homeless(&view, index, col, &block);
+                    lost.push((index, col));
+                } else if !self.is_lost(row, index, &(col..col + 1))
+                    && history.newest(index, &(col..col + 1)).is_none()
+                    && self.is_homeless(&view, index)
+                {
+                    // Zeros that an earlier replay put there are in the journal as what they are, and
+                    // what it logged needn't be logged again.
+                    homeless.push((index, col, block.clone()));
                 }
                 self.dirty_rows.put(row, index, col, block, history.first());
             }
+        }
+        for (index, col) in lost {
+            self.remember_lost(row, index, col);
+        }
+        for (index, col, block) in homeless {
+            self.remember_homeless(row, index, col, &block);
         }
         self.settled.borrow_mut().insert(row);
         if written {
@@ -698,18 +711,12 @@ impl Array {
     }
 
     /// Logs a block that has no member to go to: the row's parity is about to be written over, and a
-    /// stop in the middle of that must find the block somewhere.
-    fn remember_homeless(
-        self: &Rc<Self>,
-        view: &RowView,
-        index: usize,
-        col: u64,
-        block: &SharedBuf,
-    ) {
-        let homeless = self.is_homeless(view, index);
-        if let (true, Some(journal)) = (homeless, self.journal()) {
+    /// stop in the middle of that must find the block somewhere. Its room was admitted with the row's
+    /// intent.
+    fn remember_homeless(self: &Rc<Self>, row: Row, index: usize, col: u64, block: &SharedBuf) {
+        if let Some(journal) = self.journal() {
             let chunk = u64_of(index) * self.geometry.chunk_bytes();
-            let at = view.row.0 * self.geometry.row_bytes() + chunk + col * BLOCK;
+            let at = row.0 * self.geometry.row_bytes() + chunk + col * BLOCK;
             let entry = Entry::with_payload(Kind::Data, at, block);
             self.log(&journal, entry, vec![block.clone()], None);
         }

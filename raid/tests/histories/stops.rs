@@ -201,3 +201,31 @@ fn no_array_goes_clean_past_a_disk_that_read_errors_have_just_thrown_out() {
         }
     }
 }
+
+/// Complete rows in place, of which only the journal tells; then a member is failed, and a kill.
+fn killed_after_a_member_was_failed(seed: u64, after_ms: u64) {
+    let mut world = World::new(seed, Shape::new(Level::Raid5, 3, 0, 64 << 10));
+    let array = world.create();
+    world.run(array.create_volume("v", 128 << 20)).unwrap();
+    let volume = array.open_volume("v").unwrap();
+    let bytes = Buf::copy_of(&vec![0x22; 24 << 20]).freeze();
+    world
+        .run(volume.write(0, bytes, WriteFlags::default()))
+        .unwrap();
+    world.sleep(after_ms);
+    world.run(array.fail_member(&world.path(2))).unwrap();
+    drop((volume, array));
+    world.crash(Crash::Kill);
+    let array = world.assemble_all();
+    let volume = array.open_volume("v").unwrap();
+    let (buf, result) = world.run(volume.read(0, Buf::zeroed(24 << 20)));
+    result.unwrap();
+    assert!(buf.iter().all(|byte| *byte == 0x22), "seed {seed}");
+}
+
+#[test]
+fn a_long_replay_without_a_member_ends() {
+    for seed in 1..=12 {
+        killed_after_a_member_was_failed(seed, seed * 40);
+    }
+}
