@@ -123,12 +123,36 @@ impl Array {
 
     /// Notes the sums of what a transaction has put in place; its pages are held.
     pub(crate) fn note_sums(&self, view: &RowView, overlay: &Overlay, parity: &[NewParity]) {
-        if self.sums.is_none() {
-            return;
+        if self.sums.is_some() {
+            self.note_known_sums(view, overlay, parity, &Self::block_sums(overlay));
         }
+    }
+
+    /// The sum of every block of what is written, in the order of its runs.
+    pub(crate) fn block_sums(overlay: &Overlay) -> Vec<u32> {
+        let blocks = overlay
+            .runs()
+            .flat_map(|(_, run)| run.data.chunks(BLOCK_BYTES));
+        blocks.map(cairn_blockdev::crc::crc32c).collect()
+    }
+
+    /// [`Array::note_sums`], with the data's [`Array::block_sums`].
+    pub(crate) fn note_known_sums(
+        &self,
+        view: &RowView,
+        overlay: &Overlay,
+        parity: &[NewParity],
+        crcs: &[u32],
+    ) {
+        let Some(sums) = &self.sums else {
+            return;
+        };
+        let mut rest = crcs;
         for (index, run) in overlay.runs() {
+            let (of_run, others) = rest.split_at(run.data.len() / BLOCK_BYTES);
+            rest = others;
             for slot in view.slots_of(index) {
-                self.note_blocks(view.row, slot, run.col, &run.data);
+                sums.set(slot, view.row, run.col, of_run);
             }
         }
         for new in parity {

@@ -238,8 +238,11 @@ impl SumsCache {
                 changed |= std::mem::replace(stored, new) != new;
             }
             if changed {
+                let was_dirty = entry.is_dirty();
                 entry.changes += 1;
-                self.settle(run.page);
+                if !was_dirty {
+                    self.settle(run.page);
+                }
             }
         }
     }
@@ -312,7 +315,9 @@ impl SumsCache {
             return false;
         };
         entry.pins += 1;
-        self.settle(page);
+        if entry.idle_at.is_some() {
+            self.settle(page);
+        }
         true
     }
 
@@ -324,12 +329,18 @@ impl SumsCache {
         let entry = self.expect(page);
         assert!(entry.pins > 0, "checksum page {} has no pin", page.0);
         entry.pins -= 1;
-        self.settle(page);
+        if entry.pins == 0 && !entry.is_dirty() {
+            self.settle(page);
+        }
     }
 
-    /// Notes a use of a page that may not be pinned.
+    /// Notes a use of a page that may not be pinned. One that was used a moment ago, as the bound
+    /// counts, stays where it is: its turn to go is far off.
     fn used(&mut self, page: PageNumber) {
-        if self.entries.get(&page).is_some_and(|entry| entry.pins == 0) {
+        let Some(stamp) = self.entries.get(&page).and_then(|entry| entry.idle_at) else {
+            return;
+        };
+        if self.next_use - stamp > u64_of(self.pages_max / 4) {
             self.settle(page);
         }
     }

@@ -9,9 +9,17 @@
 //! Does not know: geometry, members, disks.
 
 mod field;
+#[expect(
+    clippy::inline_always,
+    reason = "only inside of a function with the CPU's features is this vector code"
+)]
 mod kernel;
 #[cfg(test)]
 mod tests;
+#[expect(
+    clippy::inline_always,
+    reason = "only inside of a function with the CPU's features is this vector code"
+)]
 mod vector;
 mod word;
 

@@ -19,6 +19,7 @@ use cairn_blockdev::{IoErrorKind, SharedBuf};
 
 use super::cache::Pending;
 use super::overlay::Overlay;
+use super::transaction::NewParity;
 use super::view::RowView;
 use crate::array::Array;
 use crate::array::disk::Disk;
@@ -27,6 +28,15 @@ use crate::journal::entry::{Entry, Kind, Seq};
 use crate::journal::log::{Hold, Journal};
 use crate::level::Level;
 use crate::mutation::{Mutation, on};
+
+/// A row that is about to be written as a whole.
+struct Complete<'a> {
+    view: &'a RowView,
+    overlay: &'a Overlay,
+    /// Of its data, block by block.
+    sums: &'a [u32],
+    parity: &'a [NewParity],
+}
 
 /// Complete rows that are in place and not flushed yet.
 #[derive(Default)]
@@ -94,8 +104,9 @@ impl Array {
             .await?;
         let overlay = Rc::new(overlay);
         // From here to the hold nothing awaits: sequence, newest contents and hold belong together.
-        let sums = Self::row_sums(&overlay);
-        let entry = Entry::without_payload(Kind::Intent, row.0 * row_bytes, row_bytes, sums);
+        let sums = Self::block_sums(&overlay);
+        let entry =
+            Entry::without_payload(Kind::Intent, row.0 * row_bytes, row_bytes, sums.clone());
         let first = self.log(journal, entry, Vec::new(), Some(admission));
         self.log_homeless(journal, &view, &overlay);
         let end = journal.next();
@@ -108,9 +119,13 @@ impl Array {
         } else {
             keep
         });
-        let done = self
-            .bypass_in_place(row, journal, end, (&view, &overlay, &parity), fresh)
-            .await;
+        let complete = Complete {
+            view: &view,
+            overlay: &overlay,
+            sums: &sums,
+            parity: &parity,
+        };
+        let done = self.bypass_in_place(journal, end, complete, fresh).await;
         // If it isn't, the array has failed, and the next start finds everything in the journal. Until
         // then reads go on finding what superseded the older data.
         done?;
@@ -122,12 +137,18 @@ impl Array {
 
     async fn bypass_in_place(
         self: &Rc<Self>,
-        row: Row,
         journal: &Rc<Journal>,
         end: Seq,
-        (view, overlay, parity): (&RowView, &Overlay, &[super::transaction::NewParity]),
+        complete: Complete<'_>,
         fresh: bool,
     ) -> Result<(), IoErrorKind> {
+        let Complete {
+            view,
+            overlay,
+            sums,
+            parity,
+        } = complete;
+        let row = view.row;
         journal.logged_below(end).await?;
         if !fresh {
             self.flush_all().await?;
@@ -136,7 +157,7 @@ impl Array {
         let writes = writes.chain(Self::parity_writes(view, parity));
         self.write_all(writes.map(|write| (row, write))).await?;
         self.unflushed.note(row);
-        self.note_sums(view, overlay, parity);
+        self.note_known_sums(view, overlay, parity, sums);
         if fresh {
             self.space.borrow_mut().mark(row, true);
         }
@@ -162,14 +183,6 @@ impl Array {
         !view
             .slots_of(index)
             .any(|slot| view.writers(slot).iter().any(is_member))
-    }
-
-    /// The sum of every data block of a complete row, in the order of its addresses.
-    fn row_sums(overlay: &Overlay) -> Vec<u32> {
-        let blocks = overlay
-            .runs()
-            .flat_map(|(_, run)| run.data.chunks(BLOCK_BYTES));
-        blocks.map(cairn_blockdev::crc::crc32c).collect()
     }
 
     /// Logs the chunks of a complete row that have no member to go to.
