@@ -25,13 +25,13 @@ mod wire;
 
 pub use array::{
     Array, ArrayFlag, ArrayList, ArrayState, AssembleArray, CreateArray, DestroyArray,
-    ErrorCounters, Level, Member, MemberState, Space, Spare, SpareChange, StopArray, SyncAction,
+    ErrorCounters, HostSpares, Level, Member, MemberState, Space, Spare, SpareChange, StopArray, SyncAction,
     SyncStatus,
 };
 pub use change::Changed;
 pub use df::{Df, DfKind, DfRow};
 pub use disk::{
-    Disk, DiskContent, DiskKind, DiskList, DiskQuery, DiskRole, FailDisk, RemoveDisk, ReplaceDisk,
+    AddDisks, Disk, DiskContent, DiskKind, DiskList, DiskQuery, DiskRole, FailDisk, RemoveDisk, ReplaceDisk,
     WipeDisk,
 };
 pub use error::{ErrorBody, ErrorCode, ErrorDetail, Exit};

@@ -9,10 +9,11 @@ use cairn_api::{
     StopArray, validate_name,
 };
 use cairn_raid::label::TABLE_MAX;
-use cairn_raid::{ArrayStatus, CHUNK_MAX, CreateSpec, Geometry, MemberDisk, RaidError};
+use cairn_raid::{CHUNK_MAX, CreateSpec, Geometry, MemberDisk, RaidError};
 use uuid::Uuid;
 
 use super::located::located;
+use super::pool::PoolDisk;
 use super::returning::{Added, add};
 use super::scrubs::ArraySettings;
 use super::{Entry, Run, Supervisor, locked, path_text};
@@ -35,7 +36,7 @@ impl Supervisor {
 
     /// One array.
     pub async fn array(&self, name: &str) -> Answer<Array> {
-        Ok(self.find(name)?.snapshot().await.array)
+        Ok(self.with_pool(self.find(name)?.snapshot().await.array))
     }
 
     /// Makes an array.
@@ -182,7 +183,7 @@ impl Supervisor {
     pub async fn add_spare(&self, name: &str, request: SpareChange) -> Answer<Changed> {
         let entry = self.find(name)?;
         let path = path_text(&request.path)?;
-        let taken = self.taken().await;
+        let taken = self.taken_by_arrays().await;
         let _within = entry.changes.lock().await;
         self.check_running()?;
         let engine = entry.running()?;
@@ -190,9 +191,39 @@ impl Supervisor {
         distinct(vec![path.clone()], taken).await?;
         let dry_run = request.dry_run;
         let may_wipe = request.wipe;
-        let added = engine
-            .call(move |engine| async move { add(&engine, path, may_wipe, dry_run).await })
-            .await??;
+        let pooled = self.pooled(&request.path).filter(PoolDisk::is_here);
+        let added = match pooled {
+            // The pool has it open; that it is large enough is all there is to check.
+            Some(disk) if dry_run => {
+                let size = disk.size_bytes;
+                engine
+                    .call(move |engine| async move {
+                        let checked = engine.array()?.check_size(&disk.path.to_string_lossy(), size);
+                        checked.map_err(|error| refuse::raid(&error))
+                    })
+                    .await??;
+                Added::WouldBeSpare
+            }
+            Some(disk) => {
+                let disk = self.reserve_pooled(&disk, &format!("array {}", entry.name()))?;
+                let label = disk.label;
+                let path = disk.path.clone();
+                let taking = async move {
+                    let added = engine.call(move |engine| async move {
+                        add(&engine, path, Some(label), may_wipe, false).await
+                    });
+                    added.await?
+                };
+                self.hand_over(&entry, &disk, taking).await?
+            }
+            None => {
+                engine
+                    .call(move |engine| async move {
+                        add(&engine, path, None, may_wipe, dry_run).await
+                    })
+                    .await??
+            }
+        };
         if !dry_run {
             let ready = entry.ready_spares().await;
             entry.update(|record| record.spares_wanted = record.spares_wanted.max(ready));
@@ -281,7 +312,7 @@ impl Supervisor {
         dry_run: bool,
         summary: String,
     ) -> Answer<Changed> {
-        let array = entry.snapshot().await.array;
+        let array = self.with_pool(entry.snapshot().await.array);
         Ok(Changed {
             dry_run,
             changed: true,
@@ -453,9 +484,7 @@ pub(super) async fn take_opened(
     dry_run: bool,
 ) -> Answer<Option<MemberDisk>> {
     let has_content = looking::check_content(Path::new(&*disk.path), content, may_wipe)?;
-    if has_content {
-        check_size_before_wipe(&array.status(), &disk)?;
-    }
+    check_size(array, &disk)?;
     if dry_run {
         return Ok(None);
     }
@@ -465,21 +494,10 @@ pub(super) async fn take_opened(
     Ok(Some(disk))
 }
 
-/// Refuses a disk below every member, whose content would go for nothing. One that is smaller by a
-/// rounding might do: blank, it is the array's to judge.
-fn check_size_before_wipe(status: &ArrayStatus, disk: &MemberDisk) -> Answer<()> {
-    let members = status.members.iter().filter(|m| m.slot.is_some());
-    let smallest = members.map(|m| m.size_bytes).min().unwrap_or(0);
+/// Refuses a disk that is too small for the array, to the byte: before its content goes for nothing.
+pub(super) fn check_size(array: &Rc<cairn_raid::Array>, disk: &MemberDisk) -> Answer<()> {
     let size = disk.device.geometry().size;
-    if size >= smallest {
-        return Ok(());
-    }
-    Err(refuse(
-        ErrorCode::DiskUnusable,
-        format!(
-            "{} has {size} bytes and the smallest member of array {} {smallest}: it isn't wiped",
-            disk.path, status.name
-        ),
-        "use a larger disk",
-    ))
+    array
+        .check_size(&disk.path, size)
+        .map_err(|error| refuse::raid(&error))
 }
