@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cairn_api::{
-    Array, ArrayFlag, ArrayState, BackendKind, Check, Disk, ErrorCounters, Export, ExportState, Health,
-    HealthCode, HealthLevel, IoBackend, MemberState, ScrubState, SyncAction,
+    Array, ArrayFlag, ArrayState, BackendKind, Check, Disk, ErrorCounters, Export, ExportState,
+    Health, HealthCode, HealthLevel, IoBackend, MemberState, ScrubState, SyncAction,
 };
 
 use crate::df::percent_up;
@@ -307,7 +307,10 @@ fn array_spares(array: &Array, wanted: usize, relies_on_pool: bool, checks: &mut
 
 fn pool_disks(pool: &[Disk], checks: &mut Vec<Check>) {
     for disk in pool {
-        let (path, why) = (&disk.path, disk.note.as_deref().unwrap_or("no reason is known"));
+        let (path, why) = (
+            &disk.path,
+            disk.note.as_deref().unwrap_or("no reason is known"),
+        );
         let (what, hint) = match disk.state {
             Some(MemberState::Missing) => (
                 "is missing".to_owned(),

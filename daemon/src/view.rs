@@ -1,8 +1,8 @@
 //! What raid says of an array, in the admin API's words.
 
 use cairn_api::{
-    Array, ArrayFlag, ArrayState, BadBlocks, ErrorCounters, HostSpares, Level, Member, MemberState, Scrub,
-    ScrubState, Space, Spare, SyncAction, SyncStatus,
+    Array, ArrayFlag, ArrayState, BadBlocks, ErrorCounters, HostSpares, Level, Member, MemberState,
+    Scrub, ScrubState, Space, Spare, SyncAction, SyncStatus,
 };
 use cairn_raid::{ArrayStatus, ErrorCounts, MemberStatus};
 

@@ -1,7 +1,9 @@
 //! Requests about disks.
 
 use axum::extract::State;
-use cairn_api::{AddDisks, Changed, Disk, DiskList, DiskQuery, FailDisk, RemoveDisk, ReplaceDisk, WipeDisk};
+use cairn_api::{
+    AddDisks, Changed, Disk, DiskList, DiskQuery, FailDisk, RemoveDisk, ReplaceDisk, WipeDisk,
+};
 
 use super::Shared;
 use super::body::{Ask, Body, Result, change, reply};

@@ -198,7 +198,9 @@ impl Supervisor {
                 let size = disk.size_bytes;
                 engine
                     .call(move |engine| async move {
-                        let checked = engine.array()?.check_size(&disk.path.to_string_lossy(), size);
+                        let checked = engine
+                            .array()?
+                            .check_size(&disk.path.to_string_lossy(), size);
                         checked.map_err(|error| refuse::raid(&error))
                     })
                     .await??;
@@ -216,13 +218,11 @@ impl Supervisor {
                 };
                 self.hand_over(&entry, &disk, taking).await?
             }
-            None => {
-                engine
-                    .call(move |engine| async move {
-                        add(&engine, path, None, may_wipe, dry_run).await
-                    })
-                    .await??
-            }
+            None => engine
+                .call(
+                    move |engine| async move { add(&engine, path, None, may_wipe, dry_run).await },
+                )
+                .await??,
         };
         if !dry_run {
             let ready = entry.ready_spares().await;

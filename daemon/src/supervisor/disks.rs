@@ -320,7 +320,9 @@ impl Supervisor {
                 let size = disk.size_bytes;
                 engine
                     .call(move |engine| async move {
-                        let checked = engine.array()?.check_size(&disk.path.to_string_lossy(), size);
+                        let checked = engine
+                            .array()?
+                            .check_size(&disk.path.to_string_lossy(), size);
                         checked.map_err(|error| refuse::raid(&error))
                     })
                     .await??;

@@ -165,6 +165,7 @@ impl Supervisor {
             self.has_joined(disk, "HostSpareAdded", "put in the pool by request")
                 .await;
         }
+        self.note_reliance().await;
         self.pool_wake.notify_one();
         if let Some(detail) = failed {
             return Err(detail);
@@ -250,6 +251,20 @@ impl Supervisor {
             warnings,
             ..Changed::default()
         })
+    }
+
+    /// Notes for which arrays the pool has a disk: they miss it when it is gone.
+    async fn note_reliance(&self) {
+        for entry in self.entries() {
+            let Some(array) = entry.running_array().await else {
+                continue;
+            };
+            let fitting = self.with_pool(array).host_spares.fitting;
+            if fitting > 0 && !entry.record().relies_on_pool {
+                entry.update(|record| record.relies_on_pool = true);
+                self.save(&entry).await;
+            }
+        }
     }
 
     /// Running arrays for which this is the last spare.
@@ -447,6 +462,7 @@ impl Supervisor {
                 return;
             }
             self.watch_pool().await;
+            self.note_reliance().await;
             self.serve_arrays().await;
         }
     }
@@ -504,10 +520,6 @@ impl Supervisor {
             };
             let array = self.with_pool(array);
             let pool = array.host_spares;
-            if pool.fitting > 0 && !entry.record().relies_on_pool {
-                entry.update(|record| record.relies_on_pool = true);
-                self.save(&entry).await;
-            }
             if wants_disk(&array) && pool.fitting > 0 {
                 wanting.push((array.redundancy_left, array.name, entry, pool.need_bytes));
             }
@@ -597,8 +609,8 @@ impl Joining {
                 }
                 _ => None,
             };
-            let has_content = ours.is_none()
-                && looking::check_content(path, &content, self.wipe.contains(path))?;
+            let has_content =
+                ours.is_none() && looking::check_content(path, &content, self.wipe.contains(path))?;
             let size = disk.device.geometry().size;
             warnings.extend(self.check_size(&disk.path, size)?);
             let label = ours.unwrap_or_else(|| HostSpare {
@@ -634,7 +646,9 @@ impl Joining {
                 what: format!("a member of array {name}, and no other array takes less"),
             }));
         }
-        let names = small.iter().map(|(name, need)| format!("{name} ({need} bytes)"));
+        let names = small
+            .iter()
+            .map(|(name, need)| format!("{name} ({need} bytes)"));
         let names: Vec<String> = names.collect();
         Ok((!names.is_empty()).then(|| {
             format!(
@@ -749,7 +763,10 @@ fn paths_of(request: &AddDisks) -> Answer<(Vec<PathBuf>, Vec<PathBuf>)> {
     };
     let (all, wipe) = (paths(&request.paths)?, paths(&request.wipe)?);
     if all.is_empty() {
-        return Err(invalid("no disk is named", "name the disks to put in the pool"));
+        return Err(invalid(
+            "no disk is named",
+            "name the disks to put in the pool",
+        ));
     }
     if let Some(stray) = wipe.iter().find(|path| !all.contains(path)) {
         return Err(invalid(
