@@ -11,7 +11,7 @@
 //! - [`scrubs`]: scrubs by request and by their windows.
 //! - [`located`]: which array has a disk.
 //! - [`returning`]: members that come back, and disks that still owe answers.
-//! - [`pool`], [`spares`]: the spares that all arrays of the host share.
+//! - [`pool`], [`spares`], [`pool_verbs`]: the spares that all arrays of the host share.
 //! - [`entry`]: one array that the daemon knows, running or not.
 //!
 //! Invariants
@@ -28,6 +28,7 @@ mod entry;
 mod exports;
 mod located;
 mod pool;
+mod pool_verbs;
 mod returning;
 mod scrubs;
 mod spares;
