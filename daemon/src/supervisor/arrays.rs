@@ -253,7 +253,7 @@ impl Supervisor {
         let _within = entry.changes.lock().await;
         self.check_running()?;
         let engine = entry.running()?;
-        let array = entry.snapshot().await.array;
+        let array = self.with_pool(entry.snapshot().await.array);
         let name = array.name.clone();
         let spare = located(&array, &request.path);
         let Some(spare) = spare.filter(|disk| disk.state == MemberState::Spare) else {
@@ -267,7 +267,8 @@ impl Supervisor {
             ));
         };
         let ready = array.spares.iter();
-        let last = ready.filter(|s| s.state == MemberState::Spare).count() == 1;
+        let last = ready.filter(|s| s.state == MemberState::Spare).count() == 1
+            && array.host_spares.fitting == 0;
         if last && !request.yes && !request.dry_run {
             return Err(confirm(format!(
                 "{} is the last spare of array {name}: after a failure nothing would be rebuilt \

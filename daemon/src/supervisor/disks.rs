@@ -223,7 +223,7 @@ impl Supervisor {
         };
         let _within = entry.changes.lock().await;
         self.check_running()?;
-        let array = entry.snapshot().await.array;
+        let array = self.with_pool(entry.snapshot().await.array);
         let name = array.name.clone();
         let disk = located(&array, &path).ok_or_else(|| gone(&path, &name))?;
         let state = disk.state;
@@ -245,7 +245,7 @@ impl Supervisor {
             .spares
             .iter()
             .filter(|s| s.state == MemberState::Spare);
-        let last_spare = is_spare && spares.count() == 1;
+        let last_spare = is_spare && spares.count() == 1 && array.host_spares.fitting == 0;
         if request.dry_run {
             return Ok(Changed {
                 dry_run: true,

@@ -12,7 +12,7 @@ use cairn_raid::{HOST_SPARE_BYTES_MIN, HostSpare, MemberDisk, RaidError};
 use uuid::Uuid;
 
 use super::pool::{POOL_MAX, PoolDisk};
-use super::spares::{POOL, open_pooled, pool_event, seal};
+use super::spares::{HOLD_PATIENCE, POOL, hung, open_pooled, pool_event, seal};
 use super::{Supervisor, locked, path_text};
 use crate::engine::Engine;
 use crate::looking::{self, Content, distinct};
@@ -122,12 +122,12 @@ impl Supervisor {
         let mut warnings = Vec::new();
         if disk.is_here() {
             let (label, path) = (disk.label, disk.path.clone());
-            let erased = self
+            let erasing = self
                 .scanner
-                .call(move |engine| async move { erase(&engine, path, label).await })
-                .await
-                .and_then(|erased| erased);
-            if let Err(detail) = erased {
+                .call(move |engine| async move { erase(&engine, path, label).await });
+            let erased = tokio::time::timeout(HOLD_PATIENCE, erasing).await;
+            let erased = erased.unwrap_or_else(|_| Err(hung(&disk.path)));
+            if let Err(detail) = erased.and_then(|erased| erased) {
                 warnings.push(format!(
                     "its label stays, and brings it back when it is found: {detail}"
                 ));

@@ -42,6 +42,9 @@ const POOL_PERIOD: Duration = Duration::from_secs(2);
 /// A disk that was let go a moment ago may still be open: so often, and so long between, it is tried.
 const RELEASE_TRIES: u32 = 20;
 const RELEASE_PAUSE: Duration = Duration::from_millis(100);
+/// Longest wait for a disk of the pool to say what is on it; and to be opened and labelled.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const HOLD_PATIENCE: Duration = Duration::from_mins(1);
 /// What the pool is called where an array would be.
 pub(super) const POOL: &str = "this host's pool of spares";
 
@@ -204,13 +207,14 @@ impl Supervisor {
 
     /// Opens a disk of the pool for the daemon alone, and makes its label whole.
     async fn hold(&self, path: &Path, label: HostSpare) -> Answer<PoolDisk> {
-        let path = path.to_owned();
-        self.scanner
-            .call(move |engine| async move {
-                let disk = open_pooled(&engine, &path, label).await?;
-                seal(&engine, disk, label).await
-            })
-            .await?
+        let asked = path.to_owned();
+        let holding = self.scanner.call(move |engine| async move {
+            let disk = open_pooled(&engine, &asked, label).await?;
+            seal(&engine, disk, label).await
+        });
+        // One that is late has the disk open to its end: nobody else can before.
+        let held = tokio::time::timeout(HOLD_PATIENCE, holding).await;
+        held.map_err(|_| hung(path))??
     }
 
     async fn keep(&self, disk: PoolDisk) {
@@ -444,6 +448,8 @@ pub(super) async fn open_pooled(
     path: &Path,
     label: HostSpare,
 ) -> Answer<MemberDisk> {
+    // What was kept too late for its asker.
+    engine.held.borrow_mut().remove(&label.uuid);
     let mut tries = 0;
     let disk = loop {
         tries += 1;
@@ -456,7 +462,9 @@ pub(super) async fn open_pooled(
             Err(error) => return Err(looking::open_error(&error)),
         }
     };
-    let content = looking::content(disk.device.as_ref()).await;
+    // A disk that hangs must not hold up the array that wants one.
+    let looked = tokio::time::timeout(ANSWER_PATIENCE, looking::content(disk.device.as_ref()));
+    let content = looked.await.map_err(|_| hung(path))?;
     if matches!(&content, Content::HostSpare(found) if *found == label) {
         return Ok(disk);
     }
@@ -469,6 +477,15 @@ pub(super) async fn open_pooled(
         ),
         "`cairn disk remove` forgets it; `cairn disk add` puts it in again",
     ))
+}
+
+/// The refusal of a disk of the pool that doesn't answer.
+pub(super) fn hung(path: &Path) -> ErrorDetail {
+    refuse(
+        ErrorCode::Io,
+        format!("{} doesn't answer", path.display()),
+        "look at cable and power, and at the kernel's log for this disk",
+    )
 }
 
 fn is_labelled(content: &Content, array: Uuid) -> bool {
