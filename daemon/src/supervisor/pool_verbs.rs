@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use cairn_api::{AddDisks, Changed, ErrorCode, ErrorDetail, MemberState, RemoveDisk};
+use cairn_api::{AddDisks, Changed, ErrorDetail, MemberState, RemoveDisk};
 use cairn_raid::{HOST_SPARE_BYTES_MIN, HostSpare, MemberDisk, RaidError};
 use uuid::Uuid;
 
