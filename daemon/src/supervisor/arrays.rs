@@ -16,8 +16,9 @@ use super::located::located;
 use super::pool::PoolDisk;
 use super::returning::{Added, add};
 use super::scrubs::ArraySettings;
+use super::spares::taker;
 use super::{Entry, Run, Supervisor, locked, path_text};
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineHandle};
 use crate::looking::{self, Content, distinct, take, wipe};
 use crate::record::ArrayRecord;
 use crate::refuse::{self, Answer, confirm, invalid, refuse};
@@ -192,22 +193,14 @@ impl Supervisor {
         let dry_run = request.dry_run;
         let may_wipe = request.wipe;
         let pooled = self.pooled(&request.path).filter(PoolDisk::is_here);
+        if let Some(disk) = &pooled {
+            check_pooled_size(&engine, disk).await?;
+        }
         let added = match pooled {
-            // The pool has it open; that it is large enough is all there is to check.
-            Some(disk) if dry_run => {
-                let size = disk.size_bytes;
-                engine
-                    .call(move |engine| async move {
-                        let checked = engine
-                            .array()?
-                            .check_size(&disk.path.to_string_lossy(), size);
-                        checked.map_err(|error| refuse::raid(&error))
-                    })
-                    .await??;
-                Added::WouldBeSpare
-            }
+            // The pool has it open, and it was checked when it was put in.
+            Some(_) if dry_run => Added::WouldBeSpare,
             Some(disk) => {
-                let disk = self.reserve_pooled(&disk, &format!("array {}", entry.name()))?;
+                let disk = self.reserve_pooled(&disk, &taker(&entry.name()))?;
                 let label = disk.label;
                 let path = disk.path.clone();
                 let taking = async move {
@@ -501,4 +494,14 @@ pub(super) fn check_size(array: &Rc<cairn_raid::Array>, disk: &MemberDisk) -> An
     array
         .check_size(&disk.path, size)
         .map_err(|error| refuse::raid(&error))
+}
+
+/// The same with a disk of the host's pool, which is the pool's still.
+pub(super) async fn check_pooled_size(engine: &EngineHandle, disk: &PoolDisk) -> Answer<()> {
+    let (path, size) = (disk.path.display().to_string(), disk.size_bytes);
+    let checked = engine.call(move |engine| async move {
+        let checked = engine.array()?.check_size(&path, size);
+        checked.map_err(|error| refuse::raid(&error))
+    });
+    checked.await?
 }

@@ -12,11 +12,11 @@ use cairn_api::{
 use cairn_blockdev::disk::{DiskInfo, OpenError, discover};
 use tokio::sync::Mutex;
 
-use super::arrays::{check_size, take_one};
+use super::arrays::{check_pooled_size, check_size, take_one};
 use super::located::located;
 use super::pool::PoolDisk;
 use super::returning::Awaited;
-use super::spares::{POOL, open_pooled};
+use super::spares::{POOL, open_pooled, taker};
 use super::{Snapshot, Supervisor, path_text};
 use crate::events::NewEvent;
 use crate::looking::{self, Content, Looked, distinct};
@@ -315,20 +315,13 @@ impl Supervisor {
         let (asked, dry_run, may_wipe) = (disk.name, request.dry_run, request.wipe);
         let pooled = self.pooled(&request.new).filter(PoolDisk::is_here);
         let pooled = pooled.filter(|_| spare.is_none());
+        if let Some(disk) = &pooled {
+            check_pooled_size(&engine, disk).await?;
+        }
         match pooled {
-            Some(disk) if dry_run => {
-                let size = disk.size_bytes;
-                engine
-                    .call(move |engine| async move {
-                        let checked = engine
-                            .array()?
-                            .check_size(&disk.path.to_string_lossy(), size);
-                        checked.map_err(|error| refuse::raid(&error))
-                    })
-                    .await??;
-            }
+            Some(_) if dry_run => {}
             Some(disk) => {
-                let disk = self.reserve_pooled(&disk, &format!("array {name}"))?;
+                let disk = self.reserve_pooled(&disk, &taker(&name))?;
                 let (label, path) = (disk.label, disk.path.clone());
                 let taking = async move {
                     let replaced = engine.call(move |engine| async move {

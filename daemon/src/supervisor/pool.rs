@@ -120,9 +120,15 @@ impl Pool {
         Ok(given)
     }
 
-    /// What the pool has for an array whose disks must have `need_bytes`.
-    pub(super) fn offer(&self, need_bytes: u64) -> HostSpares {
-        let ready = self.disks.values().filter(|disk| disk.is_ready());
+    /// What the pool has for the taker `whom`, whose disks must have `need_bytes`: what is free, and what
+    /// is on its way to him.
+    pub(super) fn offer(&self, need_bytes: u64, whom: &str) -> HostSpares {
+        let his = |disk: &&PoolDisk| match &disk.state {
+            PoolState::Ready(_) => true,
+            PoolState::Reserved(taker) => taker == whom,
+            PoolState::Missing | PoolState::Unfit(..) => false,
+        };
+        let ready = self.disks.values().filter(his);
         let (fitting, small): (Vec<_>, Vec<_>) =
             ready.partition(|disk| disk.size_bytes >= need_bytes);
         let count = |disks: &[&PoolDisk]| u32::try_from(disks.len()).unwrap_or(u32::MAX);
@@ -256,12 +262,15 @@ mod tests {
         pool.set_state(Uuid::from_u128(1), PoolState::Missing);
         let unfit = PoolState::Unfit("EIO".into(), Instant::now());
         pool.set_state(Uuid::from_u128(3), unfit);
-        let offer = pool.offer(150);
+        let offer = pool.offer(150, "a");
         assert_eq!((offer.fitting, offer.too_small), (0, 2));
         assert_eq!((offer.too_small_bytes, offer.need_bytes), (100, 150));
         assert_eq!(pool.reserve(150, "a"), None);
         assert!(pool.misses_some());
-        assert_eq!(pool.offer(95).fitting, 1);
+        assert_eq!(pool.offer(95, "a").fitting, 1);
+        pool.reserve(95, "a").unwrap();
+        assert_eq!(pool.offer(95, "a").fitting, 1, "it is on its way");
+        assert_eq!(pool.offer(95, "b").fitting, 0);
     }
 
     #[test]

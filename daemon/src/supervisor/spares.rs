@@ -59,7 +59,7 @@ impl Supervisor {
     pub(super) fn with_pool(&self, mut array: Array) -> Array {
         let need_bytes = array.host_spares.need_bytes;
         if need_bytes > 0 {
-            array.host_spares = locked(&self.pool).offer(need_bytes);
+            array.host_spares = locked(&self.pool).offer(need_bytes, &taker(&array.name));
         }
         array
     }
@@ -370,7 +370,7 @@ impl Supervisor {
         }
         wanting.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         for (_, name, entry, need_bytes) in wanting {
-            let whom = format!("array {name}");
+            let whom = taker(&name);
             let disk = {
                 let mut pool = locked(&self.pool);
                 let disks = pool.disks();
@@ -477,6 +477,11 @@ pub(super) async fn open_pooled(
         ),
         "`cairn disk remove` forgets it; `cairn disk add` puts it in again",
     ))
+}
+
+/// An array as one for whom a disk is reserved.
+pub(super) fn taker(array: &str) -> String {
+    format!("array {array}")
 }
 
 /// The refusal of a disk of the pool that doesn't answer.

@@ -386,7 +386,8 @@ fn a_spare_of_the_host_that_bears_something_new_is_not_taken_and_the_next_one_is
     assert!(holds(&array, &good), "{array:#?}");
     assert!(world.has_event("HostSpareFailed"));
     let disk = world.shown(&spoilt);
-    assert_eq!(disk.state, Some(MemberState::Failed), "{disk:#?}");
+    assert_eq!(disk.content, DiskContent::Foreign);
+    assert!(disk.note.unwrap().contains("pool of spares"));
     let check = world.host.cairn(&["check"]).exited(1);
     assert!(check.stdout.contains(&spoilt), "{check}");
     // Its new content is nobody's but its owner's.
