@@ -309,6 +309,8 @@ fn paths_of(request: &AddDisks) -> Answer<(Vec<PathBuf>, Vec<PathBuf>)> {
 
 #[cfg(test)]
 mod tests {
+    use cairn_api::ErrorCode;
+
     use super::*;
 
     fn joining(needs: &[(&str, u64)]) -> Joining {
