@@ -72,6 +72,7 @@ pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Resul
     let keeper = tokio::spawn(Arc::clone(&supervisor).keep_records());
     let scrubs = tokio::spawn(Arc::clone(&supervisor).keep_scrubs());
     let members = tokio::spawn(Arc::clone(&supervisor).keep_members());
+    let pool = tokio::spawn(Arc::clone(&supervisor).keep_pool());
     let watchdog = tokio::spawn(watchdog(Arc::clone(&supervisor)));
     let (close, closed) = tokio::sync::oneshot::channel::<()>();
     let router = crate::api::router(Arc::clone(&supervisor));
@@ -122,7 +123,7 @@ pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Resul
     supervisor.shut_down().await;
     server.abort();
     // Not before: an array that was being started is stopped cleanly above.
-    for task in [assembling, behind, keeper, scrubs, members, watchdog] {
+    for task in [assembling, behind, keeper, scrubs, members, pool, watchdog] {
         task.abort();
     }
     if tokio::time::timeout(REQUESTS_TIMEOUT, server)

@@ -51,6 +51,8 @@ pub struct Engine {
     pub array: RefCell<Option<Rc<Array>>>,
     /// Disks that this engine has open, by path: an array doesn't give its own out.
     disks: RefCell<BTreeMap<Rc<str>, Weak<dyn BlockDevice>>>,
+    /// Disks of the host's pool of spares, open so that nobody else takes them; the scanner has them.
+    pub(crate) held: RefCell<BTreeMap<Uuid, MemberDisk>>,
     /// Disks that are being opened, by path, and how often.
     pub(crate) opening: RefCell<BTreeMap<PathBuf, usize>>,
     /// Exports of the array's volumes, by volume and address.
@@ -215,6 +217,7 @@ fn run(
             hooks: (config.hooks)(),
             array: RefCell::default(),
             disks: RefCell::default(),
+            held: RefCell::default(),
             opening: RefCell::default(),
             exports: RefCell::default(),
         });
@@ -225,5 +228,6 @@ fn run(
         queue.close();
         engine.exports.borrow_mut().clear();
         engine.array.borrow_mut().take();
+        engine.held.borrow_mut().clear();
     });
 }

@@ -5,12 +5,12 @@
 //!
 //! Does not know: where the values come from, or what was the verdict before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cairn_api::{
-    Array, ArrayState, BackendKind, Check, ErrorCounters, Export, ExportState, Health, HealthCode,
-    HealthLevel, IoBackend, MemberState, ScrubState, SyncAction,
+    Array, ArrayState, BackendKind, Check, Disk, ErrorCounters, Export, ExportState, Health,
+    HealthCode, HealthLevel, IoBackend, MemberState, ScrubState, SyncAction,
 };
 
 use crate::df::percent_up;
@@ -27,6 +27,10 @@ pub struct Facts<'a> {
     pub arrays: &'a [Array],
     /// Spares that each array was given by the operator, by the array's UUID; see `SPARE_MISSING`.
     pub spares_wanted: BTreeMap<String, usize>,
+    /// UUIDs of arrays for which the host's pool had a disk; see `SPARE_MISSING`.
+    pub relying_on_pool: BTreeSet<String>,
+    /// The disks of the host's pool.
+    pub pool: &'a [Disk],
     /// Every export.
     pub exports: &'a [Export],
     /// What disk I/O goes through.
@@ -50,12 +54,14 @@ pub fn verdict(facts: &Facts<'_>) -> Health {
         array_disks(array, &mut checks);
         if array.state != ArrayState::Incomplete {
             let wanted = facts.spares_wanted.get(&array.uuid).copied();
-            array_spares(array, wanted.unwrap_or(0), &mut checks);
+            let relies = facts.relying_on_pool.contains(&array.uuid);
+            array_spares(array, wanted.unwrap_or(0), relies, &mut checks);
             array_space(array, &mut checks);
             array_bad_blocks(array, &mut checks);
             array_scrub(array, facts, &mut checks);
         }
     }
+    pool_disks(facts.pool, &mut checks);
     for export in facts.exports {
         if export.state == ExportState::Failed {
             checks.push(Check {
@@ -139,7 +145,8 @@ fn array_state(array: &Array, checks: &mut Vec<Check>) {
             HealthLevel::Warn,
             format!("array {name} is degraded: {left}"),
             format!(
-                "add a disk: `cairn array spare add {name} PATH`; the rebuild begins by itself"
+                "add a disk: `cairn array spare add {name} PATH`, or `cairn disk add PATH` for any \
+                 array; the rebuild begins by itself"
             ),
         )),
         ArrayState::Rebuilding => {
@@ -249,23 +256,70 @@ fn counted(errors: ErrorCounters) -> String {
     format!("{} errors", parts.join(", "))
 }
 
-fn array_spares(array: &Array, wanted: usize, checks: &mut Vec<Check>) {
+fn array_spares(array: &Array, wanted: usize, relies_on_pool: bool, checks: &mut Vec<Check>) {
     let ready = array
         .spares
         .iter()
         .filter(|spare| spare.state == MemberState::Spare)
         .count();
-    if ready < wanted {
-        checks.push(check(
-            array,
-            HealthCode::SpareMissing,
-            HealthLevel::Warn,
-            format!(
-                "array {} had {wanted} spares and has {ready} left",
-                array.name
+    let (name, pool) = (&array.name, &array.host_spares);
+    // A disk that fits every array of the host is as good as one of its own.
+    if pool.fitting > 0 {
+        return;
+    }
+    let is_waiting = array.state == ArrayState::Degraded && pool.too_small > 0;
+    let what = if ready < wanted {
+        format!("array {name} had {wanted} spares and has {ready} left")
+    } else if ready == 0 && (relies_on_pool || is_waiting) {
+        format!("array {name} has no spare left")
+    } else {
+        return;
+    };
+    let small = match pool.too_small {
+        0 => String::new(),
+        1 => format!(
+            "; the disk in the host's pool is too small for it: it has {} bytes, {} are needed",
+            pool.too_small_bytes, pool.need_bytes
+        ),
+        n => format!(
+            "; the {n} disks in the host's pool are too small for it: the largest has {} bytes, {} are \
+             needed",
+            pool.too_small_bytes, pool.need_bytes
+        ),
+    };
+    checks.push(check(
+        array,
+        HealthCode::SpareMissing,
+        HealthLevel::Warn,
+        format!("{what}{small}"),
+        format!("`cairn array spare add {name} PATH`, or for all arrays `cairn disk add PATH`"),
+    ));
+}
+
+fn pool_disks(pool: &[Disk], checks: &mut Vec<Check>) {
+    for disk in pool {
+        let (path, why) = (
+            &disk.path,
+            disk.note.as_deref().unwrap_or("no reason is known"),
+        );
+        let (what, hint) = match disk.state {
+            Some(MemberState::Missing) => (
+                "is missing".to_owned(),
+                format!("look at cable and power; `cairn disk remove {path}` forgets it"),
             ),
-            format!("`cairn array spare add {} PATH`", array.name),
-        ));
+            Some(MemberState::Failed) => (
+                format!("can't be used: {why}"),
+                format!("remove the cause, or take it out: `cairn disk remove {path}`"),
+            ),
+            _ => continue,
+        };
+        checks.push(Check {
+            code: HealthCode::DiskFailed,
+            severity: HealthLevel::Warn,
+            subject: path.clone(),
+            message: format!("disk {path} of the host's pool of spares {what}"),
+            hint,
+        });
     }
 }
 
@@ -405,6 +459,7 @@ pub(crate) mod tests {
             redundancy_left: 2,
             members: (0..4).map(member).collect(),
             spares: Vec::new(),
+            host_spares: cairn_api::HostSpares::default(),
             sync: SyncStatus::default(),
             scrub: cairn_api::Scrub::default(),
             bad_blocks: Vec::new(),
@@ -499,6 +554,68 @@ pub(crate) mod tests {
         assert_eq!(codes(pool.clone(), 1), []);
         let missed = [(HealthCode::SpareMissing, HealthLevel::Warn)];
         assert_eq!(codes(pool, 2), missed);
+    }
+
+    #[test]
+    fn an_array_without_spares_is_fine_while_the_pool_has_a_disk_that_fits() {
+        let missing = |array: &Array, wanted: usize, relies: bool| {
+            let health = verdict(&Facts {
+                arrays: std::slice::from_ref(array),
+                spares_wanted: BTreeMap::from([(array.uuid.clone(), wanted)]),
+                relying_on_pool: relies.then(|| array.uuid.clone()).into_iter().collect(),
+                ..Facts::default()
+            });
+            let mut checks = health.checks.into_iter();
+            checks.find(|check| check.code == HealthCode::SpareMissing)
+        };
+        let mut pool = array("pool");
+        pool.host_spares.fitting = 1;
+        assert_eq!(missing(&pool, 2, true), None);
+        pool.host_spares.fitting = 0;
+        assert!(missing(&pool, 1, false).is_some());
+        assert!(missing(&pool, 0, true).is_some(), "the pool's is gone");
+        assert_eq!(missing(&pool, 0, false), None, "it never had one");
+        pool.host_spares.too_small = 1;
+        pool.host_spares.too_small_bytes = 1234;
+        pool.host_spares.need_bytes = 5678;
+        assert_eq!(missing(&pool, 0, false), None, "nothing wants it yet");
+        pool.state = ArrayState::Degraded;
+        let told = missing(&pool, 0, false).unwrap();
+        for part in ["too small", "1234", "5678"] {
+            assert!(told.message.contains(part), "{}", told.message);
+        }
+    }
+
+    #[test]
+    fn a_disk_of_the_pool_that_is_gone_is_named() {
+        let disk = |state| Disk {
+            path: "/p".into(),
+            kind: cairn_api::DiskKind::Absent,
+            size_bytes: 1,
+            logical_block_bytes: 0,
+            rotational: None,
+            model: None,
+            serial: None,
+            content: cairn_api::DiskContent::Unknown,
+            signature: None,
+            role: cairn_api::DiskRole::HostSpare,
+            array: None,
+            uuid: None,
+            slot: None,
+            state: Some(state),
+            errors: ErrorCounters::default(),
+            note: Some("EIO".into()),
+        };
+        let told = |state| {
+            let health = verdict(&Facts {
+                pool: &[disk(state)],
+                ..Facts::default()
+            });
+            health.checks.first().map(|check| check.message.clone())
+        };
+        assert_eq!(told(MemberState::Spare), None);
+        assert!(told(MemberState::Missing).unwrap().contains("/p"));
+        assert!(told(MemberState::Failed).unwrap().contains("EIO"));
     }
 
     #[test]

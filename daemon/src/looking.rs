@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use cairn_api::{ErrorCode, ErrorDetail};
 use cairn_blockdev::disk::{Disk, OpenError, OpenMode, identity, same_disk};
-use cairn_blockdev::signature::{self, Kind};
-use cairn_blockdev::{BlockDevice, DeviceGeometry};
+use cairn_blockdev::signature::{self, Kind, Signature};
+use cairn_blockdev::{BlockDevice, DeviceGeometry, IoError};
 use cairn_raid::{MemberDisk, Probe};
 use uuid::Uuid;
 
@@ -30,12 +30,31 @@ pub enum Content {
     Blank,
     /// A Cairn label.
     Cairn(cairn_raid::Identity),
+    /// The label of a disk in a host's pool of spares, and nothing else.
+    HostSpare(cairn_raid::HostSpare),
     /// Another's signature.
     Foreign(String),
     /// A Cairn label that is damaged, and how.
     Damaged(String),
     /// It couldn't be read.
     Unreadable(String),
+}
+
+impl Content {
+    /// What it bears, in words that follow "bears".
+    pub fn words(&self) -> String {
+        match self {
+            Self::Blank => "nothing".into(),
+            Self::Cairn(identity) => format!(
+                "the label of array {} ({})",
+                identity.array_name, identity.array_uuid
+            ),
+            Self::HostSpare(label) => format!("the label of a spare of host {}", label.host),
+            Self::Damaged(how) => format!("a damaged Cairn label ({how})"),
+            Self::Foreign(signature) => format!("a signature of {signature}"),
+            Self::Unreadable(error) => format!("what can't be read: {error}"),
+        }
+    }
 }
 
 /// A disk that was looked at.
@@ -66,19 +85,31 @@ pub fn open_error(error: &OpenError) -> ErrorDetail {
 /// What is on `device`.
 pub async fn content(device: &dyn BlockDevice) -> Content {
     // Cairn's label first: a disk of ours may still bear remains of what it was before.
-    match cairn_raid::probe(device).await {
+    let spare = match cairn_raid::probe(device).await {
         Ok(Probe::Member(identity)) => return Content::Cairn(identity),
         Ok(Probe::Damaged(how)) => return Content::Damaged(how),
-        Ok(Probe::Blank) => {}
+        // It was blank beside its label: what else is on it came later and is somebody's.
+        Ok(Probe::HostSpare(label)) => Some(label),
+        Ok(Probe::Blank) => None,
         Err(error) => return Content::Unreadable(error.to_string()),
+    };
+    match (signature::probe(device).await, spare) {
+        (Ok(found), Some(label)) if found.iter().all(|one| one.kind == Kind::Cairn) => {
+            Content::HostSpare(label)
+        }
+        (found, _) => signatures(found),
     }
-    match signature::probe(device).await {
+}
+
+fn signatures(found: Result<Vec<Signature>, IoError>) -> Content {
+    match found {
         Ok(found) if found.is_empty() => Content::Blank,
-        Ok(found) if found.iter().any(|one| one.kind == Kind::Cairn) => {
+        Ok(found) if found.iter().all(|one| one.kind == Kind::Cairn) => {
             Content::Damaged("its checksum is wrong".into())
         }
         Ok(found) => {
-            let what: Vec<String> = found.into_iter().map(|one| one.what).collect();
+            let others = found.into_iter().filter(|one| one.kind != Kind::Cairn);
+            let what: Vec<String> = others.map(|one| one.what).collect();
             Content::Foreign(what.join(" and "))
         }
         Err(error) => Content::Unreadable(error.to_string()),
@@ -140,14 +171,14 @@ pub async fn open(engine: &Rc<Engine>, path: &Path) -> Result<MemberDisk, OpenEr
     Ok(disk)
 }
 
-/// Refuses two paths to one disk, among `paths` and between them and `taken` (path, array).
+/// Refuses two paths to one disk, among `paths` and between them and `taken` (path, and what has it).
 pub fn check_distinct(paths: &[PathBuf], taken: &[(PathBuf, String)]) -> Answer<()> {
     let mut seen: Vec<(&PathBuf, _)> = Vec::new();
     let mut used = Vec::new();
-    for (path, array) in taken {
+    for (path, place) in taken {
         // A member that vanished has no identity to compare with.
         if let Ok(id) = identity(path) {
-            used.push((path, array, id));
+            used.push((path, place, id));
         }
     }
     for path in paths {
@@ -167,19 +198,20 @@ pub fn check_distinct(paths: &[PathBuf], taken: &[(PathBuf, String)]) -> Answer<
                 "name every disk once",
             ));
         }
-        if let Some((other, array, _)) = used.iter().find(|(_, _, other)| same_disk(other, &id)) {
+        if let Some((other, place, _)) = used.iter().find(|(_, _, other)| same_disk(other, &id)) {
             return Err(refuse(
                 ErrorCode::DiskInUse,
                 if *other == path {
-                    format!("{} is in array {array}", path.display())
+                    format!("{} is in {place}", path.display())
                 } else {
                     format!(
-                        "{} is the same disk as {}, which is in array {array}",
+                        "{} is the same disk as {}, which is in {place}",
                         path.display(),
                         other.display()
                     )
                 },
-                "choose a disk that is in no array",
+                "choose another disk; `cairn disk list` shows where each is, `cairn disk remove` takes out \
+                 spares",
             ));
         }
         seen.push((path, id));
@@ -225,7 +257,7 @@ pub async fn take(
 /// Whether there is something to wipe; refuses if that wasn't allowed.
 pub(crate) fn check_content(path: &Path, content: &Content, may_wipe: bool) -> Answer<bool> {
     let shown = path.display();
-    let (code, what) = match content {
+    let code = match content {
         Content::Blank => return Ok(false),
         Content::Unreadable(error) => {
             return Err(refuse(
@@ -235,22 +267,10 @@ pub(crate) fn check_content(path: &Path, content: &Content, may_wipe: bool) -> A
             ));
         }
         _ if may_wipe => return Ok(true),
-        Content::Cairn(identity) => (
-            ErrorCode::DiskInUse,
-            format!(
-                "the label of array {} ({})",
-                identity.array_name, identity.array_uuid
-            ),
-        ),
-        Content::Damaged(how) => (
-            ErrorCode::DiskForeign,
-            format!("a damaged Cairn label ({how})"),
-        ),
-        Content::Foreign(signature) => (
-            ErrorCode::DiskForeign,
-            format!("a signature of {signature}"),
-        ),
+        Content::Cairn(_) | Content::HostSpare(_) => ErrorCode::DiskInUse,
+        Content::Damaged(_) | Content::Foreign(_) => ErrorCode::DiskForeign,
     };
+    let what = content.words();
     let wipe = format!("if its content may go, say so with `--wipe {shown}`");
     let hint = match content {
         Content::Cairn(identity) => format!(
@@ -305,7 +325,7 @@ mod tests {
         assert!(error.message.contains("are the same disk"), "{error}");
         let error = check_distinct(&[a.clone(), a.clone()], &[]).unwrap_err();
         assert!(error.message.contains("named twice"), "{error}");
-        let taken = [(a, "pool".to_owned())];
+        let taken = [(a, "array pool".to_owned())];
         let error = check_distinct(&[b, link], &taken).unwrap_err();
         assert_eq!(error.code, ErrorCode::DiskInUse);
         assert!(error.message.contains("in array pool"), "{error}");

@@ -4,7 +4,7 @@
 //! were seen, what the operator wished, and how an array looked when it last ran, so that one that
 //! isn't running can still be shown.
 //!
-//! Keys: `array/<array uuid>` and `export/<volume uuid>/<address>`.
+//! Keys: `array/<array uuid>`, `export/<volume uuid>/<address>` and `spare/<disk uuid>`.
 
 use std::collections::BTreeSet;
 
@@ -19,6 +19,7 @@ use crate::error::DaemonError;
 
 const ARRAYS: &str = "array/";
 const EXPORTS: &str = "export/";
+const SPARES: &str = "spare/";
 
 /// A disk as it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +69,9 @@ pub struct ArrayRecord {
     pub disks: Vec<KnownDisk>,
     /// Most spares that it has had ready since the operator last took one away: fewer are missed.
     pub spares_wanted: usize,
+    /// The host's pool had a disk for it, and the operator hasn't taken the last such away: one is missed.
+    #[serde(default)]
+    pub relies_on_pool: bool,
     /// Stopped by the operator: not started by itself.
     pub stopped: bool,
     /// The operator has begun to destroy it: not started by itself, and shown until that is done.
@@ -93,6 +97,7 @@ impl ArrayRecord {
             size_bytes: array.size_bytes,
             disks: members.chain(spares).collect(),
             spares_wanted,
+            relies_on_pool: false,
             stopped: false,
             destroying: false,
             scrub_by_operator: false,
@@ -109,6 +114,7 @@ impl ArrayRecord {
                 disk.path.clone_from(&old.path);
             }
         }
+        new.relies_on_pool = self.relies_on_pool;
         new.stopped = self.stopped;
         new.destroying = self.destroying;
         new.scrub_by_operator = self.scrub_by_operator;
@@ -147,12 +153,48 @@ pub struct ExportRecord {
     pub read_only: bool,
 }
 
+/// A disk of the host's pool of spares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpareRecord {
+    /// Identity in its label.
+    pub uuid: Uuid,
+    /// The host in its label.
+    pub host: Uuid,
+    /// Where it was last seen.
+    pub path: String,
+    /// Its size in the label.
+    pub size_bytes: u64,
+    /// When it was put in the pool.
+    pub since_unix_ms: u64,
+    /// An array was about to take it: if it isn't found in the pool, that one has it.
+    #[serde(default)]
+    pub was_taking: bool,
+}
+
+impl SpareRecord {
+    /// What is remembered of a disk with this label.
+    pub fn of(label: &cairn_raid::HostSpare, path: &str) -> Self {
+        Self {
+            uuid: label.uuid,
+            host: label.host,
+            path: path.to_owned(),
+            size_bytes: label.disk_bytes,
+            since_unix_ms: label.since_ms,
+            was_taking: false,
+        }
+    }
+}
+
 fn array_key(uuid: Uuid) -> Result<Key, StoreError> {
     Key::new(format!("{ARRAYS}{uuid}"))
 }
 
 fn export_key(volume: Uuid, address: &str) -> Result<Key, StoreError> {
     Key::new(format!("{EXPORTS}{volume}/{address}"))
+}
+
+fn spare_key(uuid: Uuid) -> Result<Key, StoreError> {
+    Key::new(format!("{SPARES}{uuid}"))
 }
 
 async fn load<T: DeserializeOwned>(
@@ -206,6 +248,24 @@ pub async fn forget_export(
     address: &str,
 ) -> Result<(), StoreError> {
     let delete = Transaction::new().delete(export_key(volume, address)?);
+    store.transaction(delete).await.map(drop)
+}
+
+/// The disks of the host's pool that are remembered.
+pub async fn load_spares(store: &dyn MetaStore) -> Result<Vec<SpareRecord>, DaemonError> {
+    load(store, SPARES).await
+}
+
+/// Remembers a disk of the pool.
+pub async fn save_spare(store: &dyn MetaStore, record: &SpareRecord) -> Result<(), StoreError> {
+    let value = serde_json::to_vec(record).unwrap_or_default();
+    let put = Transaction::new().put(spare_key(record.uuid)?, value);
+    store.transaction(put).await.map(drop)
+}
+
+/// Forgets a disk that has left the pool.
+pub async fn forget_spare(store: &dyn MetaStore, uuid: Uuid) -> Result<(), StoreError> {
+    let delete = Transaction::new().delete(spare_key(uuid)?);
     store.transaction(delete).await.map(drop)
 }
 
@@ -263,6 +323,18 @@ mod tests {
             load_arrays(&store).await.unwrap(),
             std::slice::from_ref(&record)
         );
+        let spare = SpareRecord {
+            uuid: Uuid::from_u128(5),
+            host: Uuid::from_u128(6),
+            path: "/dev/sdx".into(),
+            size_bytes: 1 << 40,
+            since_unix_ms: 7,
+            was_taking: true,
+        };
+        save_spare(&store, &spare).await.unwrap();
+        assert_eq!(load_spares(&store).await.unwrap(), [spare]);
+        forget_spare(&store, Uuid::from_u128(5)).await.unwrap();
+        assert_eq!(load_spares(&store).await.unwrap(), []);
         forget_array(&store, record.uuid).await.unwrap();
         assert_eq!(load_arrays(&store).await.unwrap(), []);
         forget_export(&store, Uuid::from_u128(7), "unix:/run/pg.sock")

@@ -1,8 +1,8 @@
 //! What raid says of an array, in the admin API's words.
 
 use cairn_api::{
-    Array, ArrayFlag, ArrayState, BadBlocks, ErrorCounters, Level, Member, MemberState, Scrub,
-    ScrubState, Space, Spare, SyncAction, SyncStatus,
+    Array, ArrayFlag, ArrayState, BadBlocks, ErrorCounters, HostSpares, Level, Member, MemberState,
+    Scrub, ScrubState, Space, Spare, SyncAction, SyncStatus,
 };
 use cairn_raid::{ArrayStatus, ErrorCounts, MemberStatus};
 
@@ -185,6 +185,10 @@ pub fn array(status: &ArrayStatus) -> Array {
         redundancy_left: slot_number(status.redundancy_left),
         members,
         spares,
+        host_spares: HostSpares {
+            need_bytes: status.member_bytes_min,
+            ..HostSpares::default()
+        },
         sync: sync(status),
         scrub: scrub(status),
         bad_blocks: status.bad_blocks.iter().map(bad_blocks).collect(),
@@ -235,6 +239,7 @@ mod tests {
             size_bytes: 100,
             state: cairn_raid::ArrayState::Clean,
             redundancy_left: 1,
+            member_bytes_min: 1,
             members: vec![
                 disk(2, Some(2), Raid::InSync),
                 disk(0, Some(0), Raid::InSync),

@@ -126,6 +126,7 @@ mod tests {
             size_bytes: 0,
             state: ArrayState::Clean,
             redundancy_left: 1,
+            member_bytes_min: 1,
             members: Vec::new(),
             sync: None,
             space: SpaceStatus {

@@ -48,7 +48,9 @@ pub const NAME_MAX: usize = 48;
 pub const INCOMPAT_NO_INTEGRITY: u64 = 1;
 /// Incompat: acked writes may be in the journal alone.
 pub const INCOMPAT_JOURNAL: u64 = 2;
-/// What this version understands.
+/// Incompat: no label of a member, but of a disk in a host's pool ([`crate::host_spare`]).
+pub const INCOMPAT_HOST_SPARE: u64 = 1 << 16;
+/// What this version understands of a member's label.
 const INCOMPAT_KNOWN: u64 = INCOMPAT_NO_INTEGRITY | INCOMPAT_JOURNAL;
 const RO_COMPAT_KNOWN: u64 = 0;
 
@@ -260,7 +262,7 @@ impl ArrayLabel {
     }
 }
 
-fn sum(bytes: &[u8]) -> u32 {
+pub(crate) fn sum(bytes: &[u8]) -> u32 {
     cairn_blockdev::crc::crc32c(
         bytes
             .split_at(bytes.len().saturating_sub(size_of::<U32>()))

@@ -195,9 +195,20 @@ impl Shape {
         (low > 0).then_some(low * unit)
     }
 
-    /// Smallest disk that carries `data_bytes`.
+    /// Smallest disk that carries `data_bytes`, to the byte. The journal grows with the disk.
     pub fn disk_bytes_min(&self, data_bytes: u64) -> u64 {
-        self.needs(0, data_bytes.max(self.extent_member_bytes()))
+        let data_bytes = data_bytes.max(self.extent_member_bytes());
+        // A disk has no less than with the smallest journal, and needs no more than with the largest.
+        let (mut low, mut high) = (self.needs(0, data_bytes), self.needs(u64::MAX, data_bytes));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.needs(middle, data_bytes) <= middle {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        low
     }
 
     /// The zones of a disk of `size` in an array with `data_bytes` a member. `None`: too small.
@@ -325,6 +336,22 @@ mod tests {
                         );
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn the_smallest_disk_of_an_array_is_known_to_the_byte() {
+        for (members, journal_bytes) in [(4, None), (8, None), (8, Some(200 * MIB))] {
+            for size in [256 * MIB, 10 << 30, 900 << 30, 4 << 40] {
+                let shape = Shape {
+                    journal_bytes,
+                    ..shape(Level::Raid6, members, 65536)
+                };
+                let data = shape.data_bytes_for(size).unwrap_or(64 * MIB);
+                let need = shape.disk_bytes_min(data);
+                assert!(shape.layout(need, data).is_some());
+                assert!(shape.layout(need - 1, data).is_none());
             }
         }
     }

@@ -10,6 +10,7 @@ pub mod defects;
 mod error;
 mod events;
 mod geometry;
+pub mod host_spare;
 pub mod integrity;
 pub mod journal;
 pub mod label;
@@ -36,5 +37,6 @@ pub use array::{
 pub use error::RaidError;
 pub use events::{ArrayEvent, EventKind, EventSink, Hooks, Witness, WitnessStore};
 pub use geometry::{CHUNK_MAX, CHUNK_MIN, Geometry, GeometryError, Role, Row, Set, Slot};
+pub use host_spare::{HOST_SPARE_BYTES_MIN, HostSpare, write_host_spare};
 pub use level::{Level, MEMBERS_MAX};
 pub use member::MemberState;

@@ -203,6 +203,19 @@ pub struct Space {
     pub provisioned_bytes: u64,
 }
 
+/// What the host's pool of spares has for an array.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostSpares {
+    /// Free disks that are large enough for it.
+    pub fitting: u32,
+    /// Free disks that are too small.
+    pub too_small: u32,
+    /// Bytes of the largest of those; zero where there is none.
+    pub too_small_bytes: u64,
+    /// Bytes that a disk must have to become a member; zero where that isn't known.
+    pub need_bytes: u64,
+}
+
 /// Things about an array worth a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -250,6 +263,9 @@ pub struct Array {
     /// Spares of this array.
     #[serde(default)]
     pub spares: Vec<Spare>,
+    /// What the host's pool of spares has for it.
+    #[serde(default)]
+    pub host_spares: HostSpares,
     /// Background work.
     pub sync: SyncStatus,
     /// Its scrub.

@@ -25,6 +25,8 @@ pub enum DiskRole {
     Member,
     /// Waits for a slot.
     Spare,
+    /// Waits in the host's pool for any of its arrays.
+    HostSpare,
     /// In no array.
     Free,
 }
@@ -48,7 +50,12 @@ pub enum DiskContent {
 }
 
 wire_names!(DiskKind { Block => "block", File => "file", Absent => "absent" });
-wire_names!(DiskRole { Member => "member", Spare => "spare", Free => "free" });
+wire_names!(DiskRole {
+    Member => "member",
+    Spare => "spare",
+    HostSpare => "host_spare",
+    Free => "free",
+});
 wire_names!(DiskContent {
     Blank => "blank",
     Cairn => "cairn",
@@ -135,13 +142,27 @@ pub struct FailDisk {
     pub dry_run: bool,
 }
 
-/// Takes a failed member or a spare out of its array.
+/// Puts disks in the host's pool of spares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddDisks {
+    /// Absolute paths.
+    pub paths: Vec<String>,
+    /// Those of them whose present content may go.
+    #[serde(default)]
+    pub wipe: Vec<String>,
+    /// Say what would be done, and do nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Takes a failed member or a spare out of its array, or a disk out of the host's pool of spares.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RemoveDisk {
     /// Absolute path.
     pub path: String,
-    /// Although this takes the last spare of a degraded array.
+    /// Although this takes the last spare of an array.
     #[serde(default)]
     pub yes: bool,
     /// Say what would be done, and do nothing.

@@ -25,14 +25,14 @@ mod wire;
 
 pub use array::{
     Array, ArrayFlag, ArrayList, ArrayState, AssembleArray, CreateArray, DestroyArray,
-    ErrorCounters, Level, Member, MemberState, Space, Spare, SpareChange, StopArray, SyncAction,
-    SyncStatus,
+    ErrorCounters, HostSpares, Level, Member, MemberState, Space, Spare, SpareChange, StopArray,
+    SyncAction, SyncStatus,
 };
 pub use change::Changed;
 pub use df::{Df, DfKind, DfRow};
 pub use disk::{
-    Disk, DiskContent, DiskKind, DiskList, DiskQuery, DiskRole, FailDisk, RemoveDisk, ReplaceDisk,
-    WipeDisk,
+    AddDisks, Disk, DiskContent, DiskKind, DiskList, DiskQuery, DiskRole, FailDisk, RemoveDisk,
+    ReplaceDisk, WipeDisk,
 };
 pub use error::{ErrorBody, ErrorCode, ErrorDetail, Exit};
 pub use events::{Event, EventPage, EventsQuery};

@@ -70,6 +70,8 @@ pub const SPARE_REMOVE: Route = post("/v1/arrays/{name}/spares/remove");
 pub const DISKS: Route = get("/v1/disks");
 /// [`crate::DiskQuery`] → [`crate::Disk`].
 pub const DISK: Route = get("/v1/disk");
+/// [`crate::AddDisks`] → [`crate::Changed`].
+pub const DISK_ADD: Route = post("/v1/disks/add");
 /// [`crate::FailDisk`] → [`crate::Changed`].
 pub const DISK_FAIL: Route = post("/v1/disks/fail");
 /// [`crate::RemoveDisk`] → [`crate::Changed`].
@@ -95,7 +97,7 @@ pub const VOLUME_EXPORT: Route = post("/v1/volumes/{name}/export");
 pub const VOLUME_UNEXPORT: Route = post("/v1/volumes/{name}/unexport");
 
 /// Every route, for the server's registration test.
-pub const ALL: [Route; 27] = [
+pub const ALL: [Route; 28] = [
     VERSION,
     STATUS,
     HEALTH,
@@ -112,6 +114,7 @@ pub const ALL: [Route; 27] = [
     SPARE_REMOVE,
     DISKS,
     DISK,
+    DISK_ADD,
     DISK_FAIL,
     DISK_REMOVE,
     DISK_REPLACE,

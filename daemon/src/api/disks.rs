@@ -1,7 +1,9 @@
 //! Requests about disks.
 
 use axum::extract::State;
-use cairn_api::{Changed, Disk, DiskList, DiskQuery, FailDisk, RemoveDisk, ReplaceDisk, WipeDisk};
+use cairn_api::{
+    AddDisks, Changed, Disk, DiskList, DiskQuery, FailDisk, RemoveDisk, ReplaceDisk, WipeDisk,
+};
 
 use super::Shared;
 use super::body::{Ask, Body, Result, change, reply};
@@ -14,6 +16,13 @@ pub(super) async fn list(State(daemon): State<Shared>) -> Result<DiskList> {
 
 pub(super) async fn show(State(daemon): State<Shared>, Ask(query): Ask<DiskQuery>) -> Result<Disk> {
     reply(daemon.disk(&query.path).await?)
+}
+
+pub(super) async fn add(
+    State(daemon): State<Shared>,
+    Body(request): Body<AddDisks>,
+) -> Result<Changed> {
+    change(async move { daemon.add_disks(request).await }).await
 }
 
 pub(super) async fn fail(

@@ -53,6 +53,7 @@ pub fn router(supervisor: Shared) -> Router {
         (routes::ARRAY_SCRUB, post(arrays::scrub)),
         (routes::SPARE_ADD, post(arrays::spare_add)),
         (routes::SPARE_REMOVE, post(arrays::spare_remove)),
+        (routes::DISK_ADD, post(disks::add)),
         (routes::DISK_FAIL, post(disks::fail)),
         (routes::DISK_REMOVE, post(disks::remove)),
         (routes::DISK_REPLACE, post(disks::replace)),

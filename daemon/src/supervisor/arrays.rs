@@ -9,14 +9,16 @@ use cairn_api::{
     StopArray, validate_name,
 };
 use cairn_raid::label::TABLE_MAX;
-use cairn_raid::{ArrayStatus, CHUNK_MAX, CreateSpec, Geometry, MemberDisk, RaidError};
+use cairn_raid::{CHUNK_MAX, CreateSpec, Geometry, MemberDisk, RaidError};
 use uuid::Uuid;
 
 use super::located::located;
+use super::pool::PoolDisk;
 use super::returning::{Added, add};
 use super::scrubs::ArraySettings;
+use super::spares::taker;
 use super::{Entry, Run, Supervisor, locked, path_text};
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineHandle};
 use crate::looking::{self, Content, distinct, take, wipe};
 use crate::record::ArrayRecord;
 use crate::refuse::{self, Answer, confirm, invalid, refuse};
@@ -35,7 +37,7 @@ impl Supervisor {
 
     /// One array.
     pub async fn array(&self, name: &str) -> Answer<Array> {
-        Ok(self.find(name)?.snapshot().await.array)
+        Ok(self.with_pool(self.find(name)?.snapshot().await.array))
     }
 
     /// Makes an array.
@@ -182,7 +184,7 @@ impl Supervisor {
     pub async fn add_spare(&self, name: &str, request: SpareChange) -> Answer<Changed> {
         let entry = self.find(name)?;
         let path = path_text(&request.path)?;
-        let taken = self.taken().await;
+        let taken = self.taken_by_arrays().await;
         let _within = entry.changes.lock().await;
         self.check_running()?;
         let engine = entry.running()?;
@@ -190,9 +192,31 @@ impl Supervisor {
         distinct(vec![path.clone()], taken).await?;
         let dry_run = request.dry_run;
         let may_wipe = request.wipe;
-        let added = engine
-            .call(move |engine| async move { add(&engine, path, may_wipe, dry_run).await })
-            .await??;
+        let pooled = self.pooled(&request.path).filter(PoolDisk::is_here);
+        if let Some(disk) = &pooled {
+            check_pooled_size(&engine, disk).await?;
+        }
+        let added = match pooled {
+            // The pool has it open, and it was checked when it was put in.
+            Some(_) if dry_run => Added::WouldBeSpare,
+            Some(disk) => {
+                let disk = self.reserve_pooled(&disk, &taker(&entry.name()))?;
+                let label = disk.label;
+                let path = disk.path.clone();
+                let taking = async move {
+                    let added = engine.call(move |engine| async move {
+                        add(&engine, path, Some(label), may_wipe, false).await
+                    });
+                    added.await?
+                };
+                self.hand_over(&entry, &disk, taking).await?
+            }
+            None => engine
+                .call(
+                    move |engine| async move { add(&engine, path, None, may_wipe, dry_run).await },
+                )
+                .await??,
+        };
         if !dry_run {
             let ready = entry.ready_spares().await;
             entry.update(|record| record.spares_wanted = record.spares_wanted.max(ready));
@@ -222,7 +246,7 @@ impl Supervisor {
         let _within = entry.changes.lock().await;
         self.check_running()?;
         let engine = entry.running()?;
-        let array = entry.snapshot().await.array;
+        let array = self.with_pool(entry.snapshot().await.array);
         let name = array.name.clone();
         let spare = located(&array, &request.path);
         let Some(spare) = spare.filter(|disk| disk.state == MemberState::Spare) else {
@@ -236,7 +260,8 @@ impl Supervisor {
             ));
         };
         let ready = array.spares.iter();
-        let last = ready.filter(|s| s.state == MemberState::Spare).count() == 1;
+        let last = ready.filter(|s| s.state == MemberState::Spare).count() == 1
+            && array.host_spares.fitting == 0;
         if last && !request.yes && !request.dry_run {
             return Err(confirm(format!(
                 "{} is the last spare of array {name}: after a failure nothing would be rebuilt \
@@ -281,7 +306,7 @@ impl Supervisor {
         dry_run: bool,
         summary: String,
     ) -> Answer<Changed> {
-        let array = entry.snapshot().await.array;
+        let array = self.with_pool(entry.snapshot().await.array);
         Ok(Changed {
             dry_run,
             changed: true,
@@ -453,9 +478,7 @@ pub(super) async fn take_opened(
     dry_run: bool,
 ) -> Answer<Option<MemberDisk>> {
     let has_content = looking::check_content(Path::new(&*disk.path), content, may_wipe)?;
-    if has_content {
-        check_size_before_wipe(&array.status(), &disk)?;
-    }
+    check_size(array, &disk)?;
     if dry_run {
         return Ok(None);
     }
@@ -465,21 +488,20 @@ pub(super) async fn take_opened(
     Ok(Some(disk))
 }
 
-/// Refuses a disk below every member, whose content would go for nothing. One that is smaller by a
-/// rounding might do: blank, it is the array's to judge.
-fn check_size_before_wipe(status: &ArrayStatus, disk: &MemberDisk) -> Answer<()> {
-    let members = status.members.iter().filter(|m| m.slot.is_some());
-    let smallest = members.map(|m| m.size_bytes).min().unwrap_or(0);
+/// Refuses a disk that is too small for the array, to the byte: before its content goes for nothing.
+pub(super) fn check_size(array: &Rc<cairn_raid::Array>, disk: &MemberDisk) -> Answer<()> {
     let size = disk.device.geometry().size;
-    if size >= smallest {
-        return Ok(());
-    }
-    Err(refuse(
-        ErrorCode::DiskUnusable,
-        format!(
-            "{} has {size} bytes and the smallest member of array {} {smallest}: it isn't wiped",
-            disk.path, status.name
-        ),
-        "use a larger disk",
-    ))
+    array
+        .check_size(&disk.path, size)
+        .map_err(|error| refuse::raid(&error))
+}
+
+/// The same with a disk of the host's pool, which is the pool's still.
+pub(super) async fn check_pooled_size(engine: &EngineHandle, disk: &PoolDisk) -> Answer<()> {
+    let (path, size) = (disk.path.display().to_string(), disk.size_bytes);
+    let checked = engine.call(move |engine| async move {
+        let checked = engine.array()?.check_size(&path, size);
+        checked.map_err(|error| refuse::raid(&error))
+    });
+    checked.await?
 }

@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use super::disks::glob_paths;
 use super::scrubs::ArraySettings;
+use super::spares::FoundSpare;
 use super::{Entry, Run, Supervisor, path_text};
 use crate::engine::{Engine, EngineHandle};
 use crate::looking::{self, Content};
@@ -332,7 +333,10 @@ impl Supervisor {
                 paths.extend(disks.map(|disk| PathBuf::from(disk.path)));
             }
         }
+        let (missing, held) = self.pool_hints();
+        paths.extend(missing);
         paths.extend(glob_paths(&self.config().devices).await);
+        paths.retain(|path| !held.contains(path));
         paths.remove(&PathBuf::new());
         let awaited = self.awaited().await;
         paths.retain(|path| match awaited.check(path) {
@@ -346,11 +350,16 @@ impl Supervisor {
             .scanner
             .call(move |engine| async move { probe_all(&engine, paths).await })
             .await;
-        let looked = looked.unwrap_or_else(|detail| {
-            tracing::error!("disks can't be looked at: {detail}");
-            Vec::new()
-        });
-        group(looked)
+        match looked {
+            Ok((looked, spares)) => {
+                self.admit_all(spares).await;
+                group(looked)
+            }
+            Err(detail) => {
+                tracing::error!("disks can't be looked at: {detail}");
+                BTreeMap::new()
+            }
+        }
     }
 
     /// Starts an array on an engine of its own, and brings its exports back.
@@ -470,13 +479,18 @@ fn find_scanned(name: &str, found: &BTreeMap<Uuid, Found>) -> Option<Answer<Uuid
     }
 }
 
-/// On the scanner's thread: which of `paths` bear a label.
-async fn probe_all(engine: &Rc<Engine>, paths: BTreeSet<PathBuf>) -> Vec<(PathBuf, Identity)> {
+/// On the scanner's thread: which of `paths` bear a label, of an array or of a host's pool.
+async fn probe_all(
+    engine: &Rc<Engine>,
+    paths: BTreeSet<PathBuf>,
+) -> (Vec<(PathBuf, Identity)>, Vec<FoundSpare>) {
     let mut found: Vec<(PathBuf, Identity)> = Vec::new();
+    let mut spares = Vec::new();
     for path in paths {
         match looking::look(engine, &path).await {
             Ok(looked) => match looked.content {
                 Content::Cairn(identity) => found.push((path, identity)),
+                Content::HostSpare(label) => spares.push(FoundSpare { path, label }),
                 Content::Damaged(how) => {
                     tracing::warn!(path = %path.display(), "its Cairn label is damaged: {how}");
                 }
@@ -487,7 +501,7 @@ async fn probe_all(engine: &Rc<Engine>, paths: BTreeSet<PathBuf>) -> Vec<(PathBu
     }
     // The driver's answers about loops may be long in coming.
     let kept = tokio::task::spawn_blocking(move || dedup(found)).await;
-    kept.unwrap_or_default()
+    (kept.unwrap_or_default(), spares)
 }
 
 /// One path for each disk: a link beside its target is no second disk.

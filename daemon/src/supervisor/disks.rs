@@ -12,9 +12,11 @@ use cairn_api::{
 use cairn_blockdev::disk::{DiskInfo, OpenError, discover};
 use tokio::sync::Mutex;
 
-use super::arrays::take_one;
+use super::arrays::{check_pooled_size, check_size, take_one};
 use super::located::located;
+use super::pool::PoolDisk;
 use super::returning::Awaited;
+use super::spares::{POOL, open_pooled, taker};
 use super::{Snapshot, Supervisor, path_text};
 use crate::events::NewEvent;
 use crate::looking::{self, Content, Looked, distinct};
@@ -53,13 +55,14 @@ impl Supervisor {
         disks
     }
 
-    /// The disks of arrays.
+    /// The disks of arrays, and those of the host's pool of spares.
     pub(super) async fn array_disks(&self, snapshots: &[Snapshot]) -> Vec<Disk> {
         let infos = host_disks().await;
         let mut disks = Vec::new();
         for Snapshot { array, .. } in snapshots {
             disks.extend(members(array));
         }
+        disks.extend(self.pool_disks());
         for disk in disks
             .iter_mut()
             .filter(|disk| disk.state != Some(MemberState::Missing))
@@ -93,9 +96,12 @@ impl Supervisor {
         if disk.uuid == away.uuid {
             return Ok(away.clone());
         }
+        let place = match &away.array {
+            Some(array) => format!("array {array}"),
+            None => POOL.to_owned(),
+        };
         let was = format!(
-            "a disk of array {} that was last seen here is {}",
-            away.array.as_deref().unwrap_or_default(),
+            "a disk of {place} that was last seen here is {}",
             away.state.map_or("away", MemberState::as_str)
         );
         disk.note = Some(match disk.note {
@@ -203,13 +209,21 @@ impl Supervisor {
             .await
     }
 
-    /// Takes a failed member or a spare out of its array.
+    /// Takes a failed member or a spare out of its array, or a disk out of the pool of spares.
     pub async fn remove_disk(&self, request: RemoveDisk) -> Answer<Changed> {
         let path = request.path.clone();
-        let (entry, engine) = self.array_of_disk(&path).await?;
+        let pooled = self.pooled(&path);
+        // What is there now comes before what an array has lost, and that before what the pool has.
+        if let Some(disk) = pooled.clone().filter(PoolDisk::is_here) {
+            return self.remove_pooled(&request, disk).await;
+        }
+        let (entry, engine) = match (self.array_of_disk(&path).await, pooled) {
+            (Err(_), Some(disk)) => return self.remove_pooled(&request, disk).await,
+            (found, _) => found?,
+        };
         let _within = entry.changes.lock().await;
         self.check_running()?;
-        let array = entry.snapshot().await.array;
+        let array = self.with_pool(entry.snapshot().await.array);
         let name = array.name.clone();
         let disk = located(&array, &path).ok_or_else(|| gone(&path, &name))?;
         let state = disk.state;
@@ -231,7 +245,7 @@ impl Supervisor {
             .spares
             .iter()
             .filter(|s| s.state == MemberState::Spare);
-        let last_spare = is_spare && spares.count() == 1;
+        let last_spare = is_spare && spares.count() == 1 && array.host_spares.fitting == 0;
         if request.dry_run {
             return Ok(Changed {
                 dry_run: true,
@@ -273,7 +287,7 @@ impl Supervisor {
     pub async fn replace_disk(&self, request: ReplaceDisk) -> Answer<Changed> {
         let old = request.old.clone();
         let new = path_text(&request.new)?;
-        let taken = self.taken().await;
+        let taken = self.taken_by_arrays().await;
         let (entry, engine) = self.array_of_disk(&old).await?;
         let _within = entry.changes.lock().await;
         self.check_running()?;
@@ -299,24 +313,49 @@ impl Supervisor {
             distinct(vec![new.clone()], taken).await?;
         }
         let (asked, dry_run, may_wipe) = (disk.name, request.dry_run, request.wipe);
-        engine
-            .call(move |engine| async move {
-                let (array, disk) = match spare {
-                    // The array has it open already, and blank.
-                    Some(_) if dry_run => return Ok(()),
-                    Some(spare) => {
-                        let opened = engine.opened(&spare.name);
-                        let opened =
-                            opened.ok_or_else(|| refuse::internal("a spare isn't open"))?;
-                        (engine.array()?, Some(opened))
-                    }
-                    None => take_one(&engine, new, may_wipe, dry_run).await?,
+        let pooled = self.pooled(&request.new).filter(PoolDisk::is_here);
+        let pooled = pooled.filter(|_| spare.is_none());
+        if let Some(disk) = &pooled {
+            check_pooled_size(&engine, disk).await?;
+        }
+        match pooled {
+            Some(_) if dry_run => {}
+            Some(disk) => {
+                let disk = self.reserve_pooled(&disk, &taker(&name))?;
+                let (label, path) = (disk.label, disk.path.clone());
+                let taking = async move {
+                    let replaced = engine.call(move |engine| async move {
+                        let array = engine.array()?;
+                        let disk = open_pooled(&engine, &path, label).await?;
+                        check_size(&array, &disk)?;
+                        let replaced = array.replace_member(&asked, disk).await;
+                        replaced.map_err(|error| refuse::raid(&error))
+                    });
+                    replaced.await?
                 };
-                let Some(disk) = disk else { return Ok(()) };
-                let replaced = array.replace_member(&asked, disk).await;
-                replaced.map_err(|error| refuse::raid(&error))
-            })
-            .await??;
+                self.hand_over(&entry, &disk, taking).await?;
+            }
+            None => {
+                engine
+                    .call(move |engine| async move {
+                        let (array, disk) = match spare {
+                            // The array has it open already, and blank.
+                            Some(_) if dry_run => return Ok(()),
+                            Some(spare) => {
+                                let opened = engine.opened(&spare.name);
+                                let opened =
+                                    opened.ok_or_else(|| refuse::internal("a spare isn't open"))?;
+                                (engine.array()?, Some(opened))
+                            }
+                            None => take_one(&engine, new, may_wipe, dry_run).await?,
+                        };
+                        let Some(disk) = disk else { return Ok(()) };
+                        let replaced = array.replace_member(&asked, disk).await;
+                        replaced.map_err(|error| refuse::raid(&error))
+                    })
+                    .await??;
+            }
+        }
         if !dry_run {
             self.remember(&entry).await;
         }
@@ -355,6 +394,7 @@ impl Supervisor {
                 });
             }
             Content::Cairn(identity) => format!("the label of array {}", identity.array_name),
+            Content::HostSpare(_) => looked.content.words(),
             Content::Foreign(signature) => format!("the signature of {signature}"),
             Content::Damaged(how) => format!("a damaged Cairn label ({how})"),
             Content::Unreadable(error) => {
@@ -526,7 +566,7 @@ fn members(array: &Array) -> Vec<Disk> {
         .collect()
 }
 
-fn blank_row(path: &Path) -> Disk {
+pub(super) fn blank_row(path: &Path) -> Disk {
     Disk {
         path: path.display().to_string(),
         kind: DiskKind::Absent,
@@ -577,6 +617,14 @@ fn described(path: &Path, looked: Result<Looked, OpenError>) -> Disk {
             disk.note = Some(format!(
                 "label of array {} ({}); it takes no part in a running array",
                 identity.array_name, identity.array_uuid
+            ));
+        }
+        Content::HostSpare(label) => {
+            disk.content = DiskContent::Cairn;
+            disk.uuid = Some(label.uuid.to_string());
+            disk.note = Some(format!(
+                "label of a spare of host {}; it isn't in the pool of this one",
+                label.host
             ));
         }
         Content::Foreign(signature) => {

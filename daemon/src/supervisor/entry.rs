@@ -284,6 +284,7 @@ impl Entry {
                 redundancy_left: 0,
                 members,
                 spares,
+                host_spares: cairn_api::HostSpares::default(),
                 sync: SyncStatus::default(),
                 scrub: cairn_api::Scrub::default(),
                 bad_blocks: Vec::new(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cairn_api::{Array, ErrorCode, MemberState};
 
 use super::disks::same;
+use super::spares::POOL;
 use super::{Entry, Snapshot, Supervisor};
 use crate::engine::EngineHandle;
 use crate::refuse::{Answer, refuse};
@@ -30,8 +31,16 @@ fn is_open(state: MemberState) -> bool {
 }
 
 impl Supervisor {
-    /// Paths that running arrays have, with the array's name.
+    /// Paths that running arrays and the host's pool have, with what has them.
     pub(super) async fn taken(&self) -> Vec<(PathBuf, String)> {
+        let mut taken = self.taken_by_arrays().await;
+        let pool = self.pool_paths().into_iter();
+        taken.extend(pool.map(|path| (path, POOL.to_owned())));
+        taken
+    }
+
+    /// Those of running arrays.
+    pub(super) async fn taken_by_arrays(&self) -> Vec<(PathBuf, String)> {
         let snapshots = self.snapshots().await;
         let running = snapshots.iter().filter(|snapshot| snapshot.running);
         let mut taken = Vec::new();
@@ -40,7 +49,7 @@ impl Supervisor {
             let members = array.members.iter().filter(|m| is_open(m.state));
             let spares = array.spares.iter().filter(|s| is_open(s.state));
             let paths = members.map(|m| &m.path).chain(spares.map(|s| &s.path));
-            taken.extend(paths.map(|path| (PathBuf::from(path), array.name.clone())));
+            taken.extend(paths.map(|path| (PathBuf::from(path), format!("array {}", array.name))));
         }
         taken
     }

@@ -11,6 +11,7 @@
 //! - [`scrubs`]: scrubs by request and by their windows.
 //! - [`located`]: which array has a disk.
 //! - [`returning`]: members that come back, and disks that still owe answers.
+//! - [`pool`], [`spares`], [`pool_verbs`]: the spares that all arrays of the host share.
 //! - [`entry`]: one array that the daemon knows, running or not.
 //!
 //! Invariants
@@ -26,8 +27,11 @@ mod disks;
 mod entry;
 mod exports;
 mod located;
+mod pool;
+mod pool_verbs;
 mod returning;
 mod scrubs;
+mod spares;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -48,7 +52,7 @@ use crate::events::{EventLog, NewEvent};
 use crate::health::{Facts, verdict};
 use crate::hooks::EngineEvents;
 use crate::host::Host;
-use crate::record::{forget_array, load_arrays, load_exports, save_array};
+use crate::record::{forget_array, load_arrays, load_exports, load_spares, save_array};
 use crate::refuse::{Answer, refuse};
 use crate::statedir::StateDir;
 use crate::witness::WitnessDir;
@@ -76,6 +80,10 @@ pub struct Supervisor {
     exports: Mutex<BTreeMap<(Uuid, String), ExportEntry>>,
     /// Disks that are connected, as far as members that are away are concerned.
     arrivals: Mutex<returning::Arrivals>,
+    /// The host's pool of spares.
+    pool: Mutex<pool::Pool>,
+    /// Told when an array may want a disk of the pool, or the pool has another.
+    pool_wake: Notify,
     /// Held by whoever starts, stops, makes or ends an array.
     changes: tokio::sync::Mutex<()>,
     /// Told when an array's members may have changed.
@@ -109,6 +117,10 @@ impl Supervisor {
         let events = EventLog::load(store.as_ref()).await?;
         let records = load_arrays(store.as_ref()).await?;
         let exports = load_exports(store.as_ref()).await?;
+        let mut remembered = pool::Pool::default();
+        for record in load_spares(store.as_ref()).await? {
+            remembered.insert(spares::remembered(record));
+        }
         let changed = Arc::new(Notify::new());
         let scanner = Self::engine(&config, &witness, &events, &changed, SCANNER_ARENA_BYTES)
             .await
@@ -135,6 +147,8 @@ impl Supervisor {
             witness,
             scanner,
             arrivals: Mutex::default(),
+            pool: Mutex::new(remembered),
+            pool_wake: Notify::new(),
             changes: tokio::sync::Mutex::default(),
             changed,
             store_error: Mutex::default(),
@@ -240,7 +254,9 @@ impl Supervisor {
     pub(crate) async fn snapshots(&self) -> Vec<Snapshot> {
         let mut snapshots = Vec::new();
         for entry in self.entries() {
-            snapshots.push(entry.snapshot().await);
+            let mut snapshot = entry.snapshot().await;
+            snapshot.array = self.with_pool(snapshot.array);
+            snapshots.push(snapshot);
         }
         snapshots.sort_by(|a, b| a.array.name.cmp(&b.array.name));
         snapshots
@@ -310,6 +326,7 @@ impl Supervisor {
                     self.save(&entry).await;
                 }
             }
+            self.pool_wake.notify_one();
         }
     }
 
@@ -351,10 +368,14 @@ impl Supervisor {
             .iter()
             .map(|entry| (entry.uuid().to_string(), entry.record().spares_wanted))
             .collect();
+        let relies = |entry: &&Arc<Entry>| entry.record().relies_on_pool;
+        let on_pool = entries.iter().filter(relies);
         let store_error = locked(&self.store_error).clone();
         verdict(&Facts {
             arrays: &arrays,
             spares_wanted,
+            relying_on_pool: on_pool.map(|entry| entry.uuid().to_string()).collect(),
+            pool: &self.pool_disks(),
             exports: &self.export_list(snapshots),
             io_backend: Some(&self.io_backend()),
             store_error: store_error.as_deref(),

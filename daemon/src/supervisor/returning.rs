@@ -18,11 +18,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_api::{Array, ErrorCode, ErrorDetail, MemberState};
-use cairn_raid::{Identity, RaidError, Readded};
+use cairn_raid::{HostSpare, Identity, RaidError, Readded};
 use nix::sys::stat::{major, minor};
 
-use super::arrays::take_opened;
+use super::arrays::{check_size, take_opened};
 use super::disks::{glob_paths, same};
+use super::spares::{FoundSpare, open_pooled};
 use super::{Entry, Supervisor, locked};
 use crate::engine::Engine;
 use crate::looking::{self, Content};
@@ -46,7 +47,7 @@ pub(super) enum Connection {
 
 impl Connection {
     /// What is at `path` now.
-    fn at(path: &Path) -> Option<Self> {
+    pub(super) fn at(path: &Path) -> Option<Self> {
         use std::os::unix::fs::{FileTypeExt, MetadataExt};
         let meta = std::fs::metadata(path).ok()?;
         if meta.is_file() {
@@ -91,7 +92,7 @@ impl Arrivals {
         &mut self,
         connected: &BTreeMap<Connection, PathBuf>,
         live: impl IntoIterator<Item = Connection>,
-        members_away: bool,
+        some_away: bool,
     ) -> Vec<(Connection, PathBuf)> {
         // One that went is a new one when it is back.
         self.known
@@ -99,7 +100,7 @@ impl Arrivals {
         for one in live {
             self.known.entry(one).or_insert(Acquaintance::Known);
         }
-        if !members_away {
+        if !some_away {
             return Vec::new();
         }
         let new = connected
@@ -217,16 +218,19 @@ impl Supervisor {
                 members.chain(array.spares.iter().map(|s| (&s.path, s.state)))
             })
         };
-        let members_away = running
-            .iter()
-            .flat_map(|array| &array.members)
-            .any(|member| is_away(member.state));
-        let live: Vec<PathBuf> = disks()
+        let some_away = self.pool_misses_some()
+            || running
+                .iter()
+                .flat_map(|array| &array.members)
+                .any(|member| is_away(member.state));
+        let (missing, held) = self.pool_hints();
+        paths.extend(missing);
+        let members = disks()
             .filter(|(path, state)| !path.is_empty() && !is_away(*state))
-            .map(|(path, _)| PathBuf::from(path))
-            .collect();
+            .map(|(path, _)| PathBuf::from(path));
+        let live: Vec<PathBuf> = members.chain(held).collect();
         paths.extend(live.iter().cloned());
-        if members_away {
+        if some_away {
             paths.extend(glob_paths(&self.config().devices).await);
         }
         let seen = tokio::task::spawn_blocking(move || {
@@ -247,7 +251,7 @@ impl Supervisor {
                 return;
             }
         };
-        let new = locked(&self.arrivals).round(&connected, live, members_away);
+        let new = locked(&self.arrivals).round(&connected, live, some_away);
         for (connection, path) in new {
             // Each by itself: a look at a disk that hangs holds up no other.
             let daemon = Arc::clone(self);
@@ -258,12 +262,17 @@ impl Supervisor {
         }
     }
 
-    /// Looks at a disk that was connected, and gives it to the array that misses it. False if it
-    /// couldn't be decided yet.
+    /// Looks at a disk that was connected, and gives it to the array that misses it, or to the pool of
+    /// spares. False if it couldn't be decided yet.
     async fn welcome(&self, path: &Path) -> bool {
         let identity = match self.look(path).await {
             Ok(looked) => match looked.content {
                 Content::Cairn(identity) => identity,
+                Content::HostSpare(label) => {
+                    let path = path.to_owned();
+                    self.admit(FoundSpare { path, label }).await;
+                    return true;
+                }
                 _ => return true,
             },
             // In use, or owing answers: that may end.
@@ -337,14 +346,24 @@ pub(super) enum Added {
     WouldReturn,
 }
 
-/// Adds a disk: one that was a member of this array is caught up, any other becomes a spare.
+/// Adds a disk: one that was a member of this array is caught up, any other becomes a spare. One with
+/// the label `pooled` was reserved for this array by the host's pool, which has let it go.
 pub(super) async fn add(
     engine: &Rc<Engine>,
     path: PathBuf,
+    pooled: Option<HostSpare>,
     may_wipe: bool,
     dry_run: bool,
 ) -> Answer<Added> {
     let array = engine.array()?;
+    if let Some(label) = pooled {
+        let disk = open_pooled(engine, &path, label).await?;
+        check_size(&array, &disk)?;
+        let added = array.add_spare(disk).await;
+        return added
+            .map(|()| Added::Spare)
+            .map_err(|error| refuse::raid(&error));
+    }
     let disk = looking::open(engine, &path)
         .await
         .map_err(|error| looking::open_error(&error))?;
@@ -352,6 +371,9 @@ pub(super) async fn add(
     let raid = |error| refuse::raid(&error);
     let is_ours =
         matches!(&content, Content::Cairn(identity) if identity.array_uuid == array.uuid());
+    if is_ours && may_wipe {
+        check_size(&array, &disk)?;
+    }
     if is_ours && dry_run {
         return Ok(Added::WouldReturn);
     }

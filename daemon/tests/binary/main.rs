@@ -9,6 +9,8 @@ mod common;
 #[cfg(test)]
 mod lost;
 #[cfg(test)]
+mod pool;
+#[cfg(test)]
 mod scrubs;
 #[cfg(test)]
 mod start;

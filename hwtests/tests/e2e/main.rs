@@ -17,4 +17,5 @@ mod restart;
 mod returning;
 mod screens;
 mod space;
+mod spares;
 mod world;

@@ -28,6 +28,7 @@ use super::{Array, MemberDisk, Parts};
 use crate::error::RaidError;
 use crate::events::{EventKind, Hooks, Witness};
 use crate::geometry::Row;
+use crate::host_spare::{self, HostSpare};
 use crate::journal::entry::Seq;
 use crate::journal::open::Opened;
 use crate::label::{ArrayLabel, Label, LabelError};
@@ -62,6 +63,8 @@ pub enum Probe {
     Blank,
     /// A label.
     Member(Identity),
+    /// The label of a disk in a host's pool of spares.
+    HostSpare(HostSpare),
     /// Something that was a label, or is one that this version can't use.
     Damaged(String),
 }
@@ -165,7 +168,11 @@ pub async fn probe(device: &dyn BlockDevice) -> Result<Probe, RaidError> {
                 .count(),
         }),
         Err(NoLabel::Label(LabelError::Absent)) => Probe::Blank,
-        Err(NoLabel::Label(error)) => Probe::Damaged(error.to_string()),
+        // Also beside a member's label that is torn: it didn't get to the disk.
+        Err(NoLabel::Label(error)) => match host_spare::read(device).await? {
+            Some(spare) => Probe::HostSpare(spare),
+            None => Probe::Damaged(error.to_string()),
+        },
         Err(NoLabel::Io(error)) => return Err(error.into()),
     })
 }

@@ -20,6 +20,7 @@ use crate::defects::Defects;
 use crate::error::RaidError;
 use crate::events::{EventKind, Hooks};
 use crate::geometry::Geometry;
+use crate::host_spare;
 use crate::journal::log::Journal;
 use crate::label::{
     ArrayLabel, Entry, INCOMPAT_JOURNAL, INCOMPAT_NO_INTEGRITY, TABLE_MAX, valid_name,
@@ -247,11 +248,17 @@ pub(super) fn layout_for(
 }
 
 /// Zeroes everything before the data zone, the labels too, and writes the zone headers.
+///
+/// A disk of a host's pool keeps the last copy of the label that says so, until the array's own label
+/// is written over it: a crash before that must not lose the disk.
 pub(super) async fn prepare(disk: &Disk, array: Uuid) -> Result<(), IoError> {
     let layout = disk.layout.get().unwrap_or_default();
+    let is_pooled = host_spare::retreat(disk.device()).await?;
     zero(disk.device(), 0, BLOCK).await?;
     zero(disk.device(), LABEL_A, layout.data_offset() - LABEL_A).await?;
-    zero(disk.device(), label_copy(disk.size), BLOCK).await?;
+    if !is_pooled {
+        zero(disk.device(), label_copy(disk.size), BLOCK).await?;
+    }
     for (kind, zone) in ZoneKind::ALL.into_iter().zip(layout.zones) {
         if kind == ZoneKind::Data {
             continue;
@@ -323,6 +330,26 @@ impl Array {
             array: self.name.to_string(),
             reason: reasons.join("; "),
         }
+    }
+
+    /// Bytes that a disk must have to become a member of this array.
+    pub fn member_bytes_min(&self) -> u64 {
+        let (shape, data_bytes) = self.shape();
+        shape.disk_bytes_min(data_bytes)
+    }
+
+    /// Refuses a disk of `size` that is too small to be a member: before anything on it is touched.
+    pub fn check_size(&self, path: &str, size: u64) -> Result<(), RaidError> {
+        let need = self.member_bytes_min();
+        if size >= need {
+            return Ok(());
+        }
+        Err(RaidError::TooSmall {
+            disk: path.to_owned(),
+            size,
+            need,
+            what: format!("a member of array {}", self.name),
+        })
     }
 
     /// What sizes the zones of this array's disks.

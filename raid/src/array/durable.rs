@@ -80,16 +80,25 @@ impl Array {
             self.check_unbroken()?;
             let label = self.ledger.borrow_mut().next_generation();
             let live = self.ledger.borrow().live();
-            let results = join_all(live.iter().map(|disk| write_label(disk, &label))).await;
+            // Who joins first: no label of another disk speaks of it before its own does. So a disk of
+            // the host's pool is the pool's until then, and the array's from then on.
+            let (new, known): (Vec<_>, Vec<_>) =
+                live.into_iter().partition(|disk| disk.labelled.get() == 0);
             let mut all_written = true;
-            for (disk, result) in live.iter().zip(results) {
-                match result {
-                    Ok(()) => disk.labelled.set(label.generation),
-                    Err(error) => {
-                        all_written = false;
-                        disk.count_error(&error);
-                        lost_some |= self.put_out(disk, &error.to_string());
+            for disks in [new, known] {
+                let results = join_all(disks.iter().map(|disk| write_label(disk, &label))).await;
+                for (disk, result) in disks.iter().zip(results) {
+                    match result {
+                        Ok(()) => disk.labelled.set(label.generation),
+                        Err(error) => {
+                            all_written = false;
+                            disk.count_error(&error);
+                            lost_some |= self.put_out(disk, &error.to_string());
+                        }
                     }
+                }
+                if !all_written {
+                    break;
                 }
             }
             if all_written {

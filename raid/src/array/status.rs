@@ -106,6 +106,8 @@ pub struct ArrayStatus {
     pub state: ArrayState,
     /// Further member failures that would be survived.
     pub redundancy_left: usize,
+    /// Bytes that a disk must have to become a member.
+    pub member_bytes_min: u64,
     /// Members, spares and failed disks.
     pub members: Vec<MemberStatus>,
     /// A rebuild or replacement in progress.
@@ -181,6 +183,7 @@ impl Array {
             size_bytes: total_bytes,
             state,
             redundancy_left: self.geometry.redundancy().saturating_sub(missing),
+            member_bytes_min: self.member_bytes_min(),
             members: members.collect(),
             sync: self.sync_status(),
             space: SpaceStatus {

@@ -22,6 +22,8 @@ mod members;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod pool;
+#[cfg(test)]
 mod races;
 #[cfg(test)]
 mod region;

@@ -178,7 +178,8 @@ pub(crate) enum SpareVerb {
     /// Give an array a spare, or a disk back that was its member
     #[command(after_help = "\
 A degraded array begins to rebuild at once. A disk that was a member gets only what it missed,
-where that is known; otherwise it is refused, or with --wipe rebuilt whole.
+where that is known; otherwise it is refused, or with --wipe rebuilt whole. A disk of the host's pool
+of spares (`cairn disk add`) leaves the pool for this array.
 
 Example: cairn array spare add pool /dev/sdm")]
     Add {

@@ -18,6 +18,25 @@ pub(crate) enum DiskVerb {
         path: PathBuf,
     },
 
+    /// Put disks in the host's pool of spares, which all its arrays share
+    #[command(after_help = "\
+An array that loses a member and has no spare of its own takes the smallest disk of the pool that is
+large enough, and rebuilds by itself. The disks must be blank; what bears anything is refused unless
+--wipe names it, once per disk. `cairn disk remove` takes a disk out again, and
+`cairn array spare add` gives one to a certain array.
+
+Example: cairn disk add /dev/sdp /dev/sdq --wipe /dev/sdq")]
+    Add {
+        /// The disks: block devices or files
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// A disk of these whose present content may go; repeat it for more
+        #[arg(long, value_name = "PATH")]
+        wipe: Vec<PathBuf>,
+        #[command(flatten)]
+        dry: DryRun,
+    },
+
     /// Declare a member failed; a spare takes over by itself
     #[command(after_help = "\
 Says what redundancy remains. Wants --yes, or the path typed, when it takes the last one.
@@ -30,7 +49,10 @@ Example: cairn disk fail /dev/sdc")]
         consent: Consent,
     },
 
-    /// Take a failed member or a spare out of its array
+    /// Take a failed member or a spare out of its array, or a disk out of the host's pool of spares
+    #[command(after_help = "\
+What is taken out is blank afterwards, as far as it is there. Wants --yes, or the path typed, for the
+last spare of an array.")]
     Remove {
         /// The disk
         path: PathBuf,

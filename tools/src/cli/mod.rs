@@ -82,7 +82,7 @@ pub(crate) enum Command {
     #[command(subcommand, visible_alias = "arrays")]
     Array(ArrayVerb),
 
-    /// Disks: what they are, fail, remove, replace, wipe
+    /// Disks: what they are, fail, remove, replace, wipe; the spares that all arrays share
     #[command(subcommand, visible_alias = "disks")]
     Disk(DiskVerb),
 

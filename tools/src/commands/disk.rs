@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use cairn_api::{Disk, DiskList, Exit, FailDisk, RemoveDisk, ReplaceDisk, WipeDisk, routes};
+use cairn_api::{
+    AddDisks, Disk, DiskList, Exit, FailDisk, RemoveDisk, ReplaceDisk, WipeDisk, routes,
+};
 
 use super::{Context, change};
 use crate::cli::DiskVerb;
 use crate::error::ToolError;
-use crate::paths::absolute;
+use crate::paths::{absolute, all_absolute};
 use crate::views;
 
 pub(super) async fn run(context: &Context, verb: DiskVerb) -> Result<Exit, ToolError> {
@@ -22,6 +24,15 @@ pub(super) async fn run(context: &Context, verb: DiskVerb) -> Result<Exit, ToolE
             let disk: Disk = context.client.get_at(&target, Duration::ZERO).await?;
             context.output.show(&disk, views::disk)?;
             Ok(Exit::Done)
+        }
+        DiskVerb::Add { paths, wipe, dry } => {
+            let request = AddDisks {
+                paths: all_absolute(&paths)?,
+                wipe: all_absolute(&wipe)?,
+                dry_run: dry.dry_run,
+            };
+            let label = format!("adding {}", request.paths.join(", "));
+            change::plain(context, &label, routes::DISK_ADD.path, &request).await
         }
         DiskVerb::Fail { path, consent } => {
             let path = absolute(&path)?;

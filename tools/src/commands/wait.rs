@@ -73,10 +73,10 @@ pub(crate) fn verdict(array: &Array, goal: Goal) -> Verdict {
     }
 }
 
-/// Failed disks whose place was taken are listed beside the spares.
+/// Of its own, or in the host's pool. Failed disks whose place was taken are listed beside the spares.
 fn has_spare(array: &Array) -> bool {
     let mut spares = array.spares.iter();
-    spares.any(|spare| spare.state == MemberState::Spare)
+    array.host_spares.fitting > 0 || spares.any(|spare| spare.state == MemberState::Spare)
 }
 
 pub(super) async fn run(

@@ -123,6 +123,19 @@ fn ready_spares(array: &Array) -> usize {
     array.spares.iter().filter(ready).count()
 }
 
+/// Disks of the host's pool that the array could take; and those that are too small for it.
+fn host_spares_cell(array: &Array) -> Cell {
+    let pool = &array.host_spares;
+    let cell = Cell::count(pool.fitting);
+    match pool.too_small {
+        0 => cell,
+        n => cell.shown_as(format!(
+            "{}; {n} too small: {} bytes at most, {} are needed",
+            pool.fitting, pool.too_small_bytes, pool.need_bytes
+        )),
+    }
+}
+
 /// `array list`.
 pub(crate) fn array_list(list: &ArrayList) -> View {
     View {
@@ -146,6 +159,7 @@ pub(super) fn list_sheet(arrays: &[Array]) -> Sheet {
             "members",
             "in_sync",
             "spares",
+            "host_spares",
             "sync_action",
         ],
         rows: arrays
@@ -162,6 +176,7 @@ pub(super) fn list_sheet(arrays: &[Array]) -> Sheet {
                     Cell::count(slots(array)),
                     Cell::count(in_sync(array)),
                     Cell::count(ready_spares(array)),
+                    Cell::count(array.host_spares.fitting),
                     sync_cell(&array.sync),
                 ]
             })
@@ -194,6 +209,11 @@ pub(crate) fn array(array: &Array) -> View {
         fact("members", Cell::count(slots(array))),
         fact("in_sync", Cell::count(in_sync(array))),
         fact("spares", Cell::count(ready_spares(array))),
+        fact("host_spares", host_spares_cell(array)),
+        fact(
+            "member_bytes_min",
+            Cell::bytes(array.host_spares.need_bytes),
+        ),
         fact("sync_action", sync_cell(sync)),
     ];
     if sync.action != SyncAction::Idle {
@@ -378,6 +398,20 @@ mod tests {
         assert_eq!(value["sync"]["action"], "rebuild");
         assert_eq!(value["sync"]["eta_seconds"], 12);
         assert_eq!(value["flags"][0], "no_integrity");
+    }
+
+    #[test]
+    fn a_disk_of_the_pool_that_is_too_small_is_shown_with_both_sizes() {
+        let mut value = samples::rebuilding_array();
+        value.host_spares.need_bytes = 5678;
+        let text = Painter::new(false).view(&array(&value));
+        assert!(text.contains("host spares        0\n"), "{text}");
+        value.host_spares.too_small = 1;
+        value.host_spares.too_small_bytes = 1234;
+        let text = Painter::new(false).view(&array(&value));
+        for part in ["1 too small", "1234 bytes", "5678 are needed"] {
+            assert!(text.contains(part), "{text}");
+        }
     }
 
     #[test]

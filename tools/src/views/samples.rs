@@ -40,6 +40,7 @@ pub(crate) fn rebuilding_array() -> Array {
             state: MemberState::Spare,
             errors: ErrorCounters::default(),
         }],
+        host_spares: cairn_api::HostSpares::default(),
         sync: SyncStatus {
             action: SyncAction::Rebuild,
             done_bytes: 1 << 30,

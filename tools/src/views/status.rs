@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use cairn_api::{Array, Disk, HealthLevel, MemberState, Status, SyncAction};
+use cairn_api::{Array, Disk, DiskRole, HealthLevel, MemberState, Status, SyncAction};
 
 use super::array::sync_cell;
 use super::host::{event_rows, level_tone};
@@ -139,7 +139,7 @@ fn arrays(text: &mut String, status: &Status, painter: Painter) {
         painter,
         "ARRAYS",
         &array::list_sheet(&status.arrays),
-        &["free_bytes", "in_sync", "sync_action"],
+        &["free_bytes", "in_sync", "host_spares", "sync_action"],
     );
     for array in &status.arrays {
         if array.sync.action != SyncAction::Idle {
@@ -196,6 +196,12 @@ fn disks(text: &mut String, status: &Status, painter: Painter) {
             "  {quiet} {}disks without errors (cairn disk list)",
             if sheet.rows.is_empty() { "" } else { "more " }
         );
+    }
+    let pool = all.iter().filter(|disk| disk.role == DiskRole::HostSpare);
+    let ready = pool.filter(|disk| is_quiet(disk)).count();
+    if ready > 0 {
+        let disks = if ready == 1 { "disk" } else { "disks" };
+        let _ = writeln!(text, "  {ready} {disks} in the host's pool of spares");
     }
 }
 
@@ -262,6 +268,24 @@ mod tests {
         assert!(text.contains("/d/7 "), "{text}");
         assert!(!text.contains("/d/8 "), "{text}");
         assert!(text.contains("23 more disks without errors"), "{text}");
+    }
+
+    #[test]
+    fn the_pool_of_spares_is_on_the_screen() {
+        let mut status = samples::status();
+        let mut spare = samples::disk(9, MemberState::Spare);
+        spare.role = DiskRole::HostSpare;
+        status.disks.push(spare.clone());
+        let text = screen(&status, Painter::new(false));
+        assert!(text.contains("host_spare"), "{text}");
+        assert!(
+            text.contains("1 disk in the host's pool of spares"),
+            "{text}"
+        );
+        spare.state = Some(MemberState::Missing);
+        status.disks = vec![spare];
+        let text = screen(&status, Painter::new(false));
+        assert!(!text.contains("in the host's pool"), "{text}");
     }
 
     #[test]
