@@ -110,7 +110,7 @@ impl Array {
         self.gather_neighbours(row).await;
         let batch = self.cache.take_all(row);
         // In place it would have to wait for a disk that is slow; in the journal it doesn't.
-        let is_slow = self.in_sync().iter().any(|disk| disk.is_slow());
+        let is_slow = self.with_rings().iter().any(|disk| disk.is_slow());
         if self.covers_row(&batch) && !is_slow {
             let result = self.bypass(row, journal, &batch).await;
             for pending in batch {
