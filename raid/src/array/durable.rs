@@ -77,7 +77,12 @@ impl Array {
             self.check_unbroken()?;
             let label = self.ledger.borrow_mut().next_generation();
             let live = self.ledger.borrow().live();
-            let results = join_all(live.iter().map(|disk| write_label(disk, &label))).await;
+            // A disk without a label gets its own first: whoever is told of it by another's finds it there.
+            let (first, rest): (Vec<_>, Vec<_>) =
+                live.into_iter().partition(|disk| disk.labelled.get() == 0);
+            let mut results = join_all(first.iter().map(|disk| write_label(disk, &label))).await;
+            results.extend(join_all(rest.iter().map(|disk| write_label(disk, &label))).await);
+            let live: Vec<_> = first.into_iter().chain(rest).collect();
             let mut all_written = true;
             for (disk, result) in live.iter().zip(results) {
                 match result {

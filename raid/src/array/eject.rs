@@ -155,7 +155,7 @@ impl Array {
         }
         let mut ledger = self.ledger.borrow_mut();
         if disk.held_out.get() {
-            ledger.hold_out(disk.uuid);
+            ledger.hold_out(disk.uuid, true);
         }
         // A replacement goes on alone: the slot has nobody else.
         let left = entry

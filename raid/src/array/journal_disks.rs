@@ -1,7 +1,8 @@
 //! Disks that hold a ring of the journal and nothing else.
 //!
 //! ```text
-//!   create, replace ─▶ journal ─▶ failed, missing, removed: undrained ─▶ (all of then in place) ─▶ out
+//!   create, replace ─▶ journal ─┬─▶ failed, missing: undrained ─▶ (all of then in place) ─▶ out
+//!                               └─▶ replaced: leaving ──────────▶ (all of then in place) ─▶ gone
 //!
 //!   R+1 of them answer: a group goes to R+1 of them │ fewer: to the members, as if there were none
 //! ```
@@ -10,7 +11,8 @@
 //! - A group counts as logged by its copies on journal disks alone or on members alone. So any R journal
 //!   disks may be lost, whatever becomes of members, and the other way round.
 //! - A journal disk takes groups only once every label has it. When it is out it counts among the lost,
-//!   durably, until all that was logged with it is in place and trimmed: [`Entry::undrained`].
+//!   durably, until all that was logged with it is in place and trimmed: [`Entry::undrained`]. One that is
+//!   replaced gets no more groups and stays in service for as long.
 //! - It makes an array neither degraded nor broken.
 //! - What the rings of journal disks admit, the members' rings take, too: the ring can move at any time.
 //!
@@ -95,7 +97,7 @@ impl Array {
     /// Journal disks that take groups.
     pub(crate) fn rings_of_their_own(&self, journal: &Journal) -> Vec<Rc<Disk>> {
         let mut disks = self.ledger.borrow().journal_disks();
-        disks.retain(|disk| journal.has_ring(disk));
+        disks.retain(|disk| journal.has_ring(disk) && !disk.held_out.get());
         disks
     }
 
@@ -116,7 +118,7 @@ impl Array {
 
     /// Where the journal is, of an array that has, or had, disks for it.
     pub(super) fn journal_status(&self, ledger: &Ledger) -> Option<JournalStatus> {
-        let disks = ledger.journal_disks().len();
+        let disks = ledger.journal_disks().len() - ledger.leaving_journal_disks().len();
         let wanted = self.geometry.redundancy() + 1;
         ledger.label().has_journal_disks().then(|| JournalStatus {
             disks,
@@ -136,25 +138,20 @@ impl Array {
     pub(super) fn put_out_journal_disk(&self, disk: &Rc<Disk>, why: &str) {
         let detail = format!("was {}: {why}", MemberState::Journal);
         self.report(EventKind::Fail, Some(&disk.path), detail);
-        self.retire_journal_disk(disk, MemberState::Failed);
+        let next = self.journal().map_or(Seq::FIRST, |journal| journal.next());
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.set_state(disk.uuid, MemberState::Failed);
+        ledger.note_undrained(disk.uuid, next);
+        drop(ledger);
+        disk.flights().retire();
         if disk.held_out.get() {
-            self.ledger.borrow_mut().hold_out(disk.uuid);
+            self.ledger.borrow_mut().hold_out(disk.uuid, true);
         }
         // By state: of several that go at once each is put out on its own, and it is said once.
         let listed = self.ledger.borrow().journal_disks_listed();
         if listed == self.geometry.redundancy() {
             self.say_on_members();
         }
-    }
-
-    /// Takes a journal disk out of service. What was logged with it has a copy less.
-    fn retire_journal_disk(&self, disk: &Rc<Disk>, state: MemberState) {
-        let next = self.journal().map_or(Seq::FIRST, |journal| journal.next());
-        let mut ledger = self.ledger.borrow_mut();
-        ledger.set_state(disk.uuid, state);
-        ledger.note_undrained(disk.uuid, next);
-        drop(ledger);
-        disk.flights().retire();
     }
 
     /// Says that too few journal disks are left.
@@ -212,11 +209,42 @@ impl Array {
 
     /// A new epoch has begun: nothing of what went before is needed of any journal disk.
     pub(super) async fn forget_lost_copies(self: &Rc<Self>) -> Result<(), RaidError> {
-        let mut changed = self.ledger.borrow_mut().note_drained(None);
-        changed |= self.ledger.borrow_mut().drop_replaced_journal_disks();
-        if changed {
+        let leaving = self.ledger.borrow().leaving_journal_disks();
+        if self.ledger.borrow_mut().note_drained(None) && leaving.is_empty() {
             let held = self.labels.lock().await;
             self.commit(&held).await?;
+        }
+        for disk in leaving {
+            self.let_journal_disk_go(&disk).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes a journal disk out that was replaced and that nobody needs any more.
+    async fn let_journal_disk_go(self: &Rc<Self>, disk: &Rc<Disk>) -> Result<(), RaidError> {
+        let held = self.labels.lock().await;
+        if !disk.out.get() {
+            self.ledger.borrow_mut().let_go(disk.uuid);
+            self.commit_event(&held).await?;
+            drop(held);
+            self.dismiss(disk).await;
+        }
+        Ok(())
+    }
+
+    /// Applies until everything below is in place and trimmed, also what logs need.
+    async fn trim_through(
+        self: &Rc<Self>,
+        journal: &Rc<Journal>,
+        below: Seq,
+    ) -> Result<(), RaidError> {
+        while journal.trimmed_below() < below {
+            self.check_open()?;
+            self.renew_logs(below);
+            self.run_cycle().await;
+            if journal.trimmed_below() < below {
+                self.env.clock.sleep(DRAIN_PAUSE).await;
+            }
         }
         Ok(())
     }
@@ -240,16 +268,9 @@ impl Array {
             let (Some(below), Some(journal)) = (below, self.journal()) else {
                 return;
             };
-            if self.is_stopping() || self.check_alive().is_err() {
+            if self.trim_through(&journal, below).await.is_err() {
+                // Stopping, or broken.
                 return;
-            }
-            if journal.trimmed_below() < below {
-                self.renew_logs(below);
-                self.run_cycle().await;
-                if journal.trimmed_below() < below {
-                    self.env.clock.sleep(DRAIN_PAUSE).await;
-                }
-                continue;
             }
             let held = self.labels.lock().await;
             let floor = journal.trimmed_below();
@@ -307,8 +328,11 @@ impl Array {
             });
         };
         self.enter_service(entry.state.is_live(), old, &disk)?;
+        self.ledger.borrow_mut().hold_out(old, true);
         self.commit_event(&held).await?;
         if disk.out.get() {
+            self.ledger.borrow_mut().hold_out(old, false);
+            self.commit(&held).await?;
             return Err(failed(&disk));
         }
         journal.add_ring(&disk);
@@ -321,16 +345,10 @@ impl Array {
         let Some(former) = former.filter(|former| !former.out.get()) else {
             return Ok(());
         };
-        self.retire_journal_disk(&former, MemberState::Removed);
-        self.commit_event(&held).await?;
+        former.held_out.set(true);
         drop(held);
-        self.lost_copies_drained().await?;
-        let held = self.labels.lock().await;
-        self.ledger.borrow_mut().drop_entry(old);
-        self.commit_event(&held).await?;
-        drop(held);
-        self.dismiss(&former).await;
-        Ok(())
+        self.trim_through(&journal, journal.next()).await?;
+        self.let_journal_disk_go(&former).await
     }
 
     /// Lists a new journal disk, and no longer what was at its path or, unless it lives, the old one.

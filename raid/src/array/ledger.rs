@@ -58,6 +58,7 @@ impl Ledger {
             if let Some(disk) = disks.iter().find(|disk| disk.uuid == entry.uuid) {
                 disk.start_filling_at(entry.cursor_rows);
                 disk.ring_only.set(entry.journal);
+                disk.held_out.set(entry.journal && entry.held_out);
             }
         }
         let disks = disks.into_iter().map(|disk| (disk.uuid, disk)).collect();
@@ -265,14 +266,18 @@ impl Ledger {
         changed
     }
 
-    /// Forgets journal disks that were replaced and whose end a crash has cut off. True if there are some.
-    pub(crate) fn drop_replaced_journal_disks(&mut self) -> bool {
-        let before = self.label.table.len();
-        self.label.table.retain(|entry| {
-            let replaced = entry.journal && entry.state == MemberState::Removed;
-            !replaced || entry.undrained
-        });
-        self.label.table.len() < before
+    /// Journal disks that are in service until what was logged with them is in place: others have their
+    /// places.
+    pub(crate) fn leaving_journal_disks(&self) -> Vec<Rc<Disk>> {
+        let mut disks = self.journal_disks();
+        disks.retain(|disk| self.entry(disk.uuid).is_some_and(|entry| entry.held_out));
+        disks
+    }
+
+    /// Takes a journal disk that nobody needs any more out of the table. The caller commits the label.
+    pub(crate) fn let_go(&mut self, uuid: Uuid) {
+        self.set_state(uuid, MemberState::Removed);
+        self.drop_entry(uuid);
     }
 
     /// Gives a spare a slot to fill, from the first row on.
@@ -335,10 +340,10 @@ impl Ledger {
         }
     }
 
-    /// Notes that the operator failed a member.
-    pub(crate) fn hold_out(&mut self, uuid: Uuid) {
+    /// Notes that the operator failed a member, or that a journal disk is to leave; or not, after all.
+    pub(crate) fn hold_out(&mut self, uuid: Uuid, out: bool) {
         if let Some(entry) = self.label.table.iter_mut().find(|entry| entry.uuid == uuid) {
-            entry.held_out = true;
+            entry.held_out = out;
         }
     }
 
