@@ -51,6 +51,7 @@ pub fn verdict(facts: &Facts<'_>) -> Health {
         if array.state != ArrayState::Incomplete {
             let wanted = facts.spares_wanted.get(&array.uuid).copied();
             array_spares(array, wanted.unwrap_or(0), &mut checks);
+            array_journal(array, &mut checks);
             array_space(array, &mut checks);
             array_bad_blocks(array, &mut checks);
             array_scrub(array, facts, &mut checks);
@@ -183,16 +184,41 @@ fn array_state(array: &Array, checks: &mut Vec<Check>) {
     }
 }
 
+/// What rests on a disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Slot,
+    Journal,
+    None,
+}
+
+fn array_journal(array: &Array, checks: &mut Vec<Check>) {
+    let Some(journal) = array.journal.filter(|journal| journal.on_members) else {
+        return;
+    };
+    let name = &array.name;
+    checks.push(check(
+        array,
+        HealthCode::JournalOnMembers,
+        HealthLevel::Warn,
+        format!(
+            "array {name} has {} of the {} journal disks that it takes: the journal is on the members",
+            journal.disks, journal.wanted
+        ),
+        format!("`cairn disk replace OLD NEW` for what `cairn array show {name}` lists as out"),
+    ));
+}
+
 fn array_disks(array: &Array, checks: &mut Vec<Check>) {
     let members = array
         .members
         .iter()
-        .map(|m| (&m.path, &m.uuid, m.state, m.errors, true));
-    let spares = array
-        .spares
-        .iter()
-        .map(|s| (&s.path, &s.uuid, s.state, s.errors, false));
-    for (path, uuid, state, errors, has_slot) in members.chain(spares) {
+        .map(|m| (&m.path, &m.uuid, m.state, m.errors, Use::Slot));
+    let spares = array.spares.iter().map(|s| {
+        let of = if s.journal { Use::Journal } else { Use::None };
+        (&s.path, &s.uuid, s.state, s.errors, of)
+    });
+    for (path, uuid, state, errors, of) in members.chain(spares) {
         let disk = if path.is_empty() { uuid } else { path };
         if disk.is_empty() {
             // A slot without a disk: the array's own finding says it.
@@ -208,10 +234,20 @@ fn array_disks(array: &Array, checks: &mut Vec<Check>) {
         match state {
             // Nobody has it open, and the array's own finding says what is missing.
             MemberState::Missing if array.state == ArrayState::Incomplete => {}
+            MemberState::Failed | MemberState::Missing if of == Use::Journal => {
+                checks.push(finding(
+                    HealthCode::JournalDiskFailed,
+                    format!("journal disk {disk} of array {} is {state}", array.name),
+                    format!(
+                        "`cairn disk replace {disk} NEW` puts another in its place; if it is fine \
+                         again, NEW can be itself, with --wipe"
+                    ),
+                ));
+            }
             MemberState::Failed | MemberState::Missing => checks.push(finding(
                 HealthCode::DiskFailed,
                 format!("disk {disk} of array {} is {state}", array.name),
-                match (state, has_slot) {
+                match (state, of == Use::Slot) {
                     (MemberState::Failed, true) => {
                         format!("let a spare take its place, or `cairn disk replace {disk} NEW`")
                     }
@@ -416,6 +452,7 @@ pub(crate) mod tests {
             spares: Vec::new(),
             sync: SyncStatus::default(),
             scrub: cairn_api::Scrub::default(),
+            journal: None,
             bad_blocks: Vec::new(),
             bad_blocks_total: 0,
             created_unix_ms: 0,
@@ -503,6 +540,7 @@ pub(crate) mod tests {
             path: "/s0".into(),
             uuid: "s0".into(),
             state: MemberState::Spare,
+            journal: false,
             errors: ErrorCounters::default(),
         });
         assert_eq!(codes(pool.clone(), 1), []);

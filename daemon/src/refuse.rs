@@ -91,9 +91,11 @@ pub fn io(error: &IoError) -> ErrorDetail {
 pub fn raid(error: &RaidError) -> ErrorDetail {
     let message = error.to_string();
     let (code, hint) = match error {
-        RaidError::Geometry(_) | RaidError::BadName { .. } | RaidError::BadSize { .. } => {
-            (ErrorCode::InvalidArgument, "")
-        }
+        RaidError::Geometry(_)
+        | RaidError::BadName { .. }
+        | RaidError::BadSize { .. }
+        | RaidError::JournalDisks { .. }
+        | RaidError::NoJournal => (ErrorCode::InvalidArgument, ""),
         RaidError::TooSmall { .. } => (ErrorCode::DiskUnusable, "use a larger disk"),
         RaidError::VolumeExists { .. } => (ErrorCode::NameTaken, ""),
         RaidError::NoVolume { .. } => (ErrorCode::UnknownVolume, ""),

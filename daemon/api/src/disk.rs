@@ -25,6 +25,8 @@ pub enum DiskRole {
     Member,
     /// Waits for a slot.
     Spare,
+    /// Holds the journal of an array, or did.
+    Journal,
     /// In no array.
     Free,
 }
@@ -48,7 +50,12 @@ pub enum DiskContent {
 }
 
 wire_names!(DiskKind { Block => "block", File => "file", Absent => "absent" });
-wire_names!(DiskRole { Member => "member", Spare => "spare", Free => "free" });
+wire_names!(DiskRole {
+    Member => "member",
+    Spare => "spare",
+    Journal => "journal",
+    Free => "free",
+});
 wire_names!(DiskContent {
     Blank => "blank",
     Cairn => "cairn",

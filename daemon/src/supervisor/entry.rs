@@ -267,6 +267,7 @@ impl Entry {
                     path,
                     uuid,
                     state: unknown,
+                    journal: disk.journal,
                     errors,
                 }),
             }
@@ -283,6 +284,7 @@ impl Entry {
                 redundancy_left: 0,
                 members,
                 spares,
+                journal: None,
                 sync: SyncStatus::default(),
                 scrub: cairn_api::Scrub::default(),
                 bad_blocks: Vec::new(),
