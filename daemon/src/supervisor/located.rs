@@ -84,8 +84,11 @@ pub(super) fn located(array: &Array, disk: &str) -> Option<Located> {
     };
     let (path, uuid, state, slot, journal) = exact.or_else(same)?;
     Some(Located {
-        // The array doesn't know where a missing disk was.
-        name: if *state == MemberState::Missing || path.is_empty() {
+        // The array doesn't know where a missing disk was, nor one that was out when it was started.
+        name: if *state == MemberState::Missing
+            || (*journal && *state == MemberState::Failed)
+            || path.is_empty()
+        {
             (*uuid).clone()
         } else {
             (*path).clone()

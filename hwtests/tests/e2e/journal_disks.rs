@@ -59,7 +59,7 @@ fn journal_disks_fail_are_missed_and_are_replaced_while_nothing_acked_is_lost() 
         &host,
         create(&["--journal-disks", &first, &second, "--dry-run"]),
     );
-    assert!(dry.ok().stdout.contains("its journal on 2 more"));
+    dry.ok().says(&["its journal on 2 more"]);
     run(&host, create(&["--journal-disks", &first, &second])).ok();
     host.volume("pg", "pool", "128MiB", &scratch.text("pg.sock"));
     let socket = scratch.join("pg.sock");

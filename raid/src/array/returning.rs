@@ -127,9 +127,8 @@ impl Array {
         }
         if entry.is_some_and(|entry| entry.journal) {
             let detail = format!(
-                "it was a journal disk and has missed records; `cairn disk replace {0} {0} --wipe` puts \
-                 it in service again",
-                path
+                "it was a journal disk and has missed records; `cairn disk replace {path} {path} \
+                 --wipe` puts it in service again"
             );
             self.report(EventKind::MemberStale, Some(path), detail);
             return Ok(None);

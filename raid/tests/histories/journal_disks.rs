@@ -181,8 +181,8 @@ fn groups_go_to_the_journal_disks_and_none_to_members() {
         .map(|disk| bench.journal_zone_written(disk))
         .collect();
     bench.world.run(clients(bench.regions(3), 20));
-    for disk in 0..6 {
-        let grown = bench.journal_zone_written(disk) > before[disk];
+    for (disk, before) in before.into_iter().enumerate() {
+        let grown = bench.journal_zone_written(disk) > before;
         assert_eq!(grown, disk >= 4, "disk {disk}");
     }
     let status = bench.array.status();
