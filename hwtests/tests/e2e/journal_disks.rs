@@ -131,6 +131,7 @@ fn journal_disks_fail_are_missed_and_are_replaced_while_nothing_acked_is_lost() 
     host.ok(&["array", "stop", "pool", "--yes"]);
     host.ok(&["array", "assemble", "pool"]);
     ledger.verify(&socket, "pg");
+    host.ok(&["volume", "unexport", "pg"]);
     host.ok(&["volume", "delete", "pg", "--yes"]);
     host.ok(&["array", "destroy", "pool", "--yes"]);
     let list: DiskList = host.json(&["disk", "list"]);
