@@ -95,7 +95,8 @@ pub fn raid(error: &RaidError) -> ErrorDetail {
         | RaidError::BadName { .. }
         | RaidError::BadSize { .. }
         | RaidError::JournalDisks { .. }
-        | RaidError::NoJournal => (ErrorCode::InvalidArgument, ""),
+        | RaidError::NoJournal
+        | RaidError::NoScrub { .. } => (ErrorCode::InvalidArgument, ""),
         RaidError::TooSmall { .. } => (ErrorCode::DiskUnusable, "use a larger disk"),
         RaidError::VolumeExists { .. } => (ErrorCode::NameTaken, ""),
         RaidError::NoVolume { .. } => (ErrorCode::UnknownVolume, ""),
@@ -130,7 +131,6 @@ pub fn raid(error: &RaidError) -> ErrorDetail {
             ErrorCode::ArrayFailed,
             "bring back failed disks that can still be read, stop the array and assemble it again",
         ),
-        RaidError::NoScrub { .. } => (ErrorCode::InvalidArgument, ""),
         RaidError::Stopping { .. } => (ErrorCode::Stopping, ""),
         RaidError::Unanswered { .. } => (ErrorCode::DiskInUse, ""),
         RaidError::Io(error) => return io(error),
