@@ -56,6 +56,7 @@ pub fn verdict(facts: &Facts<'_>) -> Health {
             let wanted = facts.spares_wanted.get(&array.uuid).copied();
             let relies = facts.relying_on_pool.contains(&array.uuid);
             array_spares(array, wanted.unwrap_or(0), relies, &mut checks);
+            array_journal(array, &mut checks);
             array_space(array, &mut checks);
             array_bad_blocks(array, &mut checks);
             array_scrub(array, facts, &mut checks);
@@ -181,16 +182,41 @@ fn array_state(array: &Array, checks: &mut Vec<Check>) {
     }
 }
 
+/// What rests on a disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Slot,
+    Journal,
+    None,
+}
+
+fn array_journal(array: &Array, checks: &mut Vec<Check>) {
+    let Some(journal) = array.journal.filter(|journal| journal.on_members) else {
+        return;
+    };
+    let name = &array.name;
+    checks.push(check(
+        array,
+        HealthCode::JournalOnMembers,
+        HealthLevel::Warn,
+        format!(
+            "array {name} has {} of the {} journal disks that it takes: the journal is on the members",
+            journal.disks, journal.wanted
+        ),
+        format!("`cairn disk replace OLD NEW` for what `cairn array show {name}` lists as out"),
+    ));
+}
+
 fn array_disks(array: &Array, checks: &mut Vec<Check>) {
     let members = array
         .members
         .iter()
-        .map(|m| (&m.path, &m.uuid, m.state, m.errors, true));
-    let spares = array
-        .spares
-        .iter()
-        .map(|s| (&s.path, &s.uuid, s.state, s.errors, false));
-    for (path, uuid, state, errors, has_slot) in members.chain(spares) {
+        .map(|m| (&m.path, &m.uuid, m.state, m.errors, Use::Slot));
+    let spares = array.spares.iter().map(|s| {
+        let of = if s.journal { Use::Journal } else { Use::None };
+        (&s.path, &s.uuid, s.state, s.errors, of)
+    });
+    for (path, uuid, state, errors, of) in members.chain(spares) {
         let disk = if path.is_empty() { uuid } else { path };
         if disk.is_empty() {
             // A slot without a disk: the array's own finding says it.
@@ -206,10 +232,20 @@ fn array_disks(array: &Array, checks: &mut Vec<Check>) {
         match state {
             // Nobody has it open, and the array's own finding says what is missing.
             MemberState::Missing if array.state == ArrayState::Incomplete => {}
+            MemberState::Failed | MemberState::Missing if of == Use::Journal => {
+                checks.push(finding(
+                    HealthCode::JournalDiskFailed,
+                    format!("journal disk {disk} of array {} is {state}", array.name),
+                    format!(
+                        "`cairn disk replace {disk} NEW` puts another in its place; if it is fine \
+                         again, NEW can be itself, with --wipe"
+                    ),
+                ));
+            }
             MemberState::Failed | MemberState::Missing => checks.push(finding(
                 HealthCode::DiskFailed,
                 format!("disk {disk} of array {} is {state}", array.name),
-                match (state, has_slot) {
+                match (state, of == Use::Slot) {
                     (MemberState::Failed, true) => {
                         format!("let a spare take its place, or `cairn disk replace {disk} NEW`")
                     }
@@ -462,6 +498,7 @@ pub(crate) mod tests {
             host_spares: cairn_api::HostSpares::default(),
             sync: SyncStatus::default(),
             scrub: cairn_api::Scrub::default(),
+            journal: None,
             bad_blocks: Vec::new(),
             bad_blocks_total: 0,
             created_unix_ms: 0,
@@ -549,6 +586,7 @@ pub(crate) mod tests {
             path: "/s0".into(),
             uuid: "s0".into(),
             state: MemberState::Spare,
+            journal: false,
             errors: ErrorCounters::default(),
         });
         assert_eq!(codes(pool.clone(), 1), []);

@@ -33,6 +33,9 @@ pub struct KnownDisk {
     /// It took part, or waited as a spare: the next start waits for it to turn up.
     #[serde(default)]
     pub live: bool,
+    /// It is, or was, for the journal.
+    #[serde(default)]
+    pub journal: bool,
 }
 
 impl KnownDisk {
@@ -47,7 +50,9 @@ impl KnownDisk {
                     | MemberState::Rebuilding
                     | MemberState::Replacing
                     | MemberState::Spare
+                    | MemberState::Journal
             ),
+            journal: false,
         }
     }
 }
@@ -88,7 +93,10 @@ impl ArrayRecord {
         let members = array.members.iter();
         let members = members.map(|m| KnownDisk::of(&m.uuid, Some(m.slot), &m.path, m.state));
         let spares = array.spares.iter();
-        let spares = spares.map(|s| KnownDisk::of(&s.uuid, None, &s.path, s.state));
+        let spares = spares.map(|s| KnownDisk {
+            journal: s.journal,
+            ..KnownDisk::of(&s.uuid, None, &s.path, s.state)
+        });
         Self {
             uuid,
             name: array.name.clone(),

@@ -91,9 +91,12 @@ pub fn io(error: &IoError) -> ErrorDetail {
 pub fn raid(error: &RaidError) -> ErrorDetail {
     let message = error.to_string();
     let (code, hint) = match error {
-        RaidError::Geometry(_) | RaidError::BadName { .. } | RaidError::BadSize { .. } => {
-            (ErrorCode::InvalidArgument, "")
-        }
+        RaidError::Geometry(_)
+        | RaidError::BadName { .. }
+        | RaidError::BadSize { .. }
+        | RaidError::JournalDisks { .. }
+        | RaidError::NoJournal
+        | RaidError::NoScrub { .. } => (ErrorCode::InvalidArgument, ""),
         RaidError::TooSmall { .. } => (ErrorCode::DiskUnusable, "use a larger disk"),
         RaidError::VolumeExists { .. } => (ErrorCode::NameTaken, ""),
         RaidError::NoVolume { .. } => (ErrorCode::UnknownVolume, ""),
@@ -128,7 +131,6 @@ pub fn raid(error: &RaidError) -> ErrorDetail {
             ErrorCode::ArrayFailed,
             "bring back failed disks that can still be read, stop the array and assemble it again",
         ),
-        RaidError::NoScrub { .. } => (ErrorCode::InvalidArgument, ""),
         RaidError::Stopping { .. } => (ErrorCode::Stopping, ""),
         RaidError::Unanswered { .. } => (ErrorCode::DiskInUse, ""),
         RaidError::Io(error) => return io(error),

@@ -1,8 +1,8 @@
 //! What raid says of an array, in the admin API's words.
 
 use cairn_api::{
-    Array, ArrayFlag, ArrayState, BadBlocks, ErrorCounters, HostSpares, Level, Member, MemberState,
-    Scrub, ScrubState, Space, Spare, SyncAction, SyncStatus,
+    Array, ArrayFlag, ArrayState, BadBlocks, ErrorCounters, HostSpares, JournalRing, Level, Member,
+    MemberState, Scrub, ScrubState, Space, Spare, SyncAction, SyncStatus,
 };
 use cairn_raid::{ArrayStatus, ErrorCounts, MemberStatus};
 
@@ -33,6 +33,7 @@ fn member_state(state: cairn_raid::MemberState) -> MemberState {
         Raid::Missing => MemberState::Missing,
         Raid::Replacing => MemberState::Replacing,
         Raid::Removed => MemberState::Removed,
+        Raid::Journal => MemberState::Journal,
     }
 }
 
@@ -149,6 +150,7 @@ pub fn array(status: &ArrayStatus) -> Array {
                 path: disk.path.clone(),
                 uuid: disk.uuid.to_string(),
                 state,
+                journal: disk.journal,
                 errors: errors(disk.errors),
             }),
         }
@@ -189,6 +191,12 @@ pub fn array(status: &ArrayStatus) -> Array {
             need_bytes: status.member_bytes_min,
             ..HostSpares::default()
         },
+        journal: status.journal.map(|journal| JournalRing {
+            disks: slot_number(journal.disks),
+            wanted: slot_number(journal.wanted),
+            on_members: journal.on_members,
+            draining: journal.draining,
+        }),
         sync: sync(status),
         scrub: scrub(status),
         bad_blocks: status.bad_blocks.iter().map(bad_blocks).collect(),
@@ -227,6 +235,7 @@ mod tests {
             slot,
             state,
             size_bytes: 1,
+            journal: false,
             errors: ErrorCounts::default(),
         };
         ArrayStatus {
@@ -256,6 +265,7 @@ mod tests {
             clean: false,
             no_integrity: true,
             no_journal: false,
+            journal: None,
             event_count: 3,
             created_ms: 0,
             bad_blocks: Vec::new(),

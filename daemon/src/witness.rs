@@ -139,6 +139,7 @@ mod tests {
             clean: true,
             no_integrity: true,
             no_journal: false,
+            journal: None,
             event_count,
             created_ms: 0,
             bad_blocks: Vec::new(),

@@ -101,6 +101,29 @@ pub enum RaidError {
         /// The bound.
         max: usize,
     },
+    /// A number of journal disks that can't be.
+    #[error(
+        "{given} journal disk(s) for {level} of {members} members: it takes {fewest} to {most}, for {lost} of them may be lost as {lost} of the members may"
+    )]
+    JournalDisks {
+        /// Asked for.
+        given: usize,
+        /// The level.
+        level: String,
+        /// Its members.
+        members: usize,
+        /// R+1.
+        fewest: usize,
+        /// As many as make sense.
+        most: usize,
+        /// R.
+        lost: usize,
+    },
+    /// Journal disks for an array without a journal.
+    #[error(
+        "journal disks are of no use to an array without a journal: leave out one or the other"
+    )]
+    NoJournal,
     /// Two disks bear the same member's label.
     #[error(
         "{first} and {second} both bear the label of member {member}: one is a copy; disconnect or wipe the copy"

@@ -73,6 +73,10 @@ pub enum EventKind {
     ApplyStuck,
     /// The journal was replayed after an unclean stop.
     JournalReplayed,
+    /// Too few journal disks are left: the journal is on the members.
+    JournalOnMembers,
+    /// A journal disk entered service.
+    JournalDiskActive,
 }
 
 impl fmt::Display for EventKind {

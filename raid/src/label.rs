@@ -48,10 +48,12 @@ pub const NAME_MAX: usize = 48;
 pub const INCOMPAT_NO_INTEGRITY: u64 = 1;
 /// Incompat: acked writes may be in the journal alone.
 pub const INCOMPAT_JOURNAL: u64 = 2;
+/// Incompat: the journal is, or was, on disks of its own; acked writes may be on them alone.
+pub const INCOMPAT_JOURNAL_DISKS: u64 = 4;
 /// Incompat: no label of a member, but of a disk in a host's pool ([`crate::host_spare`]).
 pub const INCOMPAT_HOST_SPARE: u64 = 1 << 16;
 /// What this version understands of a member's label.
-const INCOMPAT_KNOWN: u64 = INCOMPAT_NO_INTEGRITY | INCOMPAT_JOURNAL;
+const INCOMPAT_KNOWN: u64 = INCOMPAT_NO_INTEGRITY | INCOMPAT_JOURNAL | INCOMPAT_JOURNAL_DISKS;
 const RO_COMPAT_KNOWN: u64 = 0;
 
 /// Every write was applied and flushed when this label was written.
@@ -60,6 +62,10 @@ const FLAG_CLEAN: u32 = 1;
 const ENTRY_HELD_OUT: u8 = 1;
 /// In an entry: the member is being taken back and may not have a label that says so.
 const ENTRY_RETURNING: u8 = 2;
+/// In an entry: a journal disk, in service or out.
+const ENTRY_JOURNAL: u8 = 4;
+/// In an entry of a journal disk that is out: records may have one copy too few for its sake.
+const ENTRY_UNDRAINED: u8 = 8;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
@@ -145,6 +151,11 @@ pub struct Entry {
     pub absence: Option<Absence>,
     /// The operator failed it: it doesn't come back by itself.
     pub held_out: bool,
+    /// It is a journal disk, or was one before it went out.
+    pub journal: bool,
+    /// Of a journal disk that is out: records that were logged with it may not be in place yet. It counts
+    /// among the copies that are lost.
+    pub undrained: bool,
 }
 
 /// Of a member that went away and whose missed rows are noted.
@@ -218,6 +229,11 @@ impl ArrayLabel {
     /// Whether acked writes may be in the journal alone.
     pub fn has_journal(&self) -> bool {
         self.incompat & INCOMPAT_JOURNAL != 0
+    }
+
+    /// Whether the journal is, or was, on disks of its own.
+    pub fn has_journal_disks(&self) -> bool {
+        self.incompat & INCOMPAT_JOURNAL_DISKS != 0
     }
 
     /// Whether blocks have checksums.
@@ -334,7 +350,12 @@ impl Label {
             to.cursor_rows = entry.cursor_rows.into();
             to.since_event = entry.since_event.into();
             to.disk_bytes = entry.disk_bytes.into();
-            to.flags = if entry.held_out { ENTRY_HELD_OUT } else { 0 };
+            let flags = [
+                (entry.held_out, ENTRY_HELD_OUT),
+                (entry.journal, ENTRY_JOURNAL),
+                (entry.journal && entry.undrained, ENTRY_UNDRAINED),
+            ];
+            to.flags = flags.iter().map(|(set, bit)| u8::from(*set) * bit).sum();
             if let Some(absence) = entry.absence {
                 to.missed_map = absence.map.into();
                 to.missed_from = absence.from.0.into();
@@ -378,10 +399,14 @@ impl Label {
         {
             return Err(LabelError::Nonsense("extent size"));
         }
+        let member_uuid = Uuid::from_bytes(raw.member_uuid);
+        let table = decode_table(raw, members)?;
+        let mut own = table.iter().filter(|entry| entry.uuid == member_uuid);
+        let has_data = !own.any(|entry| entry.journal);
         Ok(Self {
-            member_uuid: Uuid::from_bytes(raw.member_uuid),
+            member_uuid,
             disk_bytes: raw.disk_bytes.get(),
-            layout: decode_zones(raw)?,
+            layout: decode_zones(raw, has_data)?,
             array: ArrayLabel {
                 uuid: Uuid::from_bytes(raw.array_uuid),
                 name: name.to_owned(),
@@ -398,13 +423,14 @@ impl Label {
                 created_ms: raw.created_ms.get(),
                 journal_bytes: raw.journal_bytes.get(),
                 journal_headers: raw.journal_headers.get(),
-                table: decode_table(raw, members)?,
+                table,
             },
         })
     }
 }
 
-fn decode_zones(raw: &RawLabel) -> Result<Layout, LabelError> {
+/// The zones; all but the journal's are empty on a disk without data.
+fn decode_zones(raw: &RawLabel, has_data: bool) -> Result<Layout, LabelError> {
     let mut layout = Layout::default();
     let mut at = 0;
     for ((zone, kind), from) in layout.zones.iter_mut().zip(ZoneKind::ALL).zip(&raw.zones) {
@@ -421,7 +447,8 @@ fn decode_zones(raw: &RawLabel) -> Result<Layout, LabelError> {
         }
         at = end;
     }
-    if layout.zone(ZoneKind::Data).len != raw.data_bytes.get() {
+    let data_bytes = if has_data { raw.data_bytes.get() } else { 0 };
+    if layout.zone(ZoneKind::Data).len != data_bytes {
         return Err(LabelError::Nonsense("data zone"));
     }
     Ok(layout)
@@ -433,6 +460,7 @@ fn decode_table(raw: &RawLabel, members: usize) -> Result<Vec<Entry>, LabelError
         .table
         .get(..count)
         .ok_or(LabelError::Nonsense("table length"))?;
+    let with_journal_disks = raw.incompat.get() & INCOMPAT_JOURNAL_DISKS != 0;
     let mut table = Vec::with_capacity(count);
     for row in rows {
         let slot = match row.slot.get() {
@@ -443,6 +471,22 @@ fn decode_table(raw: &RawLabel, members: usize) -> Result<Vec<Entry>, LabelError
         let state = MemberState::from_code(row.state).ok_or(LabelError::Nonsense("state"))?;
         if slot.is_none() && state.holds_slot() {
             return Err(LabelError::Nonsense("a member without a slot"));
+        }
+        let journal = row.flags & ENTRY_JOURNAL != 0;
+        let fits = matches!(
+            state,
+            MemberState::Journal
+                | MemberState::Failed
+                | MemberState::Missing
+                | MemberState::Removed
+        );
+        if journal && (slot.is_some() || !fits || !with_journal_disks) {
+            return Err(LabelError::Nonsense(
+                "a journal disk that is something else",
+            ));
+        }
+        if !journal && state == MemberState::Journal {
+            return Err(LabelError::Nonsense("a journal disk that isn't called one"));
         }
         table.push(Entry {
             uuid: Uuid::from_bytes(row.uuid),
@@ -458,6 +502,8 @@ fn decode_table(raw: &RawLabel, members: usize) -> Result<Vec<Entry>, LabelError
                 returning: row.flags & ENTRY_RETURNING != 0,
             }),
             held_out: row.flags & ENTRY_HELD_OUT != 0,
+            journal,
+            undrained: journal && row.flags & ENTRY_UNDRAINED != 0,
         });
     }
     Ok(table)
@@ -513,6 +559,8 @@ pub(crate) mod tests {
             disk_bytes,
             absence: None,
             held_out: false,
+            journal: false,
+            undrained: false,
         };
         Label {
             member_uuid: Uuid::from_bytes([2; 16]),
@@ -555,6 +603,62 @@ pub(crate) mod tests {
             &golden[..],
             "the encoding of version 1 changed"
         );
+    }
+
+    /// The label of a journal disk: of three, one has just failed.
+    fn with_journal_disks() -> Label {
+        let mut label = sample();
+        let entry = |n: u8, state| Entry {
+            uuid: Uuid::from_bytes([n; 16]),
+            slot: None,
+            state,
+            cursor_rows: 0,
+            since_event: 5,
+            disk_bytes: 64 << 20,
+            absence: None,
+            held_out: false,
+            journal: true,
+            undrained: state == MemberState::Failed,
+        };
+        label.array.incompat = INCOMPAT_JOURNAL | INCOMPAT_JOURNAL_DISKS;
+        label.array.table.extend([
+            entry(11, MemberState::Journal),
+            entry(12, MemberState::Failed),
+            entry(13, MemberState::Journal),
+        ]);
+        label.member_uuid = Uuid::from_bytes([11; 16]);
+        label.disk_bytes = 64 << 20;
+        label.layout = crate::layout::journal_disk_layout(64 << 20, None).unwrap();
+        label
+    }
+
+    #[test]
+    fn the_label_of_a_journal_disk_of_version_1_is_read_for_ever() {
+        let golden = include_bytes!("../tests/golden/label-journal-disk-v1.bin");
+        assert_eq!(Label::decode(golden).unwrap(), with_journal_disks());
+        assert_eq!(
+            &*with_journal_disks().encode(),
+            &golden[..],
+            "the encoding of version 1 changed"
+        );
+    }
+
+    #[test]
+    fn a_journal_disk_is_nothing_else() {
+        let refused = |change: fn(&mut Label)| {
+            let mut label = with_journal_disks();
+            change(&mut label);
+            assert!(matches!(
+                Label::decode(&label.encode()),
+                Err(LabelError::Nonsense(_))
+            ));
+        };
+        refused(|label| label.array.table[6].slot = Some(1));
+        refused(|label| label.array.table[6].state = MemberState::Spare);
+        refused(|label| label.array.table[6].journal = false);
+        refused(|label| label.array.incompat = INCOMPAT_JOURNAL);
+        // A member without a data zone.
+        refused(|label| label.member_uuid = Uuid::from_bytes([2; 16]));
     }
 
     #[test]

@@ -128,6 +128,32 @@ impl Layout {
     }
 }
 
+/// The zones of a journal disk of `size`: all that it has is the ring's, up to `most` and 1 GiB. The
+/// others are empty and lie behind it. `None`: too small.
+pub fn journal_disk_layout(size: u64, most: Option<u64>) -> Option<Layout> {
+    let room = align_down(label_copy(size).checked_sub(ZONES_START)?, MIB);
+    let most = most
+        .map_or(JOURNAL_MAX, mib_up)
+        .clamp(JOURNAL_MIN, JOURNAL_MAX);
+    let len = room.min(most);
+    let ring = Zone {
+        offset: ZONES_START,
+        len,
+    };
+    let behind = Zone {
+        offset: ZONES_START + len,
+        len: 0,
+    };
+    let zones = ZoneKind::ALL.map(|kind| match kind {
+        ZoneKind::Journal => ring,
+        _ => behind,
+    });
+    (len >= JOURNAL_MIN).then_some(Layout { zones })
+}
+
+/// Smallest disk that can carry a ring of its own.
+pub const JOURNAL_DISK_MIN: u64 = ZONES_START + JOURNAL_MIN + LABEL_COPY_BEFORE_END;
+
 /// What all members of an array share, and what sizes the zones of each.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
@@ -353,6 +379,26 @@ mod tests {
                 assert!(shape.layout(need, data).is_some());
                 assert!(shape.layout(need - 1, data).is_none());
             }
+        }
+    }
+
+    #[test]
+    fn a_journal_disk_is_all_ring_within_bounds() {
+        assert_eq!(journal_disk_layout(JOURNAL_DISK_MIN - 1, None), None);
+        assert_eq!(journal_disk_layout(0, None), None);
+        for (size, most, len) in [
+            (JOURNAL_DISK_MIN, None, JOURNAL_MIN),
+            (64 * MIB, None, 59 * MIB),
+            (4 << 30, None, JOURNAL_MAX),
+            (4 << 30, Some(100 * MIB + 1), 101 * MIB),
+            (64 * MIB, Some(MIB), JOURNAL_MIN),
+        ] {
+            let layout = journal_disk_layout(size, most).unwrap();
+            let ring = layout.zone(ZoneKind::Journal);
+            assert_eq!((ring.offset, ring.len), (ZONES_START, len));
+            assert!(ring.offset + ring.len <= label_copy(size));
+            let others = layout.zones.iter().filter(|zone| **zone != ring);
+            assert!(others.clone().count() == 6 && others.into_iter().all(|zone| zone.len == 0));
         }
     }
 

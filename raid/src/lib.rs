@@ -29,10 +29,11 @@ mod turnstile;
 mod volume;
 
 pub use array::assemble::{AssembleOptions, Identity, Probe, assemble, probe};
-pub use array::create::{CreateSpec, create, wipe_label};
+pub use array::create::{CreateSpec, NewDisks, create, create_with, wipe_label};
 pub use array::{
-    Array, ArrayState, ArrayStatus, BadBlock, Deadlines, ErrorCounts, ListedLog, MemberDisk,
-    MemberStatus, Readded, SpaceStatus, SyncAction, SyncStatus, Unanswered, VolumeInfo, list_logs,
+    Array, ArrayState, ArrayStatus, BadBlock, Deadlines, ErrorCounts, JournalStatus, ListedLog,
+    MemberDisk, MemberStatus, Readded, SpaceStatus, SyncAction, SyncStatus, Unanswered, VolumeInfo,
+    list_logs,
 };
 pub use error::RaidError;
 pub use events::{ArrayEvent, EventKind, EventSink, Hooks, Witness, WitnessStore};

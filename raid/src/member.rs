@@ -7,6 +7,9 @@
 //!                 rebuilding ◀── back ─────┘  (failed ones too: caught up, if what they missed is known)
 //! ```
 //!
+//! A journal disk is `journal` while the ring lies on it; from there it only goes out, to `failed`,
+//! `missing` or `removed`, and what comes back is a new one.
+//!
 //! A member that comes back is `rebuilding` until it has caught up; its entry's
 //! [`Absence`](crate::label::Absence) tells it from a disk that is filled whole.
 //!
@@ -31,6 +34,8 @@ pub enum MemberState {
     Replacing,
     /// Belonged here once.
     Removed,
+    /// Holds a ring of the journal and nothing else.
+    Journal,
 }
 
 impl MemberState {
@@ -44,6 +49,7 @@ impl MemberState {
             Self::Missing => 5,
             Self::Replacing => 6,
             Self::Removed => 7,
+            Self::Journal => 8,
         }
     }
 
@@ -57,6 +63,7 @@ impl MemberState {
             5 => Some(Self::Missing),
             6 => Some(Self::Replacing),
             7 => Some(Self::Removed),
+            8 => Some(Self::Journal),
             _ => None,
         }
     }
@@ -70,14 +77,14 @@ impl MemberState {
     pub const fn is_live(self) -> bool {
         matches!(
             self,
-            Self::InSync | Self::Rebuilding | Self::Replacing | Self::Spare
+            Self::InSync | Self::Rebuilding | Self::Replacing | Self::Spare | Self::Journal
         )
     }
 
     /// Whether a disk may go from here to `next`.
     pub const fn may_become(self, next: Self) -> bool {
         match self {
-            Self::Spare => !matches!(next, Self::InSync | Self::Spare),
+            Self::Spare => !matches!(next, Self::InSync | Self::Spare | Self::Journal),
             Self::Rebuilding => {
                 matches!(
                     next,
@@ -90,7 +97,9 @@ impl MemberState {
                     Self::InSync | Self::Rebuilding | Self::Failed | Self::Missing
                 )
             }
-            Self::InSync => matches!(next, Self::Failed | Self::Missing | Self::Removed),
+            Self::InSync | Self::Journal => {
+                matches!(next, Self::Failed | Self::Missing | Self::Removed)
+            }
             // Back, with what it missed noted: the one way that isn't through a spare.
             Self::Failed | Self::Missing => matches!(next, Self::Removed | Self::Rebuilding),
             Self::Removed => false,
@@ -108,6 +117,7 @@ impl fmt::Display for MemberState {
             Self::Missing => "missing",
             Self::Replacing => "replacing",
             Self::Removed => "removed",
+            Self::Journal => "journal",
         })
     }
 }
@@ -118,7 +128,7 @@ mod tests {
 
     #[test]
     fn codes_are_inverse_and_nothing_comes_back_from_failure_by_itself() {
-        for code in 1..=7 {
+        for code in 1..=8 {
             assert_eq!(MemberState::from_code(code).unwrap().code(), code);
         }
         assert_eq!(MemberState::from_code(0), None);
@@ -127,5 +137,8 @@ mod tests {
         assert!(MemberState::Missing.may_become(MemberState::Rebuilding));
         assert!(!MemberState::Removed.may_become(MemberState::Rebuilding));
         assert!(!MemberState::Spare.may_become(MemberState::InSync));
+        assert!(!MemberState::Spare.may_become(MemberState::Journal));
+        assert!(!MemberState::Journal.may_become(MemberState::InSync));
+        assert!(!MemberState::Failed.may_become(MemberState::Journal));
     }
 }

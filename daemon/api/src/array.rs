@@ -88,6 +88,8 @@ pub enum MemberState {
     Replacing,
     /// Taken out by request.
     Removed,
+    /// Holds a ring of the journal and nothing else.
+    Journal,
 }
 
 wire_names!(MemberState {
@@ -98,6 +100,7 @@ wire_names!(MemberState {
     Missing => "missing",
     Replacing => "replacing",
     Removed => "removed",
+    Journal => "journal",
 });
 
 /// What the daemon does in the background with an array.
@@ -260,12 +263,15 @@ pub struct Array {
     pub redundancy_left: u32,
     /// Disks with a slot, in slot order.
     pub members: Vec<Member>,
-    /// Spares of this array.
+    /// Spares of this array, its journal disks, and disks that were one or the other.
     #[serde(default)]
     pub spares: Vec<Spare>,
     /// What the host's pool of spares has for it.
     #[serde(default)]
     pub host_spares: HostSpares,
+    /// Where its journal is, if it has, or had, disks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<JournalRing>,
     /// Background work.
     pub sync: SyncStatus,
     /// Its scrub.
@@ -297,6 +303,19 @@ pub struct Array {
     pub hint: Option<String>,
 }
 
+/// The journal of an array with disks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalRing {
+    /// Journal disks in service.
+    pub disks: u32,
+    /// Journal disks that it takes.
+    pub wanted: u32,
+    /// Too few are left: the journal is on the members.
+    pub on_members: bool,
+    /// Records that lost a copy with a journal disk are still being brought to their places.
+    pub draining: bool,
+}
+
 /// A disk of an array without a slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spare {
@@ -305,8 +324,11 @@ pub struct Spare {
     /// Identity in its label.
     #[serde(default)]
     pub uuid: String,
-    /// `spare`, or `failed` or `missing`.
+    /// `spare` or `journal`, or `failed` or `missing`.
     pub state: MemberState,
+    /// It is, or was, for the journal.
+    #[serde(default)]
+    pub journal: bool,
     /// Errors counted on it.
     #[serde(default)]
     pub errors: ErrorCounters,
@@ -332,10 +354,14 @@ pub struct CreateArray {
     /// Absolute paths of the spares.
     #[serde(default)]
     pub spares: Vec<String>,
+    /// Absolute paths of disks for the journal alone; without, it is on the members.
+    #[serde(default)]
+    pub journal_disks: Vec<String>,
     /// Bytes of one chunk, a power of two; the daemon's default without.
     #[serde(default)]
     pub chunk_bytes: Option<u64>,
-    /// Bytes of the journal zone on each member; 1 % of the disk without.
+    /// Bytes of the journal zone on each disk; without, 1 % of a member, and all of a journal disk up to
+    /// 1 GiB.
     #[serde(default)]
     pub journal_bytes: Option<u64>,
     /// What tells right blocks from wrong ones; checksums without.

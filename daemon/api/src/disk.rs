@@ -27,6 +27,8 @@ pub enum DiskRole {
     Spare,
     /// Waits in the host's pool for any of its arrays.
     HostSpare,
+    /// Holds the journal of an array, or did.
+    Journal,
     /// In no array.
     Free,
 }
@@ -54,6 +56,7 @@ wire_names!(DiskRole {
     Member => "member",
     Spare => "spare",
     HostSpare => "host_spare",
+    Journal => "journal",
     Free => "free",
 });
 wire_names!(DiskContent {

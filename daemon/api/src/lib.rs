@@ -25,8 +25,8 @@ mod wire;
 
 pub use array::{
     Array, ArrayFlag, ArrayList, ArrayState, AssembleArray, CreateArray, DestroyArray,
-    ErrorCounters, HostSpares, Level, Member, MemberState, Space, Spare, SpareChange, StopArray,
-    SyncAction, SyncStatus,
+    ErrorCounters, HostSpares, JournalRing, Level, Member, MemberState, Space, Spare, SpareChange,
+    StopArray, SyncAction, SyncStatus,
 };
 pub use change::Changed;
 pub use df::{Df, DfKind, DfRow};

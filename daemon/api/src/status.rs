@@ -33,6 +33,10 @@ pub enum HealthCode {
     SpareMissing,
     /// A disk was ejected, or is missing.
     DiskFailed,
+    /// A journal disk is out: the next step is a new one.
+    JournalDiskFailed,
+    /// Too few journal disks are left: the journal is on the members.
+    JournalOnMembers,
     /// A disk in use has counted errors.
     DiskErrors,
     /// Blocks of an array are lost.
@@ -60,6 +64,8 @@ crate::wire::wire_names!(HealthCode {
     ArrayIncomplete => "ARRAY_INCOMPLETE",
     SpareMissing => "SPARE_MISSING",
     DiskFailed => "DISK_FAILED",
+    JournalDiskFailed => "JOURNAL_DISK_FAILED",
+    JournalOnMembers => "JOURNAL_ON_MEMBERS",
     DiskErrors => "DISK_ERRORS",
     BadBlocks => "BAD_BLOCKS",
     ScrubOverdue => "SCRUB_OVERDUE",

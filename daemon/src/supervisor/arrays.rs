@@ -9,7 +9,7 @@ use cairn_api::{
     StopArray, validate_name,
 };
 use cairn_raid::label::TABLE_MAX;
-use cairn_raid::{CHUNK_MAX, CreateSpec, Geometry, MemberDisk, RaidError};
+use cairn_raid::{ArrayStatus, CHUNK_MAX, CreateSpec, Geometry, MemberDisk, NewDisks, RaidError};
 use uuid::Uuid;
 
 use super::located::located;
@@ -83,7 +83,8 @@ impl Supervisor {
         let settings = ArraySettings::of(&self.config());
         let engine = self.new_engine().await?;
         let dry_run = request.dry_run;
-        let (members, spares) = (plan.members.len(), plan.spares.len());
+        let (members, spares, journal) =
+            (plan.members.len(), plan.spares.len(), plan.journal.len());
         let made = engine
             .call(move |engine| async move { create(&engine, spec, plan, settings, dry_run).await })
             .await
@@ -97,11 +98,15 @@ impl Supervisor {
         };
         warnings.extend(protection_warnings(&request));
         let what = format!(
-            "array {name}: {} of {members} disks{}, chunk {} KiB",
+            "array {name}: {} of {members} disks{}{}, chunk {} KiB",
             request.level,
             match spares {
                 0 => String::new(),
                 n => format!(" and {n} spares"),
+            },
+            match journal {
+                0 => String::new(),
+                n => format!(", its journal on {n} more"),
             },
             chunk_bytes >> 10
         );
@@ -329,6 +334,7 @@ impl Supervisor {
 struct CreatePlan {
     members: Vec<PathBuf>,
     spares: Vec<PathBuf>,
+    journal: Vec<PathBuf>,
     wipe: Vec<PathBuf>,
 }
 
@@ -340,20 +346,23 @@ impl CreatePlan {
         let plan = Self {
             members: paths(&request.disks)?,
             spares: paths(&request.spares)?,
+            journal: paths(&request.journal_disks)?,
             wipe: paths(&request.wipe)?,
         };
         let all = plan.all();
         if let Some(stray) = plan.wipe.iter().find(|path| !all.contains(path)) {
             return Err(invalid(
                 format!("--wipe {} names no disk of the new array", stray.display()),
-                "name disks to wipe exactly as in --disks or --spares",
+                "name disks to wipe exactly as in --disks, --spares or --journal-disks",
             ));
         }
         Ok(plan)
     }
 
     fn all(&self) -> Vec<PathBuf> {
-        self.members.iter().chain(&self.spares).cloned().collect()
+        let members = self.members.iter();
+        let others = self.spares.iter().chain(&self.journal);
+        members.chain(others).cloned().collect()
     }
 }
 
@@ -381,7 +390,14 @@ async fn create(
             max: TABLE_MAX,
         }));
     }
-    for (spare, _) in taken.iter().skip(count) {
+    let journal: Vec<(&str, u64)> = taken
+        .iter()
+        .skip(count + plan.spares.len())
+        .map(|(disk, _)| (&*disk.path, disk.device.geometry().size))
+        .collect();
+    spec.check_journal_disks(count, &journal)
+        .map_err(|error| refuse::raid(&error))?;
+    for (spare, _) in taken.iter().skip(count).take(plan.spares.len()) {
         let size = spare.device.geometry().size;
         if shape.layout(size, data_bytes).is_none() {
             return Err(refuse::raid(&RaidError::TooSmall {
@@ -402,9 +418,15 @@ async fn create(
         }
         members.push(disk);
     }
-    let spares = members.split_off(count.min(members.len()));
+    let mut spares = members.split_off(count.min(members.len()));
+    let journal = spares.split_off(plan.spares.len().min(spares.len()));
+    let disks = NewDisks {
+        members,
+        spares,
+        journal,
+    };
     let (env, pool) = (engine.env.clone(), engine.pool.clone());
-    let array = cairn_raid::create(env, pool, spec, members, spares, engine.hooks.clone())
+    let array = cairn_raid::create_with(env, pool, spec, disks, engine.hooks.clone())
         .await
         .map_err(|error| refuse::raid(&error))?;
     settings.apply(&array);
@@ -453,10 +475,20 @@ fn size_warnings<'a>(members: impl Iterator<Item = &'a MemberDisk> + Clone) -> V
     )]
 }
 
+/// What a disk is for in an array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A member, now or later.
+    Data,
+    /// The journal alone, which needs less of it.
+    Journal,
+}
+
 /// Opens one disk for a running array, and wipes it if that was allowed; nothing in a dry run.
 pub(super) async fn take_one(
     engine: &Rc<Engine>,
     path: PathBuf,
+    purpose: Purpose,
     may_wipe: bool,
     dry_run: bool,
 ) -> Answer<(Rc<cairn_raid::Array>, Option<MemberDisk>)> {
@@ -465,7 +497,7 @@ pub(super) async fn take_one(
         .await
         .map_err(|error| looking::open_error(&error))?;
     let content = looking::content(disk.device.as_ref()).await;
-    let disk = take_opened(&array, disk, &content, may_wipe, dry_run).await?;
+    let disk = take_opened(&array, disk, &content, purpose, may_wipe, dry_run).await?;
     Ok((array, disk))
 }
 
@@ -474,11 +506,14 @@ pub(super) async fn take_opened(
     array: &Rc<cairn_raid::Array>,
     disk: MemberDisk,
     content: &Content,
+    purpose: Purpose,
     may_wipe: bool,
     dry_run: bool,
 ) -> Answer<Option<MemberDisk>> {
     let has_content = looking::check_content(Path::new(&*disk.path), content, may_wipe)?;
-    check_size(array, &disk)?;
+    if purpose == Purpose::Data {
+        check_size(array, &disk)?;
+    }
     if dry_run {
         return Ok(None);
     }

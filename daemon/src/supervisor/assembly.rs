@@ -393,7 +393,8 @@ impl Supervisor {
             });
             entry
         } else {
-            let record = ArrayRecord::of(uuid, &array, array.spares.len());
+            let spares = array.spares.iter().filter(|spare| !spare.journal).count();
+            let record = ArrayRecord::of(uuid, &array, spares);
             let entry = Arc::new(Entry::known(record));
             self.add_entry(uuid, Arc::clone(&entry));
             entry

@@ -12,7 +12,7 @@ use cairn_api::{
 use cairn_blockdev::disk::{DiskInfo, OpenError, discover};
 use tokio::sync::Mutex;
 
-use super::arrays::{check_pooled_size, check_size, take_one};
+use super::arrays::{Purpose, check_pooled_size, check_size, take_one};
 use super::located::located;
 use super::pool::PoolDisk;
 use super::returning::Awaited;
@@ -230,14 +230,17 @@ impl Supervisor {
         let is_spare = state == MemberState::Spare;
         if matches!(
             state,
-            MemberState::InSync | MemberState::Rebuilding | MemberState::Replacing
+            MemberState::InSync
+                | MemberState::Rebuilding
+                | MemberState::Replacing
+                | MemberState::Journal
         ) {
             return Err(refuse(
                 ErrorCode::ArrayBusy,
                 format!("disk {path} is {state} in array {name}"),
                 format!(
-                    "`cairn disk replace {path} NEW` copies it first; `cairn disk fail {path}` \
-                         ejects it"
+                    "`cairn disk replace {path} NEW` puts another in its place first; `cairn disk fail \
+                     {path}` ejects it"
                 ),
             ));
         }
@@ -296,7 +299,7 @@ impl Supervisor {
         let disk = located(&array, &old).ok_or_else(|| gone(&old, &name))?;
         // Before anything is wiped for it.
         let in_the_way = match (disk.slot, disk.state) {
-            (None, _) => Some("it has no slot"),
+            (None, _) if !disk.journal => Some("it has no slot"),
             (_, MemberState::Rebuilding | MemberState::Replacing) => Some("it is being filled"),
             _ => None,
         };
@@ -313,8 +316,13 @@ impl Supervisor {
             distinct(vec![new.clone()], taken).await?;
         }
         let (asked, dry_run, may_wipe) = (disk.name, request.dry_run, request.wipe);
+        let purpose = if disk.journal {
+            Purpose::Journal
+        } else {
+            Purpose::Data
+        };
         let pooled = self.pooled(&request.new).filter(PoolDisk::is_here);
-        let pooled = pooled.filter(|_| spare.is_none());
+        let pooled = pooled.filter(|_| spare.is_none() && purpose == Purpose::Data);
         if let Some(disk) = &pooled {
             check_pooled_size(&engine, disk).await?;
         }
@@ -347,7 +355,7 @@ impl Supervisor {
                                     opened.ok_or_else(|| refuse::internal("a spare isn't open"))?;
                                 (engine.array()?, Some(opened))
                             }
-                            None => take_one(&engine, new, may_wipe, dry_run).await?,
+                            None => take_one(&engine, new, purpose, may_wipe, dry_run).await?,
                         };
                         let Some(disk) = disk else { return Ok(()) };
                         let replaced = array.replace_member(&asked, disk).await;
@@ -556,10 +564,14 @@ fn members(array: &Array) -> Vec<Disk> {
             DiskRole::Member,
         )
     });
-    let spares = array
-        .spares
-        .iter()
-        .map(|s| row(&s.path, &s.uuid, None, s.state, s.errors, DiskRole::Spare));
+    let spares = array.spares.iter().map(|s| {
+        let role = if s.journal {
+            DiskRole::Journal
+        } else {
+            DiskRole::Spare
+        };
+        row(&s.path, &s.uuid, None, s.state, s.errors, role)
+    });
     members
         .chain(spares)
         .filter(|disk| !disk.path.is_empty())

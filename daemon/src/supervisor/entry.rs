@@ -268,6 +268,7 @@ impl Entry {
                     path,
                     uuid,
                     state: unknown,
+                    journal: disk.journal,
                     errors,
                 }),
             }
@@ -285,6 +286,7 @@ impl Entry {
                 members,
                 spares,
                 host_spares: cairn_api::HostSpares::default(),
+                journal: None,
                 sync: SyncStatus::default(),
                 scrub: cairn_api::Scrub::default(),
                 bad_blocks: Vec::new(),

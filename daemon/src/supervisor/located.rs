@@ -18,6 +18,8 @@ pub(super) struct Located {
     pub(super) name: String,
     /// How it fares.
     pub(super) state: MemberState,
+    /// It is, or was, for the journal.
+    pub(super) journal: bool,
     /// Its slot.
     pub(super) slot: Option<u32>,
 }
@@ -77,9 +79,9 @@ impl Supervisor {
 /// What `disk`, as somebody called it, is in `array`.
 pub(super) fn located(array: &Array, disk: &str) -> Option<Located> {
     let members = array.members.iter();
-    let members = members.map(|m| (&m.path, &m.uuid, m.state, Some(m.slot)));
+    let members = members.map(|m| (&m.path, &m.uuid, m.state, Some(m.slot), false));
     let spares = array.spares.iter();
-    let spares = spares.map(|s| (&s.path, &s.uuid, s.state, None));
+    let spares = spares.map(|s| (&s.path, &s.uuid, s.state, None, s.journal));
     let all: Vec<_> = members.chain(spares).collect();
     let exact = all
         .iter()
@@ -87,17 +89,21 @@ pub(super) fn located(array: &Array, disk: &str) -> Option<Located> {
     // By another name: a link, or what udev calls it.
     let same = || {
         all.iter()
-            .find(|(path, _, state, _)| is_open(*state) && same(path.as_ref(), disk.as_ref()))
+            .find(|(path, _, state, ..)| is_open(*state) && same(path.as_ref(), disk.as_ref()))
     };
-    let (path, uuid, state, slot) = exact.or_else(same)?;
+    let (path, uuid, state, slot, journal) = exact.or_else(same)?;
     Some(Located {
-        // The array doesn't know where a missing disk was.
-        name: if *state == MemberState::Missing || path.is_empty() {
+        // The array doesn't know where a missing disk was, nor one that was out when it was started.
+        name: if *state == MemberState::Missing
+            || (*journal && *state == MemberState::Failed)
+            || path.is_empty()
+        {
             (*uuid).clone()
         } else {
             (*path).clone()
         },
         state: *state,
+        journal: *journal,
         slot: *slot,
     })
 }

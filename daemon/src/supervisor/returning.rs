@@ -21,7 +21,7 @@ use cairn_api::{Array, ErrorCode, ErrorDetail, MemberState};
 use cairn_raid::{HostSpare, Identity, RaidError, Readded};
 use nix::sys::stat::{major, minor};
 
-use super::arrays::{check_size, take_opened};
+use super::arrays::{Purpose, check_size, take_opened};
 use super::disks::{glob_paths, same};
 use super::spares::{FoundSpare, open_pooled};
 use super::{Entry, Supervisor, locked};
@@ -401,7 +401,7 @@ pub(super) async fn add(
             )),
         };
     }
-    match take_opened(&array, disk, &content, may_wipe, dry_run).await? {
+    match take_opened(&array, disk, &content, Purpose::Data, may_wipe, dry_run).await? {
         Some(disk) => {
             array.add_spare(disk).await.map_err(raid)?;
             Ok(Added::Spare)

@@ -21,6 +21,7 @@ fn create(disks: Vec<String>) -> CreateArray {
         chunk_bytes: None,
         journal_bytes: None,
         integrity: cairn_api::Integrity::default(),
+        journal_disks: Vec::new(),
         no_journal: false,
         wipe: Vec::new(),
         dry_run: false,

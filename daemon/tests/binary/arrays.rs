@@ -215,6 +215,7 @@ fn names_are_taken_once_and_disks_too() {
             chunk_bytes: None,
             journal_bytes: None,
             integrity: cairn_api::Integrity::default(),
+            journal_disks: Vec::new(),
             no_journal: false,
             wipe: Vec::new(),
             dry_run: false,

@@ -222,6 +222,7 @@ pub(crate) fn raid6(daemon: &Daemon, dir: &TempDir, spares: usize) -> Array {
         chunk_bytes: Some(64 << 10),
         journal_bytes: None,
         integrity: cairn_api::Integrity::default(),
+        journal_disks: Vec::new(),
         no_journal: false,
         wipe: Vec::new(),
         dry_run: false,

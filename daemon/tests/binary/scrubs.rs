@@ -114,6 +114,7 @@ fn an_array_without_checksums_or_journal_is_made_with_warnings_and_says_so_ever_
         chunk_bytes: None,
         journal_bytes: None,
         integrity: Integrity::None,
+        journal_disks: Vec::new(),
         no_journal: true,
         wipe: Vec::new(),
         dry_run: false,

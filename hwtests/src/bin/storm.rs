@@ -51,6 +51,9 @@ struct Args {
     /// Short histories, cut off at every I/O.
     #[arg(long)]
     exhaustive: bool,
+    /// Only those with disks for the journal.
+    #[arg(long, requires = "exhaustive")]
+    journal_disks: bool,
     /// Only this cut of each of them.
     #[arg(long, value_name = "N", requires = "exhaustive")]
     cut: Option<u64>,
@@ -142,7 +145,8 @@ fn run_matrix(args: &Args) -> bool {
 
 fn run_exhaustive(args: &Args) -> bool {
     let mut fine = true;
-    for subject in Subject::all(args.seed.unwrap_or(1)) {
+    let subjects = Subject::all(args.seed.unwrap_or(1)).into_iter();
+    for subject in subjects.filter(|subject| subject.journal_disks || !args.journal_disks) {
         if let Some(at) = args.cut {
             let (told, was_cut) = cut_at(subject, at);
             println!(

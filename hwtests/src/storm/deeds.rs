@@ -98,7 +98,10 @@ impl World {
             .into_iter()
             .map(|member| member.path)
             .collect();
-        (0..self.disks.len()).find(|disk| !known.contains(&self.path(*disk).to_string()))
+        let disks = 0..self.shape.members + self.shape.spares;
+        disks
+            .into_iter()
+            .find(|disk| !known.contains(&self.path(*disk).to_string()))
     }
 
     /// Adds a blank disk as a spare, so many times slower than others. `None`: there is none left.

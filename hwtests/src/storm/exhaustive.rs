@@ -46,6 +46,8 @@ pub struct Subject {
     pub place: Place,
     /// Members that don't come back from it (fault A8).
     pub lost: usize,
+    /// The journal is on disks of its own; as many of them as may don't come back either.
+    pub journal_disks: bool,
 }
 
 impl Subject {
@@ -67,10 +69,21 @@ impl Subject {
                             crash,
                             place,
                             lost,
+                            journal_disks: false,
                         });
                     }
                 }
             }
+        }
+        if Ability::Journal.is_there() {
+            let on_members = all.iter().filter(|subject| subject.level == Level::Raid5);
+            let on_disks: Vec<Self> = on_members
+                .map(|subject| Self {
+                    journal_disks: true,
+                    ..*subject
+                })
+                .collect();
+            all.extend(on_disks);
         }
         all
     }
@@ -126,6 +139,9 @@ pub fn cut_at(subject: Subject, at: u64) -> (Told, bool) {
     let mut was_cut = false;
     let mut shape = Shape::of(subject.level);
     shape.rows = 4;
+    if subject.journal_disks {
+        shape = shape.with_journal_disks();
+    }
     let told = tell(World::new(subject.seed, shape), |world| {
         world.create(0);
         world.load(20);
@@ -158,6 +174,12 @@ fn come_back(world: &mut World, lost: usize, at: u64) {
     let members = world.shape.members;
     let first = usize::try_from(at).unwrap_or(0);
     let gone: Vec<usize> = (0..lost).map(|i| (first + i) % members).collect();
+    let rings = world.shape.members + world.shape.spares;
+    let own = world.shape.journal_disks.saturating_sub(1);
+    // Others at each turn of the members.
+    let turn = first / members.max(1);
+    let lost_rings = (0..own).map(|i| rings + (turn + i) % (own + 1));
+    let gone: Vec<usize> = gone.into_iter().chain(lost_rings).collect();
     let present = world.without(&gone);
     if let Err(error) = world.start_with(&present) {
         panic!("start after a cut, without {gone:?}: {error}");

@@ -27,14 +27,21 @@ pub fn shape_of(seed: u64) -> Shape {
         1 => (Level::Raid5, 3 + usize_of(rng.below(3))),
         _ => (Level::Raid6, 4 + usize_of(rng.below(4))),
     };
-    Shape {
+    let shape = Shape {
         level,
         members,
         spares: 2,
+        journal_disks: 0,
         chunk_bytes: 4096 << rng.below(3),
         tear_bytes: if rng.one_in(2) { 512 } else { 4096 },
         rows: 16 + rng.below(32),
+    };
+    if !rng.one_in(3) {
+        return shape;
     }
+    let mut shape = shape.with_journal_disks();
+    shape.journal_disks += usize::from(rng.one_in(3));
+    shape
 }
 
 /// The story of a seed, `ops` client operations long.
@@ -80,6 +87,7 @@ fn chapter(world: &mut World) {
             bring_back(world);
             world.load(len / 2);
         }
+        6 if world.shape.journal_disks > 0 => world.strike_ring(len),
         _ => fault(world, len),
     }
 }
@@ -100,10 +108,12 @@ fn cut_off(world: &mut World, len: u64) {
     } else {
         Cut::Ios(1 + world.rng.below(len * 8))
     };
+    let rings = world.lost_rings();
     world.load_cut(len, Mix::Any, cut);
     // A member may not come back from it (fault A8).
     let lost = Ability::Journal.is_there() && left > 0 && world.rng.one_in(4);
-    let gone: Vec<usize> = lost.then(|| world.any_member()).into_iter().collect();
+    let member = lost.then(|| world.any_member());
+    let gone: Vec<usize> = member.into_iter().chain(rings).collect();
     let crash = any_crash(world);
     come_back_after(world, crash, &gone);
 }
@@ -148,7 +158,11 @@ fn bring_back(world: &mut World) {
     let missing = world.in_state(MemberState::Missing);
     for disk in failed.into_iter().chain(missing) {
         world.disk(disk).heal();
-        world.add_spare(disk);
+        if world.is_for_journal(disk) {
+            world.restore_ring(disk);
+        } else {
+            world.add_spare(disk);
+        }
     }
     if world.rng.one_in(4) {
         world.wait_for_sync();

@@ -36,6 +36,7 @@ pub mod matrix;
 pub mod model;
 #[cfg(feature = "mutations")]
 pub mod mutations;
+mod rings;
 pub mod shape;
 pub mod states;
 mod tell;

@@ -155,6 +155,7 @@ fn tell_on(ground: Ground, seed: u64) -> Option<Told> {
                 0
             };
             let subject = Subject {
+                journal_disks: false,
                 seed,
                 level,
                 crash,

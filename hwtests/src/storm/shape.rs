@@ -18,6 +18,8 @@ pub struct Shape {
     pub members: usize,
     /// Disks beside them.
     pub spares: usize,
+    /// Disks for the journal alone; none: it is on the members.
+    pub journal_disks: usize,
     /// Its chunk.
     pub chunk_bytes: u32,
     /// What the disks tear: 512 or 4096.
@@ -38,6 +40,7 @@ impl Shape {
             level,
             members,
             spares: 2,
+            journal_disks: 0,
             chunk_bytes: 8192,
             tear_bytes: SECTOR,
             rows: 24,
@@ -47,6 +50,13 @@ impl Shape {
     /// Member failures that it survives.
     pub fn redundancy(&self) -> usize {
         self.level.redundancy(self.members)
+    }
+
+    /// The same with as many journal disks as it takes.
+    #[must_use]
+    pub fn with_journal_disks(mut self) -> Self {
+        self.journal_disks = self.redundancy() + 1;
+        self
     }
 
     pub(super) fn geometry(&self) -> Geometry {

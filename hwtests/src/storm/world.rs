@@ -16,8 +16,8 @@ use cairn_blockdev::sim::{FaultCounts, Rng, Sim, SimDisk, SimDiskConfig};
 use cairn_blockdev::units::{SECTOR, u64_of, usize_of};
 use cairn_blockdev::{BlockDevice, BufPool, Env, LocalFuture};
 use cairn_raid::{
-    Array, ArrayEvent, CreateSpec, EventSink, Hooks, MemberDisk, MemberState, Witness,
-    WitnessStore, create,
+    Array, ArrayEvent, CreateSpec, EventSink, Hooks, MemberDisk, MemberState, NewDisks, Witness,
+    WitnessStore, create_with,
 };
 use uuid::Uuid;
 
@@ -33,6 +33,8 @@ pub(super) const HOST: Uuid = Uuid::from_bytes([0xAB; 16]);
 pub(super) const POLLS_MAX: u64 = 100_000_000;
 /// Buffers that a world keeps for reuse.
 pub(super) const POOL_BYTES: usize = 32 << 20;
+/// A journal disk: a ring of 27 MiB.
+const JOURNAL_DISK_BYTES: u64 = 32 << 20;
 
 /// What is known of a volume's existence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,8 +155,15 @@ impl World {
             latency_us_max: 100,
         };
         let env = sim.env();
-        let disks: Vec<SimDisk> = (0..u64_of(shape.members + shape.spares))
+        let others = u64_of(shape.members + shape.spares);
+        let disks: Vec<SimDisk> = (0..others + u64_of(shape.journal_disks))
             .map(|i| {
+                let size = if i < others {
+                    config.size
+                } else {
+                    JOURNAL_DISK_BYTES
+                };
+                let config = SimDiskConfig { size, ..config };
                 let disk = SimDisk::new(&format!("/dev/sim{i}"), config, &env, seed ^ (i << 32));
                 disk.tear_in(shape.tear_bytes);
                 wire(&disk, i, &log, &env);
@@ -199,10 +208,15 @@ impl World {
         };
         let n = self.shape.members;
         let members = (0..n).map(|i| self.member(i)).collect();
-        let spares = (n..n + spares).map(|i| self.member(i)).collect();
+        let rings = n + self.shape.spares..self.disks.len();
+        let disks = NewDisks {
+            members,
+            spares: (n..n + spares).map(|i| self.member(i)).collect(),
+            journal: rings.map(|i| self.member(i)).collect(),
+        };
         let (env, hooks) = (self.sim.env(), self.hooks());
         let pool = BufPool::new(POOL_BYTES);
-        let made = self.run(create(env, pool, spec, members, spares, hooks));
+        let made = self.run(create_with(env, pool, spec, disks, hooks));
         self.array = Some(made.unwrap_or_else(|error| panic!("creation: {error}")));
         self.note_offsets();
         for _ in 0..2 {

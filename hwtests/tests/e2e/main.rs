@@ -9,6 +9,7 @@ mod disk_refusals;
 mod failures;
 mod integrity;
 mod jobs;
+mod journal_disks;
 mod kills;
 mod labels;
 mod postgres;

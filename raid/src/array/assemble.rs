@@ -9,6 +9,7 @@
 //!   newer than the labels here. Everything else wants `force`.
 //! - That label says whether the stop was clean: the labels say *dirty* on all before the first write,
 //!   and *clean* on any only after the last flush.
+//! - After an unclean stop with more journal disks gone than the level survives, only `force` starts it.
 //! - After an unclean stop the journal is replayed, whoever is absent. Without a journal parity is
 //!   doubtful: with nobody absent it is recomputed before anything is served; with somebody absent
 //!   only `force` starts the array.
@@ -23,6 +24,7 @@ use uuid::Uuid;
 use super::bad_blocks::load_defects;
 use super::create::read_map_slots;
 use super::disk::Disk;
+use super::journal_disks::{lost_journal_disks, too_few_copies};
 use super::watch::{Watch, Watched};
 use super::{Array, MemberDisk, Parts};
 use crate::error::RaidError;
@@ -191,6 +193,8 @@ struct Verdict {
     resync: bool,
     /// Writes were on their way.
     unclean: bool,
+    /// Records may be gone with journal disks.
+    lossy: bool,
 }
 
 /// A refusal, before it gets the array's name.
@@ -250,8 +254,12 @@ fn judge(labels: &[Label], options: &AssembleOptions) -> Result<Verdict, Refusal
     let geometry = reference.geometry;
     let enough = geometry.members() - geometry.redundancy();
     let unclean = !best.array.clean;
+    let (journal_absent, journal_lost) =
+        lost_journal_disks(&reference, |uuid| trusted.contains(&uuid));
+    let lossy = unclean && journal_lost.len() > geometry.redundancy();
     let verdict = Verdict {
         unclean,
+        lossy,
         resync: unclean && !reference.has_journal(),
         reference,
         trusted,
@@ -287,7 +295,7 @@ fn judge(labels: &[Label], options: &AssembleOptions) -> Result<Verdict, Refusal
             true,
         );
     }
-    if absent.is_empty() {
+    if absent.is_empty() && journal_absent.is_empty() && !lossy {
         let degraded = in_sync.len() < geometry.members();
         if degraded && verdict.resync && !options.force {
             return refuse(UNCLEAN_DEGRADED.into(), false, true);
@@ -295,11 +303,13 @@ fn judge(labels: &[Label], options: &AssembleOptions) -> Result<Verdict, Refusal
         return Ok(verdict);
     }
     if !options.waited && !options.force {
+        let mut waited_for = absent.clone();
+        waited_for.extend(journal_absent);
         return refuse(
             format!(
                 "waiting for {} absent member(s): {}",
-                absent.len(),
-                list(absent)
+                waited_for.len(),
+                list(&waited_for)
             ),
             true,
             true,
@@ -319,6 +329,9 @@ fn judge(labels: &[Label], options: &AssembleOptions) -> Result<Verdict, Refusal
             true,
             true,
         );
+    }
+    if lossy && !options.force {
+        return refuse(too_few_copies(&journal_lost), true, true);
     }
     Ok(verdict)
 }
@@ -452,6 +465,7 @@ async fn start(
     let ended = Ended {
         unclean: verdict.unclean,
         resync: verdict.resync,
+        lossy: verdict.lossy,
     };
     let loaded = load_defects(&label, &in_sync).await?;
     let degraded_by = verdict.absent;
@@ -498,6 +512,8 @@ struct Ended {
     unclean: bool,
     /// And there is no journal that knows of them.
     resync: bool,
+    /// Records may be gone with journal disks.
+    lossy: bool,
 }
 
 /// What there is to see to at the start.
@@ -606,14 +622,17 @@ impl Array {
         // Before the labels say who is absent: they also say where what the absent miss begins.
         let has_journal = self.ledger.borrow().label().has_journal();
         let opened = if has_journal {
-            let read = Opened::read(self.uuid, self.in_sync(), !ended.unclean).await;
+            let disks = self.with_rings();
+            let read = Opened::read(self.uuid, disks, !ended.unclean, ended.lossy).await;
             Some(read.map_err(|error| self.journal_error(&error))?)
         } else {
             None
         };
         if let Some(opened) = &opened {
             self.throw_out_older_images(opened);
+            self.throw_out_blind_journal_disks(opened);
         }
+        let lossy = self.check_journal_copies(ended.unclean, forced)?;
         let floor = opened.as_ref().map(Opened::floor);
         if let Some(floor) = floor {
             self.load_missed(floor).await;
@@ -624,8 +643,10 @@ impl Array {
         if self.note_absent(&opening.absent, floor) {
             self.commit_event(&held).await?;
             let missing = self.ledger.borrow().slots_missing();
-            let detail = format!("started with {missing} member(s) missing");
-            self.report(EventKind::DegradedArray, None, detail);
+            if missing > 0 {
+                let detail = format!("started with {missing} member(s) missing");
+                self.report(EventKind::DegradedArray, None, detail);
+            }
         } else {
             // Labels that a crash left one commit behind catch up, so that none falls two behind.
             self.commit(&held).await?;
@@ -640,7 +661,7 @@ impl Array {
             self.flush_all().await.map_err(|_| self.lost_error())?;
         }
         if let Some(opened) = opened {
-            self.open_journal(&opened, ended.unclean).await?;
+            self.open_journal(&opened, ended.unclean, lossy).await?;
         }
         if resync {
             // A write may have reached a member and not its replacement: copy it again.
@@ -663,6 +684,9 @@ impl Array {
             None,
             format!("{} of {}", self.geometry.level(), self.geometry.members()),
         );
+        if self.journal_is_displaced() {
+            self.say_on_members();
+        }
         // Before spares are looked for: a member that is back needs less than a spare would.
         for (member, label) in opening.stale {
             let Candidate { path, device } = member;
@@ -675,6 +699,7 @@ impl Array {
         self.start_idle_work();
         self.start_applying();
         self.kick_sync();
+        self.kick_journal_drain();
         self.kick_scrub();
         Ok(())
     }
@@ -725,8 +750,14 @@ impl Array {
                 (entry.uuid, last)
             })
             .collect();
+        let unclean = self.dirty.get();
         for (uuid, _) in &gone {
+            let is_journal = ledger.entry(*uuid).is_some_and(|entry| entry.journal);
             ledger.set_state(*uuid, MemberState::Missing);
+            if is_journal && unclean {
+                // Until replay has brought everything to its place.
+                ledger.note_undrained(*uuid, Seq::FIRST);
+            }
         }
         drop(ledger);
         if let Some(floor) = floor {

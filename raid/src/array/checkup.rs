@@ -19,7 +19,7 @@ use crate::label::Label;
 use crate::layout::{LABEL_A, LABEL_B, label_copy};
 
 impl Array {
-    /// Looks at the labels and maps of every member, and mends what is damaged. Gives how many copies
+    /// Looks at the labels of every member and journal disk and at the maps of every member, and mends what is damaged. Gives how many copies
     /// that were.
     pub(crate) async fn check_zones(self: &Rc<Self>) -> Result<u64, IoErrorKind> {
         Ok(self.check_labels().await? + self.check_maps().await?)
@@ -29,7 +29,7 @@ impl Array {
         // Nobody writes labels meanwhile.
         let held = self.lock_labels().await;
         let generation = self.ledger.borrow().label().generation;
-        let disks = self.in_sync();
+        let disks = self.with_rings();
         let looks = disks.iter().map(|disk| damaged_labels(disk, generation));
         let mut damaged = 0;
         for (disk, count) in disks.iter().zip(join_all(looks).await) {

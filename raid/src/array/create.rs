@@ -14,6 +14,8 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::disk::Disk;
 use super::durable::page_offset;
 use super::flights::Patience;
+use super::journal_disks::{journal_disks_bounds, journal_layout_for};
+use super::ledger::journal_entry;
 use super::watch::Watch;
 use super::{Array, MemberDisk, Parts};
 use crate::defects::Defects;
@@ -23,7 +25,8 @@ use crate::geometry::Geometry;
 use crate::host_spare;
 use crate::journal::log::Journal;
 use crate::label::{
-    ArrayLabel, Entry, INCOMPAT_JOURNAL, INCOMPAT_NO_INTEGRITY, TABLE_MAX, valid_name,
+    ArrayLabel, Entry, INCOMPAT_JOURNAL, INCOMPAT_JOURNAL_DISKS, INCOMPAT_NO_INTEGRITY, TABLE_MAX,
+    valid_name,
 };
 use crate::layout::rows_per_extent;
 use crate::layout::{
@@ -70,6 +73,36 @@ impl CreateSpec {
 }
 
 impl CreateSpec {
+    /// Whether these can be the journal disks of an array of so many members.
+    pub fn check_journal_disks(
+        &self,
+        members: usize,
+        disks: &[(&str, u64)],
+    ) -> Result<(), RaidError> {
+        if disks.is_empty() {
+            return Ok(());
+        }
+        if !self.journal {
+            return Err(RaidError::NoJournal);
+        }
+        let lost = self.level.redundancy(members);
+        let (fewest, most) = journal_disks_bounds(lost);
+        if !(fewest..=most).contains(&disks.len()) {
+            return Err(RaidError::JournalDisks {
+                given: disks.len(),
+                level: self.level.to_string(),
+                members,
+                fewest,
+                most,
+                lost,
+            });
+        }
+        for (path, size) in disks {
+            journal_layout_for(path, *size, self.journal_bytes)?;
+        }
+        Ok(())
+    }
+
     /// Geometry, zones and the common data zone for disks of these sizes: what `--dry-run` shows.
     pub fn shape(&self, disks: &[(&str, u64)]) -> Result<(Shape, u64), RaidError> {
         if !valid_name(&self.name) {
@@ -98,7 +131,18 @@ impl CreateSpec {
     }
 }
 
-/// Makes an array of blank disks and starts it.
+/// The disks of a new array.
+#[derive(Default)]
+pub struct NewDisks {
+    /// One for each slot.
+    pub members: Vec<MemberDisk>,
+    /// Spares.
+    pub spares: Vec<MemberDisk>,
+    /// For the journal alone; none: it is on the members.
+    pub journal: Vec<MemberDisk>,
+}
+
+/// Makes an array of blank disks, its journal on the members, and starts it.
 pub async fn create(
     env: Env,
     pool: BufPool,
@@ -107,18 +151,36 @@ pub async fn create(
     spares: Vec<MemberDisk>,
     hooks: Hooks,
 ) -> Result<Rc<Array>, RaidError> {
-    let sizes: Vec<(&str, u64)> = members
-        .iter()
-        .map(|disk| (&*disk.path, disk.device.geometry().size))
-        .collect();
-    let (shape, data_bytes) = spec.shape(&sizes)?;
-    if members.len() + spares.len() > TABLE_MAX {
+    let disks = NewDisks {
+        members,
+        spares,
+        journal: Vec::new(),
+    };
+    create_with(env, pool, spec, disks, hooks).await
+}
+
+/// Makes an array of blank disks and starts it.
+pub async fn create_with(
+    env: Env,
+    pool: BufPool,
+    spec: CreateSpec,
+    disks: NewDisks,
+    hooks: Hooks,
+) -> Result<Rc<Array>, RaidError> {
+    let NewDisks {
+        members,
+        spares,
+        journal,
+    } = disks;
+    let (shape, data_bytes) = spec.shape(&sizes_of(&members))?;
+    spec.check_journal_disks(members.len(), &sizes_of(&journal))?;
+    if members.len() + spares.len() + journal.len() > TABLE_MAX {
         return Err(RaidError::TooManyDisks {
             array: spec.name,
             max: TABLE_MAX,
         });
     }
-    let incompat = spec.incompat();
+    let mut incompat = spec.incompat();
     let watch = Watch::new(&env);
     let mut table = Vec::new();
     let mut disks = Vec::new();
@@ -135,6 +197,16 @@ pub async fn create(
         let disk = Disk::new(env.new_uuid(), spare.path, device, Some(layout));
         table.push(entry(&disk, None, MemberState::Spare));
         disks.push(disk);
+    }
+    for one in journal {
+        let size = one.device.geometry().size;
+        let layout = journal_layout_for(&one.path, size, spec.journal_bytes)?;
+        let device = watch.over(&one.path, &one.device);
+        let disk = Disk::new(env.new_uuid(), one.path, device, Some(layout));
+        disk.ring_only.set(true);
+        table.push(journal_entry(&disk, 1));
+        disks.push(disk);
+        incompat |= INCOMPAT_JOURNAL_DISKS;
     }
     let label = ArrayLabel {
         uuid: env.new_uuid(),
@@ -182,9 +254,9 @@ pub async fn create(
         watch,
     });
     if array.ledger.borrow().label().has_journal() {
-        let members = array.in_sync();
-        let journal = Journal::create(&members, array.geometry.redundancy() + 1);
-        array.write_journal_headers(&journal, &members).await;
+        let disks = array.with_rings();
+        let journal = Journal::create(&disks, array.geometry.redundancy() + 1);
+        array.write_journal_headers(&journal, &disks).await;
         *array.journal.borrow_mut() = Some(journal);
     }
     array
@@ -227,7 +299,16 @@ fn entry(disk: &Disk, slot: Option<usize>, state: MemberState) -> Entry {
         disk_bytes: disk.size,
         absence: None,
         held_out: false,
+        journal: false,
+        undrained: false,
     }
+}
+
+fn sizes_of(disks: &[MemberDisk]) -> Vec<(&str, u64)> {
+    let sizes = disks.iter();
+    sizes
+        .map(|disk| (&*disk.path, disk.device.geometry().size))
+        .collect()
 }
 
 /// The zones of a disk that is to carry `data_bytes`, or why it can't.
@@ -260,7 +341,7 @@ pub(super) async fn prepare(disk: &Disk, array: Uuid) -> Result<(), IoError> {
         zero(disk.device(), label_copy(disk.size), BLOCK).await?;
     }
     for (kind, zone) in ZoneKind::ALL.into_iter().zip(layout.zones) {
-        if kind == ZoneKind::Data {
+        if kind == ZoneKind::Data || zone.len == 0 {
             continue;
         }
         let header = ZoneHeader::new(kind, array.into_bytes(), disk.uuid.into_bytes(), zone.len);

@@ -136,6 +136,8 @@ pub(crate) struct Disk {
     flushed_header: Cell<u64>,
     /// It is an older image of a member: what it misses isn't known.
     pub(crate) outdated: Cell<bool>,
+    /// It is a journal disk: it has a ring, and nothing of the rest.
+    pub(crate) ring_only: Cell<bool>,
     /// The operator throws it out.
     pub(crate) held_out: Cell<bool>,
     /// Rows filled and flushed: what a label may say.
@@ -166,6 +168,7 @@ impl Disk {
             header: Cell::new(0),
             flushed_header: Cell::new(0),
             outdated: Cell::new(false),
+            ring_only: Cell::new(false),
             held_out: Cell::new(false),
             durable_rows: Cell::new(0),
             out: Cell::new(false),

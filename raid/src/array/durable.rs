@@ -144,7 +144,7 @@ impl Array {
         }
     }
 
-    /// Makes every completed write durable on every member.
+    /// Makes every completed write durable on every member and journal disk.
     pub(crate) async fn flush_all(self: &Rc<Self>) -> Result<(), IoErrorKind> {
         self.flushes
             .pass(&self.env.spawn, || {
@@ -157,7 +157,7 @@ impl Array {
     }
 
     pub(super) async fn flush_disks(self: Rc<Self>) {
-        let disks = self.ledger.borrow().with_data();
+        let disks = self.flushed_disks();
         let journal = self.journal();
         let logged = journal.as_ref().map(|journal| journal.logged());
         let maps = self.missed.written();
@@ -256,7 +256,7 @@ impl Array {
         }
         // Writers that come from here on wait for `held` in `begin_write`.
         self.dirty.set(false);
-        let disks = self.ledger.borrow().with_data();
+        let disks = self.flushed_disks();
         let flushed = join_all(disks.iter().map(|disk| disk.flush())).await;
         let mut lost_some = false;
         for (disk, result) in disks.iter().zip(flushed) {
@@ -277,6 +277,7 @@ impl Array {
             return Ok(());
         }
         self.ledger.borrow_mut().set_clean(true);
+        self.ledger.borrow_mut().note_drained(None);
         // Twice, so that both slots say so: the loss of the newest label must not cost a clean stop.
         self.commit(&held).await?;
         self.commit(&held).await

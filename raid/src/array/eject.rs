@@ -96,6 +96,7 @@ impl Array {
             self.report(EventKind::DegradedArray, None, detail);
         }
         self.kick_sync();
+        self.kick_journal_drain();
     }
 
     /// Moves a disk out in the ledger, or finds the array broken by its loss. The caller holds the
@@ -109,6 +110,10 @@ impl Array {
         let known = self.ledger.borrow().disk(disk.uuid);
         if !entry.state.is_live() || !known.is_some_and(|known| Rc::ptr_eq(&known, disk)) {
             return false;
+        }
+        if entry.state == MemberState::Journal {
+            self.put_out_journal_disk(disk, why);
+            return true;
         }
         let missing = self.ledger.borrow().slots_missing();
         if missing > self.geometry.redundancy() {
@@ -150,7 +155,7 @@ impl Array {
         }
         let mut ledger = self.ledger.borrow_mut();
         if disk.held_out.get() {
-            ledger.hold_out(disk.uuid);
+            ledger.hold_out(disk.uuid, true);
         }
         // A replacement goes on alone: the slot has nobody else.
         let left = entry

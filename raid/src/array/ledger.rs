@@ -8,7 +8,8 @@ use std::rc::Rc;
 use uuid::Uuid;
 
 use super::disk::Disk;
-use crate::label::{Absence, ArrayLabel, Entry};
+use crate::journal::entry::Seq;
+use crate::label::{Absence, ArrayLabel, Entry, INCOMPAT_JOURNAL_DISKS};
 use crate::member::MemberState;
 
 /// The disks of a slot.
@@ -25,10 +26,30 @@ pub(crate) struct Ledger {
     label: ArrayLabel,
     disks: BTreeMap<Uuid, Rc<Disk>>,
     slots: Vec<SlotDisks>,
+    /// Journal disks in service.
+    journal_disks: Vec<Rc<Disk>>,
+    /// Journal disks that are out, and what has to be in place before they don't matter any more.
+    undrained: BTreeMap<Uuid, Seq>,
     /// Membership was changed since the last commit.
     uncommitted: bool,
     /// Last known paths of disks that aren't live.
     paths: BTreeMap<Uuid, Rc<str>>,
+}
+
+/// The entry of a journal disk that enters service at event `since`.
+pub(super) fn journal_entry(disk: &Disk, since: u64) -> Entry {
+    Entry {
+        uuid: disk.uuid,
+        slot: None,
+        state: MemberState::Journal,
+        cursor_rows: 0,
+        since_event: since,
+        disk_bytes: disk.size,
+        absence: None,
+        held_out: false,
+        journal: true,
+        undrained: false,
+    }
 }
 
 impl Ledger {
@@ -36,6 +57,8 @@ impl Ledger {
         for entry in &label.table {
             if let Some(disk) = disks.iter().find(|disk| disk.uuid == entry.uuid) {
                 disk.start_filling_at(entry.cursor_rows);
+                disk.ring_only.set(entry.journal);
+                disk.held_out.set(entry.journal && entry.held_out);
             }
         }
         let disks = disks.into_iter().map(|disk| (disk.uuid, disk)).collect();
@@ -43,6 +66,8 @@ impl Ledger {
             label,
             disks,
             slots: Vec::new(),
+            journal_disks: Vec::new(),
+            undrained: BTreeMap::new(),
             uncommitted: false,
             paths: BTreeMap::new(),
         };
@@ -68,6 +93,12 @@ impl Ledger {
             }
         }
         self.slots = slots;
+        let table = self.label.table.iter();
+        self.journal_disks = table
+            .filter(|entry| entry.state == MemberState::Journal)
+            .filter_map(|entry| self.disks.get(&entry.uuid))
+            .map(Rc::clone)
+            .collect();
     }
 
     pub(crate) fn label(&self) -> &ArrayLabel {
@@ -102,6 +133,20 @@ impl Ledger {
             .iter()
             .flat_map(|slot| slot.member.iter().chain(&slot.target));
         all.filter(|disk| !disk.out.get()).map(Rc::clone).collect()
+    }
+
+    /// Journal disks that are in service and in.
+    pub(crate) fn journal_disks(&self) -> Vec<Rc<Disk>> {
+        let disks = self.journal_disks.iter();
+        disks
+            .filter(|disk| !disk.out.get())
+            .map(Rc::clone)
+            .collect()
+    }
+
+    /// Journal disks that are in service by the label.
+    pub(crate) fn journal_disks_listed(&self) -> usize {
+        self.journal_disks.len()
     }
 
     /// Path of a disk, live or last known.
@@ -176,6 +221,65 @@ impl Ledger {
         self.derive();
     }
 
+    /// Adds a journal disk. The caller commits the label.
+    pub(crate) fn add_journal_disk(&mut self, disk: Rc<Disk>) {
+        self.uncommitted = true;
+        disk.ring_only.set(true);
+        self.label.incompat |= INCOMPAT_JOURNAL_DISKS;
+        let since = self.label.event_count + 1;
+        self.label.table.push(journal_entry(&disk, since));
+        self.disks.insert(disk.uuid, disk);
+        self.derive();
+    }
+
+    /// A journal disk has gone with records that are in place only once the journal has passed `below`.
+    pub(crate) fn note_undrained(&mut self, uuid: Uuid, below: Seq) {
+        self.uncommitted = true;
+        self.undrained.insert(uuid, below);
+        if let Some(entry) = self.label.table.iter_mut().find(|entry| entry.uuid == uuid) {
+            entry.undrained = true;
+        }
+    }
+
+    /// What has to be in place before journal disks that are out don't matter any more; `None`: none does.
+    pub(crate) fn undrained_below(&self) -> Option<Seq> {
+        let mut table = self.label.table.iter();
+        // Of one that went in an earlier run it isn't known: this run's first epoch tells.
+        let any = table.any(|entry| entry.undrained);
+        any.then(|| self.undrained.values().copied().max().unwrap_or(Seq::FIRST))
+    }
+
+    /// Everything below `floor` is in place and trimmed; `None`: everything that was ever logged. True if
+    /// that changes the label, which the caller commits.
+    pub(crate) fn note_drained(&mut self, floor: Option<Seq>) -> bool {
+        let undrained = &mut self.undrained;
+        let mut changed = false;
+        for entry in &mut self.label.table {
+            let below = undrained.get(&entry.uuid);
+            let passed = floor.is_none_or(|floor| below.is_none_or(|below| *below <= floor));
+            if entry.undrained && passed {
+                entry.undrained = false;
+                undrained.remove(&entry.uuid);
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Journal disks that are in service until what was logged with them is in place: others have their
+    /// places.
+    pub(crate) fn leaving_journal_disks(&self) -> Vec<Rc<Disk>> {
+        let mut disks = self.journal_disks();
+        disks.retain(|disk| self.entry(disk.uuid).is_some_and(|entry| entry.held_out));
+        disks
+    }
+
+    /// Takes a journal disk that nobody needs any more out of the table. The caller commits the label.
+    pub(crate) fn let_go(&mut self, uuid: Uuid) {
+        self.set_state(uuid, MemberState::Removed);
+        self.drop_entry(uuid);
+    }
+
     /// Gives a spare a slot to fill, from the first row on.
     pub(crate) fn start_target(&mut self, uuid: Uuid, slot: usize, state: MemberState) {
         self.set_state(uuid, state);
@@ -236,10 +340,10 @@ impl Ledger {
         }
     }
 
-    /// Notes that the operator failed a member.
-    pub(crate) fn hold_out(&mut self, uuid: Uuid) {
+    /// Notes that the operator failed a member, or that a journal disk is to leave; or not, after all.
+    pub(crate) fn hold_out(&mut self, uuid: Uuid, out: bool) {
         if let Some(entry) = self.label.table.iter_mut().find(|entry| entry.uuid == uuid) {
-            entry.held_out = true;
+            entry.held_out = out;
         }
     }
 
@@ -264,6 +368,8 @@ impl Ledger {
             disk_bytes: disk.size,
             absence: None,
             held_out: false,
+            journal: false,
+            undrained: false,
         });
         self.disks.insert(disk.uuid, disk);
         self.derive();
@@ -275,6 +381,7 @@ impl Ledger {
         self.label.table.retain(|entry| entry.uuid != uuid);
         self.disks.remove(&uuid);
         self.paths.remove(&uuid);
+        self.undrained.remove(&uuid);
         self.derive();
     }
 
@@ -304,12 +411,12 @@ impl Ledger {
     /// The next commit: takes the cursors over and raises the generation.
     pub(crate) fn next_generation(&mut self) -> ArrayLabel {
         self.label.generation += 1;
-        let in_sync = self
+        let with_rings = self
             .label
             .table
             .iter()
-            .filter(|entry| entry.state == MemberState::InSync);
-        let headers = in_sync
+            .filter(|entry| matches!(entry.state, MemberState::InSync | MemberState::Journal));
+        let headers = with_rings
             .filter_map(|entry| self.disks.get(&entry.uuid))
             .filter(|disk| !disk.out.get())
             .map(|disk| disk.durable_header());

@@ -3,7 +3,7 @@
 //! `ledger` holds the label and the live disks and is the one place where states change; `durable`
 //! writes labels, map pages and flushes; `eject` throws disks out; `watch`, `flights` and
 //! `slow` see to it that nobody waits for a disk that hangs; `create` and `assemble` make an [`Array`]; `operate` holds
-//! the operator's verbs; `missed` and `returning` bring members back that were away; `volumes` the
+//! the operator's verbs; `journal_disks` looks after disks that hold a ring and nothing else; `missed` and `returning` bring members back that were away; `volumes` the
 //! space. The stripe engine is in [`crate::stripe`], rebuild in
 //! [`crate::sync`].
 //!
@@ -22,6 +22,7 @@ mod durable;
 mod eject;
 mod filling;
 pub(crate) mod flights;
+mod journal_disks;
 mod ledger;
 mod losses;
 pub(crate) mod missed;
@@ -50,7 +51,9 @@ pub use flights::Deadlines;
 pub use prepared::{ListedLog, list_logs};
 pub use returning::Readded;
 pub use slow::Unanswered;
-pub use status::{ArrayState, ArrayStatus, MemberStatus, SpaceStatus, SyncAction, SyncStatus};
+pub use status::{
+    ArrayState, ArrayStatus, JournalStatus, MemberStatus, SpaceStatus, SyncAction, SyncStatus,
+};
 pub use volumes::VolumeInfo;
 
 use crate::defects::Defects;
@@ -127,6 +130,8 @@ pub struct Array {
     /// Disks that are out and not yet out of the ledger, with the reason.
     thrown_out: RefCell<Vec<(Rc<Disk>, String)>>,
     settles: Rc<Turnstile>,
+    /// Records of journal disks that went are being brought to their places.
+    draining: Cell<bool>,
     flushes: Rc<Turnstile>,
     checkpoints: Rc<Turnstile>,
     /// The labels say that parity may not match.
@@ -198,6 +203,7 @@ impl Array {
             labels: Mutex::new(()),
             thrown_out: RefCell::default(),
             settles: Rc::default(),
+            draining: Cell::new(false),
             flushes: Rc::default(),
             checkpoints: Rc::default(),
             doubtful: Cell::new(false),
@@ -263,11 +269,13 @@ impl Array {
             .collect()
     }
 
-    /// Whether a member that is in sync gives no answers at the moment.
-    pub(crate) fn has_slow_member(&self) -> bool {
+    /// Whether a disk that a flush waits for gives no answers at the moment: a member in sync, or a
+    /// journal disk.
+    pub(crate) fn has_slow_disk(&self) -> bool {
         let ledger = self.ledger.borrow();
         let mut members = ledger.slots().iter().filter_map(|s| s.member.as_ref());
-        members.any(|disk| !disk.out.get() && disk.is_slow())
+        let is_slow = |disk: &Rc<Disk>| !disk.out.get() && disk.is_slow();
+        members.any(is_slow) || ledger.journal_disks().iter().any(is_slow)
     }
 
     /// Who can be read and written in `row`, now.

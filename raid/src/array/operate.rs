@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::create::{layout_for, prepare, wipe_label, zone_owner};
 use super::disk::Disk;
+use super::watch::Watched;
 use super::{Array, MemberDisk};
 use crate::error::RaidError;
 use crate::events::EventKind;
@@ -53,9 +54,17 @@ impl Array {
 
     /// Checks a disk and writes its zones, so that it can become a member without delay.
     async fn prepare_spare(&self, disk: MemberDisk) -> Result<Rc<Disk>, RaidError> {
-        self.check_newcomer(&disk.path)?;
         let (shape, data_bytes) = self.shape();
         let layout = layout_for(&shape, &disk, data_bytes)?;
+        let device = self.newcomer(&disk).await?;
+        let disk = Disk::new(self.env.new_uuid(), disk.path, device, Some(layout));
+        prepare(&disk, self.uuid).await?;
+        Ok(disk)
+    }
+
+    /// A disk that may be prepared for this array: it takes no part, and nothing is on its way to it.
+    pub(super) async fn newcomer(&self, disk: &MemberDisk) -> Result<Watched, RaidError> {
+        self.check_newcomer(&disk.path)?;
         // Before it is asked anything: what it was asked earlier could land on what follows.
         self.settled_disk(&disk.path, None).await?;
         let device = self.watch.over(&disk.path, &disk.device);
@@ -72,12 +81,10 @@ impl Array {
             }
             self.settled_disk(&disk.path, Some(member)).await?;
         }
-        let disk = Disk::new(self.env.new_uuid(), disk.path, device, Some(layout));
-        prepare(&disk, self.uuid).await?;
-        Ok(disk)
+        Ok(device)
     }
 
-    fn check_newcomer(&self, path: &str) -> Result<(), RaidError> {
+    pub(super) fn check_newcomer(&self, path: &str) -> Result<(), RaidError> {
         self.check_open()?;
         let ledger = self.ledger.borrow();
         let known = ledger.find(path).and_then(|uuid| ledger.entry(uuid));
@@ -85,6 +92,12 @@ impl Array {
             Some(entry) if entry.state.is_live() => {
                 Err(self.wrong_state(path, entry.state, "it takes part already"))
             }
+            // Its entry tells the next start that records are gone with it.
+            Some(entry) if entry.undrained => Err(self.wrong_state(
+                path,
+                entry.state,
+                "what was logged with it isn't in place yet; try again in a moment",
+            )),
             None if ledger.label().table.len() >= TABLE_MAX => Err(RaidError::TooManyDisks {
                 array: self.name.to_string(),
                 max: TABLE_MAX,
@@ -198,6 +211,10 @@ impl Array {
     pub async fn remove_member(self: &Rc<Self>, path: &str) -> Result<(), RaidError> {
         self.check_open()?;
         let uuid = self.find(path)?;
+        let entry = self.ledger.borrow().entry(uuid);
+        if entry.is_some_and(|entry| entry.undrained) {
+            self.lost_copies_drained().await?;
+        }
         let held = self.labels.lock().await;
         let entry = self.ledger.borrow().entry(uuid);
         let Some(entry) = entry else {
@@ -206,7 +223,7 @@ impl Array {
                 array: self.name.to_string(),
             });
         };
-        if entry.state.is_live() && entry.state != MemberState::Spare {
+        if entry.undrained || (entry.state.is_live() && entry.state != MemberState::Spare) {
             return Err(self.wrong_state(
                 path,
                 entry.state,
@@ -219,12 +236,16 @@ impl Array {
 
     /// Fills `new` for the slot of `old`, from `old` while it lives, and then takes `old` out.
     ///
-    /// `new` may be a spare of this array or a blank disk.
+    /// `new` may be a spare of this array or a blank disk; in the place of a journal disk a blank disk.
     pub async fn replace_member(
         self: &Rc<Self>,
         old: &str,
         new: MemberDisk,
     ) -> Result<(), RaidError> {
+        let uuid = self.find(old)?;
+        if self.ledger.borrow().entry(uuid).is_some_and(|e| e.journal) {
+            return self.replace_journal_disk(uuid, old, new).await;
+        }
         self.replaceable(old)?;
         let spare = self.spare_named(&new.path);
         let prepared = match spare {
@@ -316,7 +337,7 @@ impl Array {
             let _ = self.flush_all().await;
             self.dirty.set(true);
             // A disk that fails its last flush is ejected, and the others are asked again.
-            for _ in 0..=self.geometry.redundancy() {
+            for _ in 0..=self.geometry.redundancy() + self.with_rings().len() {
                 self.settle().await;
                 self.mark_clean().await?;
                 if !self.dirty.get() {

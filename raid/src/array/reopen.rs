@@ -26,11 +26,13 @@ impl Array {
         }
     }
 
-    /// Opens the journal and, after an unclean stop, replays it.
+    /// Opens the journal and, after an unclean stop, replays it. `lossy`: records may be gone with journal
+    /// disks.
     pub(super) async fn open_journal(
         self: &Rc<Self>,
         opened: &Opened,
         unclean: bool,
+        lossy: bool,
     ) -> Result<(), RaidError> {
         if unclean {
             self.replaying.set(true);
@@ -39,14 +41,14 @@ impl Array {
         }
         // What a disk held alone that has gone since was never acked: without it that isn't there.
         let again = if opened.lost_a_disk() {
-            let read = Opened::read(self.uuid, self.in_sync(), !unclean).await;
+            let read = Opened::read(self.uuid, self.with_rings(), !unclean, lossy).await;
             Some(read.map_err(|error| self.journal_error(&error))?)
         } else {
             None
         };
         let opened = again.as_ref().unwrap_or(opened);
         let copies = self.geometry.redundancy() + 1;
-        let journal = Journal::resume(opened.resume(), copies);
+        let journal = Journal::resume(opened.resume(), copies, self.smallest_ring());
         *self.journal.borrow_mut() = Some(Rc::clone(&journal));
         if unclean {
             self.replay(&journal, opened).await?;
@@ -54,6 +56,7 @@ impl Array {
         // What is still in the rings is behind us: the new epoch doesn't look at it.
         let begun = self.begin_epoch(&journal).await;
         begun.map_err(|_| self.lost_error())?;
+        self.forget_lost_copies().await?;
         if unclean {
             self.mark_clean().await?;
         }

@@ -125,6 +125,14 @@ impl Array {
         if entry.is_some_and(|entry| entry.held_out) {
             return Ok(None);
         }
+        if entry.is_some_and(|entry| entry.journal) {
+            let detail = format!(
+                "it was a journal disk and has missed records; `cairn disk replace {path} {path} \
+                 --wipe` puts it in service again"
+            );
+            self.report(EventKind::MemberStale, Some(path), detail);
+            return Ok(None);
+        }
         match self.take_back(path, device, label).await? {
             Ok(rows) => Ok(Some(rows)),
             Err(why) => {

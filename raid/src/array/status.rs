@@ -39,6 +39,21 @@ pub struct MemberStatus {
     pub size_bytes: u64,
     /// Errors since the array was started.
     pub errors: ErrorCounts,
+    /// It is a journal disk, in service or out.
+    pub journal: bool,
+}
+
+/// The journal of an array that has, or had, disks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalStatus {
+    /// Journal disks in service.
+    pub disks: usize,
+    /// Journal disks that it takes.
+    pub wanted: usize,
+    /// Too few are left: the ring is on the members.
+    pub on_members: bool,
+    /// Records may have one copy too few because journal disks went, until they are in place.
+    pub draining: bool,
 }
 
 /// What goes on in the background.
@@ -120,6 +135,8 @@ pub struct ArrayStatus {
     pub no_integrity: bool,
     /// Acks follow the writes in place: there is no journal.
     pub no_journal: bool,
+    /// The journal, if it has disks of its own.
+    pub journal: Option<JournalStatus>,
     /// Membership changes so far.
     pub event_count: u64,
     /// When it was created, in ms since 1970.
@@ -168,6 +185,7 @@ impl Array {
                 },
                 size_bytes: entry.disk_bytes,
                 errors: disk.map_or(ErrorCounts::default(), |disk| disk.errors()),
+                journal: entry.journal,
             }
         });
         let space = self.space.borrow();
@@ -196,6 +214,7 @@ impl Array {
             clean: !self.dirty.get(),
             no_integrity: label.incompat & crate::label::INCOMPAT_NO_INTEGRITY != 0,
             no_journal: !label.has_journal(),
+            journal: self.journal_status(&ledger),
             event_count: label.event_count,
             created_ms: label.created_ms,
             bad_blocks: self.bad_blocks(),
@@ -222,6 +241,7 @@ impl Array {
     pub fn data_offset(&self, path: &str) -> Option<u64> {
         let ledger = self.ledger.borrow();
         let disk = ledger.disk(ledger.find(path)?)?;
-        disk.layout.get().map(|layout| layout.data_offset())
+        let layout = disk.layout.get().filter(|_| !disk.ring_only.get());
+        layout.map(|layout| layout.data_offset())
     }
 }

@@ -39,7 +39,8 @@ impl Array {
         let Some(sums) = &self.sums else {
             return Ok(());
         };
-        for disk in self.ledger.borrow().live() {
+        let live = self.ledger.borrow().live();
+        for disk in live.iter().filter(|disk| !disk.ring_only.get()) {
             let layout = disk.layout.get().unwrap_or_default();
             if !sums.places().fits(&layout) {
                 return Err(RaidError::Format {

@@ -2,13 +2,14 @@
 //! are on enough members.
 //!
 //! ```text
-//!  push ─▶ queue ─▶ group ─▶ rings of R+1 members ─▶ logged ─▶ (flush) ─▶ durable ─▶ … ─▶ floor
+//!  push ─▶ queue ─▶ group ─▶ R+1 rings ─▶ logged ─▶ (flush) ─▶ durable ─▶ … ─▶ floor
 //! ```
 //!
 //! Invariants
 //! - A sequence is given in the same breath in which the record is queued; groups leave in order.
-//! - `logged` is the end of the run of groups from the beginning that are on R+1 members, or on all
-//!   living ones if they are fewer. A copy on a disk that was thrown out meanwhile doesn't count.
+//! - `logged` is the end of the run of groups from the beginning that are on R+1 journal disks, or on R+1
+//!   members, or on all living members if they are fewer. Copies on disks of the one kind don't count
+//!   among those of the other: any R of each may be lost. Nor does a copy on a disk that was thrown out.
 //! - Ring space and the admission that a record took are given back when the floor has passed it, and
 //!   the floor is durable.
 //! - Data is admitted before it gets a sequence and to three quarters of the rings only, so that the
@@ -97,6 +98,8 @@ pub(crate) struct Journal {
     applied: Cell<Seq>,
     /// Everything below is needed by nobody and may be overwritten in the rings.
     floor: Cell<Seq>,
+    /// Everything below is trimmed, and the floor that says so is durable.
+    trimmed: Cell<Seq>,
     /// Why nothing can be logged any more.
     failed: Cell<Option<IoErrorKind>>,
     moved: Notify,
@@ -136,7 +139,10 @@ pub(crate) struct Resume {
     pub(crate) next: Seq,
     pub(crate) floor: Seq,
     pub(crate) header_generation: u64,
+    /// The members' rings.
     pub(crate) rings: BTreeMap<Uuid, Ring>,
+    /// Those of the journal disks.
+    pub(crate) own_rings: BTreeMap<Uuid, Ring>,
 }
 
 impl Entry {
@@ -172,18 +178,20 @@ impl Entry {
 impl Journal {
     /// A journal of a new array.
     pub(crate) fn create(disks: &[Rc<Disk>], copies: usize) -> Rc<Self> {
-        let rings = disks
-            .iter()
-            .map(|disk| (disk.uuid, Ring::new(ring_bytes(disk))))
-            .collect();
+        let rings = disks.iter().map(|disk| {
+            let ring = Ring::new(ring_bytes(disk));
+            (disk.ring_only.get(), disk.uuid, ring)
+        });
+        let (own_rings, rings) = split_rings(rings);
         let from = Resume {
             epoch: 1,
             next: Seq::FIRST,
             floor: Seq::FIRST,
             header_generation: 0,
             rings,
+            own_rings,
         };
-        Self::resume(from, copies)
+        Self::resume(from, copies, None)
     }
 
     /// Leaves everything so far behind: the next header begins a new epoch, so many further on.
@@ -199,9 +207,14 @@ impl Journal {
         self.epoch.set(self.epoch.get() + step);
     }
 
-    /// A journal that goes on from there, for groups on `copies` of the members.
-    pub(crate) fn resume(from: Resume, copies: usize) -> Rc<Self> {
-        let units = admission_units(&from.rings, copies);
+    /// A journal that goes on from there, for groups on `copies` of the members, or of the journal disks.
+    /// `smallest`: the smallest ring that one of these has, or may have when it comes back.
+    pub(crate) fn resume(from: Resume, copies: usize, smallest: Option<u64>) -> Rc<Self> {
+        let own = from.own_rings.values().map(Ring::free_bytes);
+        let most = own.chain(smallest).min().unwrap_or(u64::MAX);
+        let units = admission_units(&from.rings, copies, most);
+        let mut rings = from.rings;
+        rings.extend(from.own_rings);
         Rc::new(Self {
             lane: 0,
             epoch: Cell::new(from.epoch),
@@ -214,10 +227,11 @@ impl Journal {
             durable: Cell::new(from.next),
             applied: Cell::new(from.floor),
             floor: Cell::new(from.floor),
+            trimmed: Cell::new(from.floor),
             failed: Cell::new(None),
             moved: Notify::new(),
             room: Notify::new(),
-            rings: RefCell::new(from.rings),
+            rings: RefCell::new(rings),
             rotation: Cell::new(0),
             admitted: RefCell::default(),
             admission: Semaphore::new(usize_of(u64::from(units))),
@@ -235,6 +249,11 @@ impl Journal {
     /// Everything below is trimmed.
     pub(crate) fn floor(&self) -> Seq {
         self.floor.get()
+    }
+
+    /// Everything below is trimmed, and the floor that says so is durable.
+    pub(crate) fn trimmed_below(&self) -> Seq {
+        self.trimmed.get()
     }
 
     /// Everything below is in place and flushed.
@@ -395,6 +414,7 @@ impl Journal {
 
     /// The floor is durable: what lies below it gives its room back.
     pub(crate) fn trimmed(&self, floor: Seq) {
+        self.trimmed.set(floor.max(self.trimmed.get()));
         for ring in self.rings.borrow_mut().values_mut() {
             ring.free_below(floor);
         }
@@ -426,6 +446,16 @@ impl Journal {
         rings
             .entry(disk.uuid)
             .or_insert_with(|| Ring::new(ring_bytes(disk)));
+    }
+
+    /// Whether a disk has its place in the journal.
+    pub(crate) fn has_ring(&self, disk: &Disk) -> bool {
+        self.rings.borrow().contains_key(&disk.uuid)
+    }
+
+    /// Bytes of the smallest ring that can take all that is admitted, and what applying it needs.
+    pub(crate) fn ring_bytes_min(&self) -> u64 {
+        self.admits_bytes().div_ceil(3) * 4
     }
 
     /// Nothing can be logged any more: everybody who waits is told.
@@ -480,13 +510,25 @@ pub(crate) fn ring_bytes(disk: &Disk) -> u64 {
         .saturating_sub(RING_OFFSET)
 }
 
-/// Three quarters of what the rings can take with that many copies of everything, also with as many
-/// members gone as can be, and no more than memory has room for.
-fn admission_units(rings: &BTreeMap<Uuid, Ring>, copies: usize) -> u32 {
+/// The rings of journal disks and those of members.
+pub(crate) fn split_rings(
+    rings: impl Iterator<Item = (bool, Uuid, Ring)>,
+) -> (BTreeMap<Uuid, Ring>, BTreeMap<Uuid, Ring>) {
+    let (own, members): (Vec<_>, Vec<_>) = rings.partition(|(is_own, ..)| *is_own);
+    let map = |rings: Vec<(bool, Uuid, Ring)>| {
+        let rings = rings.into_iter();
+        rings.map(|(_, disk, ring)| (disk, ring)).collect()
+    };
+    (map(own), map(members))
+}
+
+/// Three quarters of what the members' rings can take with that many copies of everything, also with as
+/// many members gone as can be, and of `most`, and no more than memory has room for.
+fn admission_units(rings: &BTreeMap<Uuid, Ring>, copies: usize, most: u64) -> u32 {
     let smallest = rings.values().map(Ring::free_bytes).min().unwrap_or(0);
     let takes = |members: usize| smallest * u64_of(members) / u64_of(copies.min(members).max(1));
     let fewest = (rings.len() + 1).saturating_sub(copies).max(1);
-    let total = takes(rings.len().max(1)).min(takes(fewest));
+    let total = takes(rings.len().max(1)).min(takes(fewest)).min(most);
     let bytes = (total / 4 * 3).min(ADMITTED_MAX);
     u32::try_from(bytes / BLOCK).unwrap_or(u32::MAX)
 }
@@ -523,7 +565,7 @@ impl Array {
         seq
     }
 
-    /// Copies of a group that make it logged: as many as can be lost, and one.
+    /// Copies of a group on disks of which so many live that make it logged: as many as can be lost, and one.
     fn copies_wanted(&self, living: usize) -> usize {
         let all = self.geometry.redundancy() + 1;
         let all = if on(Mutation::OneCopyTooFew) {
@@ -534,7 +576,15 @@ impl Array {
         all.min(living)
     }
 
-    /// Writes a group to enough members; goes on to others where one fails or is slow.
+    /// Whether a group that so many journal disks have can come to be on enough of them soon.
+    fn journal_disks_take(&self, disks: &[Rc<Disk>], copies: &[Rc<Disk>]) -> bool {
+        let has = |disk: &Rc<Disk>| copies.iter().any(|copy| Rc::ptr_eq(copy, disk));
+        let takers = disks.iter().filter(|disk| !disk.is_slow() || has(disk));
+        takers.count() >= self.copies_wanted(usize::MAX)
+    }
+
+    /// Writes a group to enough journal disks, or to enough members; goes on to others where one fails or is
+    /// slow.
     async fn write_group(self: &Rc<Self>, journal: &Rc<Journal>, first: Seq, group: Vec<Queued>) {
         let end = Seq(first.0 + u64_of(group.len()));
         let last = Seq(end.0 - 1);
@@ -543,11 +593,23 @@ impl Array {
         let mut copies: Vec<Rc<Disk>> = Vec::new();
         let mut asked: Vec<Rc<Disk>> = Vec::new();
         let mut writes = FuturesUnordered::new();
+        let mut on_own = true;
         loop {
             let room = journal.room.notified();
             copies.retain(|disk| !disk.out.get());
-            let living = self.in_sync();
-            let wanted = self.copies_wanted(living.len());
+            let mut living = self.rings_of_their_own(journal);
+            if on_own && !self.journal_disks_take(&living, &copies) {
+                // All of it is the members' now: a copy on the one doesn't stand for one on the other.
+                on_own = false;
+                copies.clear();
+                asked.clear();
+            }
+            let wanted = if on_own {
+                self.copies_wanted(usize::MAX)
+            } else {
+                living = self.in_sync();
+                self.copies_wanted(living.len())
+            };
             if wanted == 0 {
                 // Whoever was thrown out last has broken the array: said before anybody gets an error.
                 self.settle().await;
@@ -567,15 +629,17 @@ impl Array {
             let more = wanted.saturating_sub(copies.len() + prompt.len());
             let mut others = living;
             others.retain(|disk| copies.iter().chain(&asked).all(|has| has.uuid != disk.uuid));
-            if others.iter().any(|disk| !disk.is_slow()) || !writes.is_empty() {
+            if others.iter().any(|disk| !disk.is_slow()) || !asked.is_empty() {
                 others.retain(|disk| !disk.is_slow());
             }
             let placed = journal.place(&others, more, len, last);
-            if placed.is_empty() && writes.is_empty() {
+            if placed.is_empty() && asked.is_empty() {
                 // Applying is under way and gives room, or the array fails: both wake this.
                 self.kick_apply();
-                room.await;
-                continue;
+                if writes.is_empty() {
+                    room.await;
+                    continue;
+                }
             }
             for (disk, position) in placed {
                 let layout = disk.layout.get().unwrap_or_default();
@@ -589,7 +653,9 @@ impl Array {
             if let Either::Left((Some((disk, result)), _)) = next {
                 asked.retain(|other| !Rc::ptr_eq(other, &disk));
                 match result {
-                    Ok(()) => copies.push(disk),
+                    Ok(()) if disk.ring_only.get() == on_own => copies.push(disk),
+                    // Too late for the journal disks: the members take it.
+                    Ok(()) => {}
                     // Durable before the ack. Not waited for here: the other writes go on.
                     Err(error) => {
                         disk.count_error(&error);
@@ -640,20 +706,28 @@ impl Array {
         buf.freeze()
     }
 
-    /// Copies groups that too few members have, as it is: what replay rests on must outlast the loss of
-    /// a disk in the middle of it.
+    /// Copies groups that too few journal disks and too few members have, as they are: what replay rests on
+    /// must outlast the loss of a disk in the middle of it.
     pub(crate) async fn thicken(self: &Rc<Self>, journal: &Rc<Journal>, opened: &Opened) {
-        let members = self.geometry.members();
+        let all = self.geometry.redundancy() + 1;
         let living = self.in_sync().len();
         // Those that are missing may have had a copy of anything.
-        let wanted = (self.geometry.redundancy() + 1).saturating_sub(members - living);
-        for group in opened.thin(wanted.min(living)) {
+        let wanted = all.saturating_sub(self.geometry.members() - living);
+        let own = self.rings_of_their_own(journal).len();
+        let is_enough =
+            |on_own: usize, on_members: usize| on_own >= all || on_members >= wanted.min(living);
+        for group in opened.thin(is_enough) {
             let Some(bytes) = group.read().await else {
                 continue;
             };
-            let mut others = self.in_sync();
+            let (mut others, missing) = if own >= all {
+                let missing = all.saturating_sub(group.copies_on(true));
+                (self.rings_of_their_own(journal), missing)
+            } else {
+                let missing = wanted.saturating_sub(group.copies_on(false));
+                (self.in_sync(), missing)
+            };
             others.retain(|disk| !group.copies.iter().any(|(has, _)| has.uuid == disk.uuid));
-            let missing = wanted.saturating_sub(group.copies.len());
             for (disk, position) in journal.place(&others, missing, group.len, group.last) {
                 let layout = disk.layout.get().unwrap_or_default();
                 let at = layout.zone(ZoneKind::Journal).offset + RING_OFFSET + position;
@@ -665,10 +739,11 @@ impl Array {
         }
     }
 
-    /// Writes the floor to every member, so that a restart doesn't look below it.
+    /// Writes the floor to every disk with a ring, so that a restart doesn't look below it.
     pub(crate) async fn write_floor(self: &Rc<Self>, journal: &Rc<Journal>, floor: Seq) {
         journal.floor.set(floor.max(journal.floor.get()));
-        self.write_journal_headers(journal, &self.in_sync()).await;
+        self.write_journal_headers(journal, &self.with_rings())
+            .await;
     }
 
     /// Writes the journal's header to `disks`; who fails is ejected.

@@ -1,7 +1,7 @@
 //! Opening the journal of an array that is being assembled: headers, scans, and their union.
 //!
 //! Invariants
-//! - Only members that are in sync are asked: a stale one's journal says nothing.
+//! - Only members that are in sync and journal disks in service are asked: a stale one's says nothing.
 //! - The highest epoch among the headers is the journal's; within it the highest floor.
 //! - Until the caller says otherwise nothing on the disks is changed.
 
@@ -16,10 +16,10 @@ use uuid::Uuid;
 use super::entry::Seq;
 use super::group::{decode, payload_is_intact};
 use super::header::{JournalHeader, RING_OFFSET, SLOTS, newest};
-use super::log::{Resume, ring_bytes};
+use super::log::{Resume, ring_bytes, split_rings};
 use super::ring::Ring;
 use super::scan::{Found, PayloadError, read_payload, scan};
-use super::union::{Record, Replay, all_there_is, union};
+use super::union::{Record, Replay, all_there_is, up_to_a_gap};
 use crate::array::disk::Disk;
 use crate::array::flights::Patience;
 use crate::layout::ZoneKind;
@@ -43,7 +43,15 @@ pub(crate) struct Opened {
     disks: Vec<Rc<Disk>>,
     found: Vec<(usize, Vec<Found>)>,
     replay: Replay,
+    /// Disks without a header of this array, or whose ring can't be read at all.
+    blind: Vec<Rc<Disk>>,
+    /// Journal disks are lost, and with them records.
+    lossy: bool,
 }
+
+/// Sequences that a journal leaves out if it can't know which of them were given: nothing that is
+/// written from then on must look older than what lies on the disks.
+const LEFT_OUT: u64 = 1 << 40;
 
 /// A group that isn't on enough members.
 pub(crate) struct Thin {
@@ -54,6 +62,14 @@ pub(crate) struct Thin {
 }
 
 impl Thin {
+    /// How many journal disks have it, or how many members.
+    pub(crate) fn copies_on(&self, own: bool) -> usize {
+        let copies = self.copies.iter();
+        copies
+            .filter(|(disk, _)| disk.ring_only.get() == own)
+            .count()
+    }
+
     /// Its bytes, from the first copy that still is what it was.
     pub(crate) async fn read(&self) -> Option<SharedBuf> {
         for (disk, at) in &self.copies {
@@ -102,21 +118,29 @@ async fn read_header(disk: &Disk) -> Result<JournalHeader, String> {
     Ok(header)
 }
 
-/// The headers of the array's journals; never none.
-async fn read_headers(array: Uuid, disks: &[Rc<Disk>]) -> Result<Vec<JournalHeader>, OpenError> {
+/// The headers of the array's journals; never none. And the disks that have none.
+async fn read_headers(
+    array: Uuid,
+    disks: &[Rc<Disk>],
+) -> Result<(Vec<JournalHeader>, Vec<Rc<Disk>>), OpenError> {
     let mut headers = Vec::new();
     let mut faults = Vec::new();
-    for read in join_all(disks.iter().map(|disk| read_header(disk))).await {
+    let mut blind = Vec::new();
+    let reads = join_all(disks.iter().map(|disk| read_header(disk))).await;
+    for (disk, read) in disks.iter().zip(reads) {
         match read {
             Ok(header) if header.array == array => headers.push(header),
-            Ok(_) => {}
-            Err(fault) => faults.push(fault),
+            Ok(_) => blind.push(Rc::clone(disk)),
+            Err(fault) => {
+                faults.push(fault);
+                blind.push(Rc::clone(disk));
+            }
         }
     }
     if headers.is_empty() {
         return Err(OpenError::NoHeader(faults.join("; ")));
     }
-    Ok(headers)
+    Ok((headers, blind))
 }
 
 /// The journal's epoch, and the highest floor that a header of it knows.
@@ -130,16 +154,22 @@ async fn scan_all(
     disks: &[Rc<Disk>],
     epoch: u64,
     floor: Seq,
+    blind: &mut Vec<Rc<Disk>>,
 ) -> Vec<(usize, Vec<Found>)> {
     let scans = disks.iter().map(|disk| {
         let (zone, len) = (zone(disk), ring_bytes(disk));
         scan(disk.device(), zone, len, array, epoch, 0, floor)
     });
-    let scans = join_all(scans).await.into_iter().enumerate();
-    // A member whose ring can't be read at all counts as one that lost its copies.
-    scans
-        .map(|(member, scanned)| (member, scanned.unwrap_or_default()))
-        .collect()
+    let scans = join_all(scans).await;
+    let mut found = Vec::with_capacity(disks.len());
+    for ((member, disk), scanned) in disks.iter().enumerate().zip(scans) {
+        if scanned.is_err() {
+            blind.push(Rc::clone(disk));
+        }
+        // A member whose ring can't be read at all counts as one that lost its copies.
+        found.push((member, scanned.unwrap_or_default()));
+    }
+    found
 }
 
 impl Opened {
@@ -149,9 +179,9 @@ impl Opened {
         array: Uuid,
         disks: Vec<Rc<Disk>>,
     ) -> Result<(Self, bool), OpenError> {
-        let headers = read_headers(array, &disks).await?;
+        let (headers, mut blind) = read_headers(array, &disks).await?;
         let (epoch, floor) = newest_of(&headers);
-        let found = scan_all(array, &disks, epoch, floor).await;
+        let found = scan_all(array, &disks, epoch, floor, &mut blind).await;
         let (replay, complete) = all_there_is(&found, floor)?;
         let opened = Self {
             array,
@@ -160,24 +190,29 @@ impl Opened {
             disks,
             found,
             replay,
+            blind,
+            lossy: false,
         };
         Ok((opened, complete))
     }
 
-    /// Reads the journals of the members in sync. After a clean stop there is nothing to look for.
+    /// Reads the journals of the members in sync and of the journal disks. After a clean stop there is
+    /// nothing to look for. `lossy`: more journal disks are lost than may be; what follows the first gap
+    /// is lost with them.
     pub(crate) async fn read(
         array: Uuid,
         disks: Vec<Rc<Disk>>,
         clean: bool,
+        lossy: bool,
     ) -> Result<Self, OpenError> {
-        let headers = read_headers(array, &disks).await?;
+        let (headers, mut blind) = read_headers(array, &disks).await?;
         let (epoch, floor) = newest_of(&headers);
         let header_generation = headers.iter().map(|h| h.generation).max().unwrap_or(0);
         let mut found = Vec::new();
         if !clean {
-            found = scan_all(array, &disks, epoch, floor).await;
+            found = scan_all(array, &disks, epoch, floor, &mut blind).await;
         }
-        let replay = union(&found, floor)?;
+        let replay = up_to_a_gap(&found, floor, lossy)?;
         Ok(Self {
             array,
             epoch,
@@ -185,7 +220,14 @@ impl Opened {
             disks,
             found,
             replay,
+            blind,
+            lossy,
         })
+    }
+
+    /// Journal disks that say nothing: as good as lost.
+    pub(crate) fn blind_journal_disks(&self) -> impl Iterator<Item = &Rc<Disk>> {
+        self.blind.iter().filter(|disk| disk.ring_only.get())
     }
 
     /// Disks whose header is older than every member's was when the labels were written.
@@ -232,9 +274,9 @@ impl Opened {
         }
     }
 
-    /// Groups of the records with fewer intact copies than `wanted`, each with the disks that have one
-    /// and where: what was on its way at the stop, and what has rotted.
-    pub(crate) fn thin(&self, wanted: usize) -> Vec<Thin> {
+    /// Groups of the records with fewer intact copies than are enough, on journal disks and on members, each
+    /// with the disks that have one and where: what was on its way at the stop, and what has rotted.
+    pub(crate) fn thin(&self, is_enough: impl Fn(usize, usize) -> bool) -> Vec<Thin> {
         let mut groups: BTreeMap<Seq, Thin> = BTreeMap::new();
         for (member, all) in &self.found {
             let Some(disk) = self.disks.get(*member) else {
@@ -255,7 +297,8 @@ impl Opened {
             }
         }
         let thin = groups.into_values();
-        thin.filter(|group| group.copies.len() < wanted).collect()
+        thin.filter(|group| !is_enough(group.copies_on(true), group.copies_on(false)))
+            .collect()
     }
 
     /// Zeroes the descriptors of what lies behind the records: its sequences are given again. The caller
@@ -278,19 +321,27 @@ impl Opened {
 
     /// Where the journal goes on, its records still in it.
     pub(crate) fn resume(&self) -> Resume {
-        let mut rings: BTreeMap<Uuid, Ring> = BTreeMap::new();
-        for (member, disk) in self.disks.iter().enumerate() {
+        let rings = self.disks.iter().enumerate().map(|(member, disk)| {
             let live = self.replay.live.iter().find(|(other, _)| *other == member);
             let live = live.map(|(_, live)| live.clone()).unwrap_or_default();
-            rings.insert(disk.uuid, Ring::restore(ring_bytes(disk), live));
-        }
+            let ring = Ring::restore(ring_bytes(disk), live);
+            (disk.ring_only.get(), disk.uuid, ring)
+        });
+        let (own_rings, rings) = split_rings(rings);
         debug_assert!(u64_of(rings.len()) > 0 && !self.array.is_nil());
+        let mut next = self.replay.next;
+        if self.lossy {
+            let groups = self.found.iter().flat_map(|(_, groups)| groups);
+            let newest = groups.map(|found| found.group.last()).fold(next, Seq::max);
+            next = Seq(newest.0.saturating_add(LEFT_OUT));
+        }
         Resume {
             epoch: self.epoch,
-            next: self.replay.next,
+            next,
             floor: self.replay.floor,
             header_generation: self.header_generation,
             rings,
+            own_rings,
         }
     }
 }

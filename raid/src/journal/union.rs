@@ -89,6 +89,15 @@ struct Copy<'a> {
 
 /// The union of the copies that the members hold, from `floor` on.
 pub(crate) fn union(members: &[(usize, Vec<Found>)], floor: Seq) -> Result<Replay, ReplayError> {
+    up_to_a_gap(members, floor, false)
+}
+
+/// As [`union`]. `lossy`: also what was durable may end early.
+pub(crate) fn up_to_a_gap(
+    members: &[(usize, Vec<Found>)],
+    floor: Seq,
+    lossy: bool,
+) -> Result<Replay, ReplayError> {
     let heads = || {
         members
             .iter()
@@ -99,7 +108,7 @@ pub(crate) fn union(members: &[(usize, Vec<Found>)], floor: Seq) -> Result<Repla
         .map(|head| head.durable_through)
         .fold(Seq::NONE, Seq::max);
     let (records, next) = records(members, floor, false)?;
-    if durable_through >= next {
+    if durable_through >= next && !lossy {
         return Err(ReplayError::Hole {
             seq: next,
             durable_through,

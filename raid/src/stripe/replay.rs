@@ -1,6 +1,6 @@
 //! Replay: after an unclean stop the journal's records go to their places before anything is served.
 //!
-//! 1. Scan every in-sync member's ring; the union of the copies is the journal ([`crate::journal::union`]).
+//! 1. Scan the ring of every member in sync and of every journal disk; the union of the copies is the journal ([`crate::journal::union`]).
 //! 2. Zero the descriptors of the torn tail, so that its sequences can be given again; copy what too few
 //!    members have.
 //! 3. Go through the records in order: what they change in the map, and per row its [`RowHistory`].
@@ -54,7 +54,8 @@ impl Array {
         opened: &Opened,
     ) -> Result<(), RaidError> {
         let histories = self.read_histories(opened).await?;
-        self.write_journal_headers(journal, &self.in_sync()).await;
+        self.write_journal_headers(journal, &self.with_rings())
+            .await;
         self.flush_all().await.map_err(|_| self.lost_error())?;
         for (disk, error) in opened.cut_tail().await {
             self.write_failed(&disk, &error).await;

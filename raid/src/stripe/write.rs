@@ -110,7 +110,7 @@ impl Array {
         self.gather_neighbours(row).await;
         let batch = self.cache.take_all(row);
         // In place it would have to wait for a disk that is slow; in the journal it doesn't.
-        if self.covers_row(&batch) && !self.has_slow_member() {
+        if self.covers_row(&batch) && !self.has_slow_disk() {
             let result = self.bypass(row, journal, &batch).await;
             for pending in batch {
                 // A client that is gone doesn't mind.

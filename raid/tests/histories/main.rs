@@ -18,6 +18,8 @@ mod faults;
 #[cfg(test)]
 mod hung;
 #[cfg(test)]
+mod journal_disks;
+#[cfg(test)]
 mod members;
 #[cfg(test)]
 mod model;

@@ -12,7 +12,8 @@ use cairn_blockdev::units::{u64_of, usize_of_u32};
 use cairn_blockdev::{BlockDevice, BufPool, Env, LocalFuture, WriteFlags};
 use cairn_raid::{
     Array, ArrayEvent, AssembleOptions, CreateSpec, EventSink, Geometry, Hooks, Level, MemberDisk,
-    MemberState, RaidError, Role, Row, Slot, Witness, WitnessStore, assemble, create,
+    MemberState, NewDisks, RaidError, Role, Row, Slot, Witness, WitnessStore, assemble,
+    create_with,
 };
 use uuid::Uuid;
 
@@ -25,6 +26,8 @@ pub(crate) const HOST: Uuid = Uuid::from_bytes([0xAB; 16]);
 const POLLS_MAX: u64 = 20_000_000;
 /// Buffers that a world keeps for reuse.
 const POOL_BYTES: usize = 32 << 20;
+/// A journal disk: a ring of 27 MiB.
+const JOURNAL_DISK_BYTES: u64 = 32 << 20;
 
 /// What the host keeps: events and the witness.
 #[derive(Default)]
@@ -66,6 +69,8 @@ pub(crate) struct Shape {
     pub(crate) logical_block: u32,
     pub(crate) integrity: bool,
     pub(crate) journal: bool,
+    /// Disks for the journal alone; they come after the spares.
+    pub(crate) journal_disks: usize,
 }
 
 impl Shape {
@@ -80,6 +85,15 @@ impl Shape {
             logical_block: 512,
             integrity: true,
             journal: true,
+            journal_disks: 0,
+        }
+    }
+
+    /// The same, with disks for the journal alone.
+    pub(crate) fn with_journal_disks(self, journal_disks: usize) -> Self {
+        Self {
+            journal_disks,
+            ..self
         }
     }
 
@@ -113,11 +127,17 @@ impl World {
             logical_block: shape.logical_block,
             latency_us_max: 100,
         };
-        let disks = (0..shape.members + shape.spares)
+        let others = shape.members + shape.spares;
+        let disks = (0..others + shape.journal_disks)
             .map(|i| {
+                let size = if i < others {
+                    config.size
+                } else {
+                    JOURNAL_DISK_BYTES
+                };
                 TestDisk::new(
                     &format!("/dev/sim{i}"),
-                    config,
+                    SimDiskConfig { size, ..config },
                     &env,
                     seed * 1000 + u64_of(i),
                 )
@@ -174,9 +194,20 @@ impl World {
         };
         let n = self.shape.members;
         let members = (0..n).map(|i| self.member(i)).collect();
-        let spares = (n..self.disks.len()).map(|i| self.member(i)).collect();
+        let rings = n + self.shape.spares;
+        let disks = NewDisks {
+            members,
+            spares: (n..rings).map(|i| self.member(i)).collect(),
+            journal: self.journal_disks().map(|i| self.member(i)).collect(),
+        };
         let (env, hooks) = (self.env.clone(), self.hooks());
-        create(env, BufPool::new(POOL_BYTES), spec, members, spares, hooks)
+        create_with(env, BufPool::new(POOL_BYTES), spec, disks, hooks)
+    }
+
+    /// Disks that the array had for its journal when it was made.
+    pub(crate) fn journal_disks(&self) -> Range<usize> {
+        let first = self.shape.members + self.shape.spares;
+        first..first + self.shape.journal_disks
     }
 
     pub(crate) fn create(&self) -> Rc<Array> {

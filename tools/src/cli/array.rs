@@ -21,6 +21,7 @@ raid6 (4 or more, two may fail).
 
 Examples:
   cairn array create pool --level raid6 --disks /dev/sd[b-k] --spares /dev/sdl /dev/sdm
+  cairn array create cold --level raid5 --disks /dev/sd[b-e] --journal-disks /dev/nvme0n1 /dev/nvme1n1
   cairn array create logs --level raid1 --disks /dev/sdx /dev/sdy --wipe /dev/sdy
   cairn array create scratch --level raid5 --disks /dev/sd[b-e] --integrity none")]
     Create {
@@ -36,10 +37,13 @@ Examples:
         /// Disks that take over by themselves when one fails
         #[arg(long, value_name = "PATH", num_args = 1..)]
         spares: Vec<PathBuf>,
+        /// Disks for the journal alone, fast ones: one more than may fail, each of 21 MiB or more
+        #[arg(long, value_name = "PATH", num_args = 1..)]
+        journal_disks: Vec<PathBuf>,
         /// Bytes that lie together on one disk, a power of two, such as 64KiB
         #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
         chunk: Option<u64>,
-        /// Bytes for the journal on each disk [default: 1 % of the disk, 16MiB to 1GiB]
+        /// Bytes for the journal on each disk [default: 1 % of it, of a journal disk all; 16MiB to 1GiB]
         #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
         journal_size: Option<u64>,
         /// What tells right blocks from wrong ones: a checksum each, or nothing

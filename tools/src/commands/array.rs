@@ -19,6 +19,7 @@ pub(super) async fn run(context: &Context, verb: ArrayVerb) -> Result<Exit, Tool
             level,
             disks,
             spares,
+            journal_disks,
             chunk,
             journal_size,
             integrity,
@@ -32,6 +33,7 @@ pub(super) async fn run(context: &Context, verb: ArrayVerb) -> Result<Exit, Tool
                 level,
                 disks: all_absolute(&disks)?,
                 spares: all_absolute(&spares)?,
+                journal_disks: all_absolute(&journal_disks)?,
                 chunk_bytes: chunk,
                 journal_bytes: journal_size,
                 integrity,
@@ -39,12 +41,14 @@ pub(super) async fn run(context: &Context, verb: ArrayVerb) -> Result<Exit, Tool
                 wipe: all_absolute(&wipe)?,
                 dry_run: dry.dry_run,
             };
-            let known =
-                |path: &String| request.disks.contains(path) || request.spares.contains(path);
+            let lists = [&request.disks, &request.spares, &request.journal_disks];
+            let known = |path: &String| lists.iter().any(|list| list.contains(path));
             if let Some(stray) = request.wipe.iter().find(|path| !known(path)) {
                 return Err(ToolError::usage(
-                    format!("--wipe names {stray}, which is neither in --disks nor in --spares"),
-                    "name each disk that may be wiped exactly as in --disks or --spares",
+                    format!(
+                        "--wipe names {stray}, which is in none of --disks, --spares and --journal-disks"
+                    ),
+                    "name each disk that may be wiped exactly as it is named there",
                 ));
             }
             change::plain(context, &label, routes::ARRAY_CREATE.path, &request).await

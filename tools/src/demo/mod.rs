@@ -223,6 +223,7 @@ impl<'a> Stages<'a> {
             chunk_bytes: None,
             journal_bytes: None,
             integrity: cairn_api::Integrity::default(),
+            journal_disks: Vec::new(),
             no_journal: false,
             wipe: Vec::new(),
             dry_run: false,

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use cairn_api::{
-    Array, ArrayFlag, ArrayList, ArrayState, ErrorCounters, MemberState, Scrub, ScrubState, Spare,
-    SyncAction, SyncStatus,
+    Array, ArrayFlag, ArrayList, ArrayState, ErrorCounters, JournalRing, MemberState, Scrub,
+    ScrubState, Spare, SyncAction, SyncStatus,
 };
 
 use crate::output::{Cell, Fact, Sheet, Tone, View, fact};
@@ -25,7 +25,7 @@ pub(super) fn state_tone(state: ArrayState) -> Tone {
 /// The tone of one disk in it.
 pub(super) fn member_tone(state: MemberState) -> Tone {
     match state {
-        MemberState::InSync => Tone::Good,
+        MemberState::InSync | MemberState::Journal => Tone::Good,
         MemberState::Spare => Tone::Plain,
         MemberState::Rebuilding | MemberState::Replacing => Tone::Warn,
         MemberState::Failed | MemberState::Missing => Tone::Bad,
@@ -216,6 +216,9 @@ pub(crate) fn array(array: &Array) -> View {
         ),
         fact("sync_action", sync_cell(sync)),
     ];
+    if let Some(journal) = array.journal {
+        facts.push(fact("journal", journal_cell(journal)));
+    }
     if sync.action != SyncAction::Idle {
         facts.push(fact("sync_done_bytes", Cell::bytes(sync.done_bytes)));
         facts.push(fact("sync_total_bytes", Cell::bytes(sync.total_bytes)));
@@ -327,6 +330,17 @@ fn bad_blocks(array: &Array) -> Option<(&'static str, Sheet)> {
         "LOST BLOCKS (reading them gives an error; offsets in bytes)",
         sheet,
     ))
+}
+
+/// Where the journal is.
+fn journal_cell(journal: JournalRing) -> Cell {
+    let JournalRing { disks, wanted, .. } = journal;
+    if journal.on_members {
+        let text = format!("on members ({disks} of {wanted} journal disks left)");
+        Cell::text(text).toned(Tone::Warn)
+    } else {
+        Cell::text(format!("{disks} disks"))
+    }
 }
 
 fn disks_sheet(array: &Array) -> Sheet {
@@ -517,6 +531,7 @@ mod tests {
             path: "/d/9".to_owned(),
             uuid: "u9".to_owned(),
             state: MemberState::Failed,
+            journal: false,
             errors: ErrorCounters::default(),
         });
         assert_eq!(ready_spares(&value), before);

@@ -38,9 +38,11 @@ pub(crate) fn rebuilding_array() -> Array {
             path: "/d/s1".to_owned(),
             uuid: String::new(),
             state: MemberState::Spare,
+            journal: false,
             errors: ErrorCounters::default(),
         }],
         host_spares: cairn_api::HostSpares::default(),
+        journal: None,
         sync: SyncStatus {
             action: SyncAction::Rebuild,
             done_bytes: 1 << 30,

@@ -3,7 +3,7 @@
 //!
 //! Invariants
 //! - Nothing on the disks is changed.
-//! - Only disks that the newest label here calls in sync are asked.
+//! - Only disks that the newest label here calls in sync, or journal disks in service, are asked.
 //! - What is missing is said: records behind a hole are listed, and whether they are committed is then
 //!   only what the rest of the journal says.
 
@@ -66,7 +66,9 @@ pub async fn list_logs(
         .filter(|(label, disk)| {
             let entry = reference.entry(disk.uuid);
             label.array.event_count + 1 >= reference.event_count
-                && entry.is_some_and(|entry| entry.state == MemberState::InSync)
+                && entry.is_some_and(|entry| {
+                    matches!(entry.state, MemberState::InSync | MemberState::Journal)
+                })
         })
         .map(|(_, disk)| disk)
         .collect();
