@@ -9,7 +9,7 @@ use cairn_api::{
     StopArray, validate_name,
 };
 use cairn_raid::label::TABLE_MAX;
-use cairn_raid::{ArrayStatus, CHUNK_MAX, CreateSpec, Geometry, MemberDisk, NewDisks, RaidError};
+use cairn_raid::{CHUNK_MAX, CreateSpec, Geometry, MemberDisk, NewDisks, RaidError};
 use uuid::Uuid;
 
 use super::located::located;

@@ -106,9 +106,13 @@ impl Kernel {
                 };
                 let place = |out: Option<*mut u8>, tile: &mut Tile| {
                     let tile = tile.0.as_mut_ptr();
-                    // SAFETY: the outputs are `len` long, and `at` is below that.
                     out.map(|out| Out {
-                        to: if last { unsafe { out.add(at) } } else { tile },
+                        to: if last {
+                            // SAFETY: the outputs are `len` long, and `at` is below that.
+                            unsafe { out.add(at) }
+                        } else {
+                            tile
+                        },
                         carry: if first { ptr::null() } else { tile },
                     })
                 };
