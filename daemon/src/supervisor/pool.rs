@@ -297,6 +297,7 @@ mod tests {
             path: "/s".into(),
             uuid: "s".into(),
             state: MemberState::Spare,
+            journal: false,
             errors: ErrorCounters::default(),
         });
         assert!(!wants_disk(&pool), "it has a spare of its own");

@@ -128,6 +128,7 @@ fn a_disk_of_the_pool_is_nobody_elses_until_it_is_taken_out_and_then_it_is_blank
         name: "other".into(),
         level: Level::Raid1,
         disks: vec![spare.clone(), dir.disk("q", DISK_MIB)],
+        journal_disks: Vec::new(),
         spares: Vec::new(),
         chunk_bytes: None,
         journal_bytes: None,
