@@ -47,6 +47,8 @@ pub(crate) struct SyncState {
     /// Something changed while it ran: look again before ending.
     again: Cell<bool>,
     progress: RefCell<Option<Pass>>,
+    /// Members that have just joined, while records are in the journal that were logged without them.
+    joining: Cell<usize>,
 }
 
 /// One pass over the rows.
@@ -78,6 +80,11 @@ impl Pass {
 impl SyncState {
     pub(crate) fn is_running(&self) -> bool {
         self.running.get()
+    }
+
+    /// Members that can't be counted on for everything yet: some records have a copy less.
+    pub(crate) fn joining(&self) -> usize {
+        self.joining.get()
     }
 }
 
@@ -456,6 +463,7 @@ impl Array {
             self.flush_all().await.map_err(|_| self.lost_error())?;
         }
         let held = self.lock_labels().await;
+        self.sync.joining.set(targets.len());
         let mut done = Vec::new();
         let mut replaced = Vec::new();
         for target in targets.iter().filter(|target| !target.disk.out.get()) {
@@ -464,8 +472,9 @@ impl Array {
         }
         self.commit_event(&held).await?;
         drop(held);
-        // And what was logged while that was committed.
+        // And what was logged while that was committed: until then no more disks may be lost than before.
         self.drain_journal().await.map_err(|_| self.lost_error())?;
+        self.sync.joining.set(0);
         for old in replaced {
             self.dismiss(&old).await;
         }

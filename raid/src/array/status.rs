@@ -158,7 +158,8 @@ impl Array {
     pub fn status(self: &Rc<Self>) -> ArrayStatus {
         let ledger = self.ledger.borrow();
         let label = ledger.label();
-        let missing = ledger.slots_missing();
+        let joining = self.sync.joining();
+        let missing = ledger.slots_missing() + joining;
         let filling = ledger.slots().iter().any(|slot| {
             slot.member.is_none() && slot.target.as_ref().is_some_and(|target| !target.out.get())
         });
@@ -166,7 +167,7 @@ impl Array {
         let state = match (missing, &failure) {
             (_, Some(_)) => ArrayState::Incomplete,
             (0, None) => ArrayState::Clean,
-            _ if filling => ArrayState::Rebuilding,
+            _ if filling || joining > 0 => ArrayState::Rebuilding,
             _ => ArrayState::Degraded,
         };
         let members = label.table.iter().map(|entry| {

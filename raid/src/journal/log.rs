@@ -23,7 +23,7 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, u32_of, u64_of, usize_of};
-use cairn_blockdev::{Buf, IoErrorKind, SharedBuf, WriteFlags};
+use cairn_blockdev::{IoErrorKind, SharedBuf, WriteFlags};
 use futures_util::StreamExt;
 use futures_util::future::{Either, select, select_all};
 use futures_util::stream::FuturesUnordered;
@@ -32,8 +32,7 @@ use uuid::Uuid;
 
 use super::entry::{Entry, Kind, Seq, Tag};
 use super::group::{ENTRIES_MAX, Head, descriptor_bytes, encode, escape};
-use super::header::{JournalHeader, RING_OFFSET};
-use super::open::Opened;
+use super::header::RING_OFFSET;
 use super::ring::Ring;
 use crate::array::Array;
 use crate::array::disk::Disk;
@@ -59,6 +58,8 @@ const _: () = assert!(GROUP_RECORDS_MAX <= ENTRIES_MAX);
 struct Queued {
     entry: Entry,
     payload: Vec<SharedBuf>,
+    /// Somebody waits until it is durable: its group goes through the disks' caches.
+    through: bool,
 }
 
 impl Queued {
@@ -94,6 +95,8 @@ pub(crate) struct Journal {
     logged: Cell<Seq>,
     /// Everything below is durable.
     durable: Cell<Seq>,
+    /// Groups that are durable beyond a gap: first sequence → the one after the last.
+    durable_beyond: RefCell<BTreeMap<Seq, Seq>>,
     /// Everything below is in place and flushed.
     applied: Cell<Seq>,
     /// Everything below is needed by nobody and may be overwritten in the rings.
@@ -225,6 +228,7 @@ impl Journal {
             beyond: RefCell::default(),
             logged: Cell::new(from.next),
             durable: Cell::new(from.next),
+            durable_beyond: RefCell::default(),
             applied: Cell::new(from.floor),
             floor: Cell::new(from.floor),
             trimmed: Cell::new(from.floor),
@@ -254,6 +258,18 @@ impl Journal {
     /// Everything below is trimmed, and the floor that says so is durable.
     pub(crate) fn trimmed_below(&self) -> Seq {
         self.trimmed.get()
+    }
+
+    /// From now on everything below is trimmed, once that is durable.
+    pub(super) fn raise_floor(&self, floor: Seq) {
+        self.floor.set(floor.max(self.floor.get()));
+    }
+
+    /// Epoch and generation of the next header.
+    pub(super) fn next_header(&self) -> (u64, u64) {
+        let generation = self.header_generation.get() + 1;
+        self.header_generation.set(generation);
+        (self.epoch.get(), generation)
     }
 
     /// Everything below is in place and flushed.
@@ -386,7 +402,7 @@ impl Journal {
     }
 
     /// Space for a group on members that don't have it yet: those that come next in turn first.
-    fn place(
+    pub(super) fn place(
         &self,
         disks: &[Rc<Disk>],
         wanted: usize,
@@ -433,6 +449,28 @@ impl Journal {
     /// Everything that was logged before a flush of all members began is durable.
     pub(crate) fn note_flushed(&self, logged: Seq) {
         self.durable.set(self.durable.get().max(logged));
+        self.join_durable();
+    }
+
+    /// A group went through the caches of enough disks.
+    fn note_durable(&self, first: Seq, end: Seq) {
+        self.durable_beyond.borrow_mut().insert(first, end);
+        self.join_durable();
+    }
+
+    fn join_durable(&self) {
+        let mut beyond = self.durable_beyond.borrow_mut();
+        while let Some(run) = beyond
+            .first_entry()
+            .filter(|e| *e.key() <= self.durable.get())
+        {
+            self.durable.set(self.durable.get().max(run.remove()));
+        }
+    }
+
+    /// Everything below is durable.
+    pub(crate) fn durable(&self) -> Seq {
+        self.durable.get()
     }
 
     /// Everything below is logged.
@@ -542,16 +580,44 @@ impl Array {
         payload: Vec<SharedBuf>,
         admission: Option<Admission>,
     ) -> Seq {
+        let queued = Queued {
+            entry,
+            payload,
+            through: false,
+        };
+        self.enqueue(journal, queued, admission)
+    }
+
+    /// The same for a record that is wanted durable soon: once it is logged, it and those that are
+    /// queued with it are durable, and [`Journal::durable`] tells whether all before them are.
+    pub(crate) fn log_through(
+        self: &Rc<Self>,
+        journal: &Rc<Journal>,
+        entry: Entry,
+        payload: Vec<SharedBuf>,
+        admission: Option<Admission>,
+    ) -> Seq {
+        let queued = Queued {
+            entry,
+            payload,
+            through: true,
+        };
+        self.enqueue(journal, queued, admission)
+    }
+
+    fn enqueue(
+        self: &Rc<Self>,
+        journal: &Rc<Journal>,
+        queued: Queued,
+        admission: Option<Admission>,
+    ) -> Seq {
         let seq = journal.next.get();
         journal.next.set(Seq(seq.0 + 1));
         if let Some(Admission { units }) = admission {
             let admitted = Admitted { seq, units };
             journal.admitted.borrow_mut().push_back(admitted);
         }
-        journal
-            .queue
-            .borrow_mut()
-            .push_back(Queued { entry, payload });
+        journal.queue.borrow_mut().push_back(queued);
         if journal.groups.get() < GROUPS_AT_ONCE {
             journal.groups.set(journal.groups.get() + 1);
             let (array, journal) = (Rc::clone(self), Rc::clone(journal));
@@ -588,6 +654,7 @@ impl Array {
     async fn write_group(self: &Rc<Self>, journal: &Rc<Journal>, first: Seq, group: Vec<Queued>) {
         let end = Seq(first.0 + u64_of(group.len()));
         let last = Seq(end.0 - 1);
+        let through = group.iter().any(|queued| queued.through);
         let bytes = self.encode_group(journal, first, group);
         let len = u64_of(bytes.len());
         let mut copies: Vec<Rc<Disk>> = Vec::new();
@@ -644,7 +711,7 @@ impl Array {
             for (disk, position) in placed {
                 let layout = disk.layout.get().unwrap_or_default();
                 let at = layout.zone(ZoneKind::Journal).offset + RING_OFFSET + position;
-                let write = disk.write_at(at, bytes.clone(), WriteFlags::default());
+                let write = disk.write_at(at, bytes.clone(), WriteFlags { fua: through });
                 asked.push(Rc::clone(&disk));
                 writes.push(async move { (disk, write.await) });
             }
@@ -663,6 +730,9 @@ impl Array {
                     }
                 }
             }
+        }
+        if through {
+            journal.note_durable(first, end);
         }
         journal.note_logged(first, end);
         if !writes.is_empty() {
@@ -704,77 +774,5 @@ impl Array {
             rest = tail;
         }
         buf.freeze()
-    }
-
-    /// Copies groups that too few journal disks and too few members have, as they are: what replay rests on
-    /// must outlast the loss of a disk in the middle of it.
-    pub(crate) async fn thicken(self: &Rc<Self>, journal: &Rc<Journal>, opened: &Opened) {
-        let all = self.geometry.redundancy() + 1;
-        let living = self.in_sync().len();
-        // Those that are missing may have had a copy of anything.
-        let wanted = all.saturating_sub(self.geometry.members() - living);
-        let own = self.rings_of_their_own(journal).len();
-        let is_enough =
-            |on_own: usize, on_members: usize| on_own >= all || on_members >= wanted.min(living);
-        for group in opened.thin(is_enough) {
-            let Some(bytes) = group.read().await else {
-                continue;
-            };
-            let (mut others, missing) = if own >= all {
-                let missing = all.saturating_sub(group.copies_on(true));
-                (self.rings_of_their_own(journal), missing)
-            } else {
-                let missing = wanted.saturating_sub(group.copies_on(false));
-                (self.in_sync(), missing)
-            };
-            others.retain(|disk| !group.copies.iter().any(|(has, _)| has.uuid == disk.uuid));
-            for (disk, position) in journal.place(&others, missing, group.len, group.last) {
-                let layout = disk.layout.get().unwrap_or_default();
-                let at = layout.zone(ZoneKind::Journal).offset + RING_OFFSET + position;
-                let written = disk.write_at(at, bytes.clone(), WriteFlags::default());
-                if let Err(error) = written.await {
-                    self.write_failed(&disk, &error).await;
-                }
-            }
-        }
-    }
-
-    /// Writes the floor to every disk with a ring, so that a restart doesn't look below it.
-    pub(crate) async fn write_floor(self: &Rc<Self>, journal: &Rc<Journal>, floor: Seq) {
-        journal.floor.set(floor.max(journal.floor.get()));
-        self.write_journal_headers(journal, &self.with_rings())
-            .await;
-    }
-
-    /// Writes the journal's header to `disks`; who fails is ejected.
-    pub(crate) async fn write_journal_headers(
-        self: &Rc<Self>,
-        journal: &Rc<Journal>,
-        disks: &[Rc<Disk>],
-    ) {
-        let generation = journal.header_generation.get() + 1;
-        journal.header_generation.set(generation);
-        let writes = disks.iter().map(|disk| {
-            let header = JournalHeader {
-                array: self.uuid(),
-                member: disk.uuid,
-                epoch: journal.epoch.get(),
-                floor: journal.floor.get(),
-                generation,
-                ring_bytes: ring_bytes(disk),
-                lanes: 1,
-            };
-            let layout = disk.layout.get().unwrap_or_default();
-            let at = layout.zone(ZoneKind::Journal).offset + header.slot();
-            let block = Buf::copy_of(&header.encode()).freeze();
-            disk.write_at(at, block, WriteFlags::default())
-        });
-        let results = futures_util::future::join_all(writes).await;
-        for (disk, result) in disks.iter().zip(results) {
-            match result {
-                Ok(()) => disk.note_header(generation),
-                Err(error) => self.write_failed(disk, &error).await,
-            }
-        }
     }
 }

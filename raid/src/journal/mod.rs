@@ -33,3 +33,4 @@ pub(crate) mod scan;
 #[cfg(test)]
 mod tests;
 pub(crate) mod union;
+pub(crate) mod upkeep;

@@ -107,7 +107,11 @@ impl Array {
         let sums = Self::block_sums(&overlay);
         let entry =
             Entry::without_payload(Kind::Intent, row.0 * row_bytes, row_bytes, sums.clone());
-        let first = self.log(journal, entry, Vec::new(), Some(admission));
+        let first = if fresh {
+            self.log(journal, entry, Vec::new(), Some(admission))
+        } else {
+            self.log_through(journal, entry, Vec::new(), Some(admission))
+        };
         self.log_homeless(journal, &view, &overlay);
         let end = journal.next();
         self.note_in_place(row, end);
@@ -150,7 +154,7 @@ impl Array {
         } = complete;
         let row = view.row;
         journal.logged_below(end).await?;
-        if !fresh {
+        if !fresh && journal.durable() < end {
             self.flush_all().await?;
         }
         let writes = Self::data_writes(view, overlay).into_iter();

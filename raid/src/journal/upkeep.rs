@@ -1,0 +1,92 @@
+//! What keeps a journal's copies and headers as they should be: thin groups are copied, floors written.
+//!
+//! Invariants
+//! - The floor that a header tells is one that everything was in place and flushed below when it was
+//!   handed in; who fails to write its header is ejected.
+//!
+//! Does not know: queues, acks, when the floor may rise.
+
+use std::rc::Rc;
+
+use cairn_blockdev::{Buf, WriteFlags};
+
+use super::entry::Seq;
+use super::header::{JournalHeader, RING_OFFSET};
+use super::log::{Journal, ring_bytes};
+use super::open::Opened;
+use crate::array::Array;
+use crate::array::disk::Disk;
+use crate::layout::ZoneKind;
+
+impl Array {
+    /// Copies groups that too few journal disks and too few members have, as they are: what replay rests on
+    /// must outlast the loss of a disk in the middle of it.
+    pub(crate) async fn thicken(self: &Rc<Self>, journal: &Rc<Journal>, opened: &Opened) {
+        let all = self.geometry.redundancy() + 1;
+        let living = self.in_sync().len();
+        // Those that are missing may have had a copy of anything.
+        let wanted = all.saturating_sub(self.geometry.members() - living);
+        let own = self.rings_of_their_own(journal).len();
+        let is_enough =
+            |on_own: usize, on_members: usize| on_own >= all || on_members >= wanted.min(living);
+        for group in opened.thin(is_enough) {
+            let Some(bytes) = group.read().await else {
+                continue;
+            };
+            let (mut others, missing) = if own >= all {
+                let missing = all.saturating_sub(group.copies_on(true));
+                (self.rings_of_their_own(journal), missing)
+            } else {
+                let missing = wanted.saturating_sub(group.copies_on(false));
+                (self.in_sync(), missing)
+            };
+            others.retain(|disk| !group.copies.iter().any(|(has, _)| has.uuid == disk.uuid));
+            for (disk, position) in journal.place(&others, missing, group.len, group.last) {
+                let layout = disk.layout.get().unwrap_or_default();
+                let at = layout.zone(ZoneKind::Journal).offset + RING_OFFSET + position;
+                let written = disk.write_at(at, bytes.clone(), WriteFlags::default());
+                if let Err(error) = written.await {
+                    self.write_failed(&disk, &error).await;
+                }
+            }
+        }
+    }
+
+    /// Writes the floor to every disk with a ring, so that a restart doesn't look below it.
+    pub(crate) async fn write_floor(self: &Rc<Self>, journal: &Rc<Journal>, floor: Seq) {
+        journal.raise_floor(floor);
+        self.write_journal_headers(journal, &self.with_rings())
+            .await;
+    }
+
+    /// Writes the journal's header to `disks`; who fails is ejected.
+    pub(crate) async fn write_journal_headers(
+        self: &Rc<Self>,
+        journal: &Rc<Journal>,
+        disks: &[Rc<Disk>],
+    ) {
+        let (epoch, generation) = journal.next_header();
+        let writes = disks.iter().map(|disk| {
+            let header = JournalHeader {
+                array: self.uuid(),
+                member: disk.uuid,
+                epoch,
+                floor: journal.floor(),
+                generation,
+                ring_bytes: ring_bytes(disk),
+                lanes: 1,
+            };
+            let layout = disk.layout.get().unwrap_or_default();
+            let at = layout.zone(ZoneKind::Journal).offset + header.slot();
+            let block = Buf::copy_of(&header.encode()).freeze();
+            disk.write_at(at, block, WriteFlags::default())
+        });
+        let results = futures_util::future::join_all(writes).await;
+        for (disk, result) in disks.iter().zip(results) {
+            match result {
+                Ok(()) => disk.note_header(generation),
+                Err(error) => self.write_failed(disk, &error).await,
+            }
+        }
+    }
+}
