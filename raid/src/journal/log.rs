@@ -48,7 +48,7 @@ const GROUP_RECORDS_MAX: usize = 512;
 /// Sums of a group at most, but for a single record that has more: 64 KiB of descriptor.
 const GROUP_SUMS_MAX: usize = 16 << 10;
 /// Groups on their way at once: one on the disks while the next one gathers.
-const GROUPS_AT_ONCE: usize = 2;
+const GROUPS_AT_ONCE: usize = 6;
 /// Records that aren't in place yet, at most, as they are counted: half of that is payload, whose
 /// memory is the row cache's.
 const ADMITTED_MAX: u64 = 128 << 20;
