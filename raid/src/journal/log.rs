@@ -324,9 +324,7 @@ impl Journal {
     }
 
     fn units_of(&self, payload: usize) -> u32 {
-        // In a ring it may have a descriptor of its own; in memory it has its payload.
-        let bytes = (u64_of(payload) + BLOCK).max(2 * u64_of(payload));
-        let units = u32::try_from(bytes.div_ceil(BLOCK)).unwrap_or(u32::MAX);
+        let units = u32::try_from(admission_bytes(payload) / BLOCK).unwrap_or(u32::MAX);
         units.min(self.admission_units.get())
     }
 
@@ -537,6 +535,13 @@ async fn some_becomes_slow(disks: &[Rc<Disk>]) {
         .iter()
         .map(|disk| Box::pin(disk.flights().becomes_slow()));
     select_all(slow).await;
+}
+
+/// What a record of so many payload bytes is admitted with: in a ring it may have a descriptor of its
+/// own, and of all that is admitted half is payload at most.
+pub(crate) fn admission_bytes(payload: usize) -> u64 {
+    let payload = u64_of(payload);
+    (payload + BLOCK).max(2 * payload).next_multiple_of(BLOCK)
 }
 
 /// Bytes of a disk's ring.

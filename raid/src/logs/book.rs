@@ -24,7 +24,7 @@ pub(crate) const LOGS_MAX: usize = 32;
 const LOGS_USUAL: u64 = 4;
 /// The logs' quotas together: this part of what the journal admits, and with every log beyond
 /// [`LOGS_USUAL`] that came after others had filled theirs some more: three times that at most.
-const QUOTA_SHARE: u64 = 8;
+const QUOTA_SHARE: u64 = 3;
 /// Records of all logs: two of five parts of what the journal admits.
 const TOTAL_SHARE: (u64, u64) = (2, 5);
 

@@ -8,14 +8,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use cairn_blockdev::SharedBuf;
-use cairn_blockdev::units::u64_of;
 
 use super::codec::{Said, State};
 use crate::journal::entry::{Entry, Seq};
+use crate::journal::log::admission_bytes;
 use crate::space::ExtentId;
-
-/// What a record costs beside its payload, about: its share of a descriptor.
-pub(crate) const RECORD_COST: u64 = 512;
 
 /// A record that isn't trimmed.
 pub(crate) struct Held {
@@ -32,7 +29,7 @@ pub(crate) struct Held {
 
 impl Held {
     pub(crate) fn cost(&self) -> u64 {
-        u64_of(self.payload.iter().map(|part| part.len()).sum()) + RECORD_COST
+        admission_bytes(self.payload.iter().map(|part| part.len()).sum())
     }
 }
 

@@ -11,14 +11,13 @@ use std::rc::Rc;
 
 use cairn_blockdev::IoErrorKind;
 use cairn_blockdev::prepared::{BeforeTrim, LogId};
-use cairn_blockdev::units::u64_of;
 use tokio::sync::Notify;
 
 use crate::array::Array;
 use crate::journal::entry::Seq;
-use crate::journal::log::Journal;
+use crate::journal::log::{Journal, admission_bytes};
 use crate::logs::book::{Book, LOGS_MAX};
-use crate::logs::log::{Held, Log, RECORD_COST};
+use crate::logs::log::{Held, Log};
 
 /// Operations of a log that wait for their turn at most.
 const TICKETS_MAX: usize = 4096;
@@ -224,7 +223,7 @@ impl Array {
         journal: &Journal,
         payload: usize,
     ) -> Result<(), IoErrorKind> {
-        let cost = u64_of(payload) + RECORD_COST;
+        let cost = admission_bytes(payload);
         loop {
             let moved = self.logs.moved.notified();
             ticket.check()?;
