@@ -2,6 +2,7 @@
 //! back into service.
 //!
 //! They have a budget of their own: any R of them may be lost, whatever befalls members at the same time.
+//! One that is out counts until all that was logged with it is in place.
 
 use cairn_blockdev::IoErrorKind;
 use cairn_blockdev::sim::{Effect, On, Strike};
@@ -21,14 +22,22 @@ impl World {
         disk >= self.shape.members + self.shape.spares
     }
 
+    /// Journal disks that may be lost now.
+    fn rings_to_lose(&self) -> usize {
+        let status = self.array().status();
+        let Some(journal) = status.journal else {
+            return 0;
+        };
+        let members = status.members.iter();
+        let out = members.filter(|member| member.journal && member.state != MemberState::Journal);
+        let lost = if journal.draining { out.count() } else { 0 };
+        self.shape.redundancy().saturating_sub(lost)
+    }
+
     /// Journal disks whose loss in a crash must cost nothing, by chance.
     pub fn lost_rings(&mut self) -> Vec<usize> {
-        let status = self.array().status();
-        let Some(journal) = status.journal.filter(|journal| !journal.draining) else {
-            return Vec::new();
-        };
         let mut rings = self.in_state(MemberState::Journal);
-        let most = self.shape.redundancy().min(journal.disks);
+        let most = self.rings_to_lose().min(rings.len());
         let count = usize_of(self.rng.below(u64_of(most) + 1));
         while rings.len() > count {
             let at = usize_of(self.rng.below(u64_of(rings.len())));
@@ -41,7 +50,7 @@ impl World {
     pub fn strike_ring(&mut self, ops: u64) {
         let rings = self.in_state(MemberState::Journal);
         let at = usize_of(self.rng.below(u64_of(rings.len().max(1))));
-        let Some(&victim) = rings.get(at) else {
+        let Some(&victim) = rings.get(at).filter(|_| self.rings_to_lose() > 0) else {
             return self.load(ops);
         };
         let after = self.rng.below(SOON);

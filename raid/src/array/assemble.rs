@@ -24,6 +24,7 @@ use uuid::Uuid;
 use super::bad_blocks::load_defects;
 use super::create::read_map_slots;
 use super::disk::Disk;
+use super::durable::WrittenPage;
 use super::journal_disks::{lost_journal_disks, too_few_copies};
 use super::watch::{Watch, Watched};
 use super::{Array, MemberDisk, Parts};
@@ -461,7 +462,7 @@ async fn start(
         })
         .map(Rc::clone)
         .collect();
-    let space = load_space(&label, &in_sync).await?;
+    let (space, map_behind) = load_space(&label, &in_sync).await?;
     let ended = Ended {
         unclean: verdict.unclean,
         resync: verdict.resync,
@@ -493,10 +494,15 @@ async fn start(
             "the list of bad blocks is damaged on every member; a scrub finds them again".into(),
         );
     }
+    let behind = Behind {
+        maps: map_behind,
+        lists: loaded.behind,
+    };
     let opening = Opening {
         absent: degraded_by,
         ended,
         stale,
+        behind,
     };
     if let Err(error) = array.open_for_business(opening, &options).await {
         array.abandon();
@@ -523,13 +529,26 @@ struct Opening {
     ended: Ended,
     /// Disks of the array that are behind.
     stale: Vec<(Candidate, Label)>,
+    behind: Behind,
+}
+
+/// Members that a crash, or rot, left without the newest copy of something that has two slots. They get
+/// it as it is before a newer one is written anywhere: that would go over the only copy that they have.
+struct Behind {
+    /// Map pages.
+    maps: Vec<(Rc<Disk>, Vec<WrittenPage>)>,
+    /// The bad-block list.
+    lists: Vec<Rc<Disk>>,
 }
 
 /// A map page and its generation.
 pub(super) type PageCopy = (u64, Box<[u8]>);
 
-/// The newest valid copy of each map page among the members that are in sync.
-async fn load_space(label: &ArrayLabel, in_sync: &[Rc<Disk>]) -> Result<SpaceMap, RaidError> {
+/// The newest valid copy of each map page among the members that are in sync; and who lacks which.
+async fn load_space(
+    label: &ArrayLabel,
+    in_sync: &[Rc<Disk>],
+) -> Result<(SpaceMap, Vec<(Rc<Disk>, Vec<WrittenPage>)>), RaidError> {
     let blank = SpaceMap::new(label.uuid, &label.geometry, label.data_bytes);
     let pages = blank.pages();
     let mut best: Vec<Option<PageCopy>> = vec![None; pages];
@@ -551,8 +570,6 @@ async fn load_space(label: &ArrayLabel, in_sync: &[Rc<Disk>]) -> Result<SpaceMap
         }
         seen.push(generations);
     }
-    let newest: Vec<Option<u64>> = best.iter().map(|copy| Some(copy.as_ref()?.0)).collect();
-    let differ = seen.iter().any(|generations| *generations != newest);
     if let Some(page) = best.iter().position(Option::is_none) {
         return Err(RaidError::Format {
             disk: in_sync
@@ -565,11 +582,24 @@ async fn load_space(label: &ArrayLabel, in_sync: &[Rc<Disk>]) -> Result<SpaceMap
             ),
         });
     }
+    let mut behind = Vec::new();
+    for (disk, seen) in in_sync.iter().zip(seen) {
+        let lacking = best.iter().enumerate().zip(seen);
+        let lacking = lacking.filter_map(|((page, copy), seen)| {
+            let (generation, bytes) = copy.as_ref()?;
+            let lacks = seen != Some(*generation);
+            lacks.then(|| (page, *generation, Buf::copy_of(bytes).freeze()))
+        });
+        let lacking: Vec<WrittenPage> = lacking.collect();
+        if !lacking.is_empty() {
+            behind.push((Rc::clone(disk), lacking));
+        }
+    }
     let copies = best
         .into_iter()
         .map(|copy| copy.map(|(_, bytes)| bytes))
         .collect();
-    let mut space =
+    let space =
         SpaceMap::load(label.uuid, &label.geometry, label.data_bytes, copies).map_err(|error| {
             RaidError::Format {
                 disk: in_sync
@@ -578,10 +608,7 @@ async fn load_space(label: &ArrayLabel, in_sync: &[Rc<Disk>]) -> Result<SpaceMap
                 reason: error.to_string(),
             }
         })?;
-    if differ {
-        space.touch_all();
-    }
-    Ok(space)
+    Ok((space, behind))
 }
 
 /// The valid copy with the highest generation. Damaged copies don't count; a newer format does.
@@ -652,6 +679,11 @@ impl Array {
             self.commit(&held).await?;
         }
         drop(held);
+        let Behind { maps, lists } = opening.behind;
+        self.bring_maps_level(&maps).await;
+        self.bring_lists_level(&lists).await;
+        self.settle().await;
+        self.check_unbroken()?;
         if self.space.borrow().is_dirty() {
             self.checkpoint().await.map_err(|_| self.lost_error())?;
             self.flush_all().await.map_err(|_| self.lost_error())?;

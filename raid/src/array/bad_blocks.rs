@@ -51,6 +51,8 @@ pub(super) struct Loaded {
     pub(super) defects: Defects,
     /// Members had lists and none was whole: what was known is lost.
     pub(super) lost: bool,
+    /// Members without the newest list.
+    pub(super) behind: Vec<Rc<Disk>>,
 }
 
 /// The newest whole list among the members in sync.
@@ -86,16 +88,23 @@ pub(super) async fn load_defects(
         }
     }
     let lost = damaged && best.is_none();
-    let mut defects = best.unwrap_or_else(|| Defects::new(label.uuid));
+    let defects = best.unwrap_or_else(|| Defects::new(label.uuid));
     let newest = defects.generation();
     let has_it = |lists: &[Result<Defects, DefectsError>]| {
         let mut whole = lists.iter().flatten();
         whole.any(|list| list.generation() == newest)
     };
-    if newest > 0 && !lists.chunks(2).all(has_it) {
-        defects.touch();
+    let mut behind = Vec::new();
+    if newest > 0 {
+        let of_disks = in_sync.iter().zip(lists.chunks(2));
+        let lacking = of_disks.filter(|(_, lists)| !has_it(lists));
+        behind.extend(lacking.map(|(disk, _)| Rc::clone(disk)));
     }
-    Ok(Loaded { defects, lost })
+    Ok(Loaded {
+        defects,
+        lost,
+        behind,
+    })
 }
 
 async fn read_list(
@@ -150,8 +159,23 @@ impl Array {
             return;
         };
         self.clone().flush_disks().await;
-        let bytes = Buf::copy_of(&bytes).freeze();
         let disks = self.ledger.borrow().with_data();
+        self.write_list(&disks, generation, &bytes).await;
+    }
+
+    /// Gives members the newest list, as it is. It is durable before a newer one is written: a flush comes
+    /// first then.
+    pub(super) async fn bring_lists_level(self: &Rc<Self>, behind: &[Rc<Disk>]) {
+        let disks = behind.iter().filter(|disk| !disk.out.get());
+        let disks: Vec<Rc<Disk>> = disks.map(Rc::clone).collect();
+        if !disks.is_empty() {
+            let (generation, bytes) = self.defects.borrow().saved();
+            self.write_list(&disks, generation, &bytes).await;
+        }
+    }
+
+    async fn write_list(self: &Rc<Self>, disks: &[Rc<Disk>], generation: u64, bytes: &[u8]) {
+        let bytes = Buf::copy_of(bytes).freeze();
         let writes = disks.iter().map(|disk| {
             let zone = disk.layout.get().unwrap_or_default();
             let offset = zone.zone(ZoneKind::BadBlocks).offset + slot_offset(generation);

@@ -29,6 +29,9 @@ const PAGES_AT_ONCE: usize = 64;
 /// How often idle work is looked for.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 
+/// A map page, its generation, and the bytes as they are written.
+pub(super) type WrittenPage = (usize, u64, SharedBuf);
+
 /// Counts a write in progress, until dropped.
 pub(crate) struct ActiveWrite(Rc<Array>);
 
@@ -207,7 +210,7 @@ impl Array {
             self.clone().flush_disks().await;
             self.note_sums_flushed();
         }
-        let dirty: Vec<(usize, u64, SharedBuf)> = dirty
+        let dirty: Vec<WrittenPage> = dirty
             .into_iter()
             .map(|(page, generation, bytes)| (page, generation, Buf::copy_of(&bytes).freeze()))
             .collect();
@@ -215,6 +218,17 @@ impl Array {
         let results = join_all(disks.iter().map(|disk| write_pages_to(disk, pages, &dirty))).await;
         for (disk, result) in disks.iter().zip(results) {
             if let Err(error) = result {
+                self.write_failed(disk, &error).await;
+            }
+        }
+    }
+
+    /// Gives members the newest map pages that they lack. They are durable before newer ones are written:
+    /// a flush comes first then.
+    pub(super) async fn bring_maps_level(self: &Rc<Self>, behind: &[(Rc<Disk>, Vec<WrittenPage>)]) {
+        let pages = self.space.borrow().pages();
+        for (disk, lacking) in behind.iter().filter(|(disk, _)| !disk.out.get()) {
+            if let Err(error) = write_pages_to(disk, pages, lacking).await {
                 self.write_failed(disk, &error).await;
             }
         }
@@ -304,11 +318,7 @@ impl Array {
     }
 }
 
-async fn write_pages_to(
-    disk: &Disk,
-    pages: usize,
-    dirty: &[(usize, u64, SharedBuf)],
-) -> Result<(), IoError> {
+async fn write_pages_to(disk: &Disk, pages: usize, dirty: &[WrittenPage]) -> Result<(), IoError> {
     let layout = disk.layout.get().unwrap_or_default();
     for some in dirty.chunks(PAGES_AT_ONCE) {
         let writes = some.iter().map(|(page, generation, bytes)| {

@@ -118,13 +118,17 @@ impl Array {
 
     /// Where the journal is, of an array that has, or had, disks for it.
     pub(super) fn journal_status(&self, ledger: &Ledger) -> Option<JournalStatus> {
-        let disks = ledger.journal_disks().len() - ledger.leaving_journal_disks().len();
+        let serving = ledger.journal_disks().len();
+        let disks = serving - ledger.leaving_journal_disks().len();
+        // One that was just thrown out counts before the ledger says so.
+        let draining =
+            ledger.undrained_below().is_some() || serving < ledger.journal_disks_listed();
         let wanted = self.geometry.redundancy() + 1;
         ledger.label().has_journal_disks().then(|| JournalStatus {
             disks,
             wanted,
             on_members: disks < wanted,
-            draining: ledger.undrained_below().is_some(),
+            draining,
         })
     }
 

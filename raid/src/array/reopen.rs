@@ -50,6 +50,8 @@ impl Array {
         let copies = self.geometry.redundancy() + 1;
         let journal = Journal::resume(opened.resume(), copies, self.smallest_ring());
         *self.journal.borrow_mut() = Some(Rc::clone(&journal));
+        let level = self.bring_headers_level(&journal, opened).await;
+        level.map_err(|_| self.lost_error())?;
         if unclean {
             self.replay(&journal, opened).await?;
         }

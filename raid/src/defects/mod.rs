@@ -277,6 +277,11 @@ impl Defects {
         self.dirty |= self.generation > 0;
     }
 
+    /// The list as it was loaded, if it hasn't changed since: its generation and its bytes.
+    pub fn saved(&self) -> (u64, Vec<u8>) {
+        (self.generation, self.encode(self.generation))
+    }
+
     /// What is to be written, if anything: the next generation and its bytes.
     pub fn take_dirty(&mut self) -> Option<(u64, Vec<u8>)> {
         if !std::mem::take(&mut self.dirty) {

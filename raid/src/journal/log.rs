@@ -272,6 +272,11 @@ impl Journal {
         (self.epoch.get(), generation)
     }
 
+    /// Epoch and generation of the newest header.
+    pub(super) fn last_header(&self) -> (u64, u64) {
+        (self.epoch.get(), self.header_generation.get())
+    }
+
     /// Everything below is in place and flushed.
     pub(crate) fn applied(&self) -> Seq {
         self.applied.get()

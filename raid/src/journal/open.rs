@@ -45,6 +45,8 @@ pub(crate) struct Opened {
     replay: Replay,
     /// Disks without a header of this array, or whose ring can't be read at all.
     blind: Vec<Rc<Disk>>,
+    /// Disks without the newest header.
+    behind: Vec<Rc<Disk>>,
     /// Journal disks are lost, and with them records.
     lossy: bool,
 }
@@ -191,6 +193,7 @@ impl Opened {
             found,
             replay,
             blind,
+            behind: Vec::new(),
             lossy: false,
         };
         Ok((opened, complete))
@@ -208,6 +211,12 @@ impl Opened {
         let (headers, mut blind) = read_headers(array, &disks).await?;
         let (epoch, floor) = newest_of(&headers);
         let header_generation = headers.iter().map(|h| h.generation).max().unwrap_or(0);
+        let has_newest = |disk: &Rc<Disk>| {
+            let mut newest = headers.iter().filter(|h| h.generation == header_generation);
+            newest.any(|header| header.member == disk.uuid)
+        };
+        let lacking = disks.iter().filter(|disk| !has_newest(disk));
+        let behind = lacking.map(Rc::clone).collect();
         let mut found = Vec::new();
         if !clean {
             found = scan_all(array, &disks, epoch, floor, &mut blind).await;
@@ -221,6 +230,7 @@ impl Opened {
             found,
             replay,
             blind,
+            behind,
             lossy,
         })
     }
@@ -228,6 +238,12 @@ impl Opened {
     /// Journal disks that say nothing: as good as lost.
     pub(crate) fn blind_journal_disks(&self) -> impl Iterator<Item = &Rc<Disk>> {
         self.blind.iter().filter(|disk| disk.ring_only.get())
+    }
+
+    /// Disks that are in and lack the newest header.
+    pub(crate) fn behind(&self) -> Vec<Rc<Disk>> {
+        let disks = self.behind.iter().filter(|disk| !disk.out.get());
+        disks.map(Rc::clone).collect()
     }
 
     /// Disks whose header is older than every member's was when the labels were written.

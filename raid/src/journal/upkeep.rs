@@ -8,7 +8,7 @@
 
 use std::rc::Rc;
 
-use cairn_blockdev::{Buf, WriteFlags};
+use cairn_blockdev::{Buf, IoErrorKind, WriteFlags};
 
 use super::entry::Seq;
 use super::header::{JournalHeader, RING_OFFSET};
@@ -59,13 +59,39 @@ impl Array {
             .await;
     }
 
-    /// Writes the journal's header to `disks`; who fails is ejected.
+    /// Gives disks that a crash left behind the newest header. The next one goes to the other slot then, on
+    /// every disk: it would go over the only header that they have.
+    pub(crate) async fn bring_headers_level(
+        self: &Rc<Self>,
+        journal: &Rc<Journal>,
+        opened: &Opened,
+    ) -> Result<(), IoErrorKind> {
+        let behind = opened.behind();
+        if behind.is_empty() {
+            return Ok(());
+        }
+        self.put_headers(journal, &behind, journal.last_header())
+            .await;
+        self.flush_all().await
+    }
+
+    /// Writes the journal's next header to `disks`; who fails is ejected.
     pub(crate) async fn write_journal_headers(
         self: &Rc<Self>,
         journal: &Rc<Journal>,
         disks: &[Rc<Disk>],
     ) {
-        let (epoch, generation) = journal.next_header();
+        self.put_headers(journal, disks, journal.next_header())
+            .await;
+    }
+
+    /// Writes the header of an epoch and generation.
+    async fn put_headers(
+        self: &Rc<Self>,
+        journal: &Rc<Journal>,
+        disks: &[Rc<Disk>],
+        (epoch, generation): (u64, u64),
+    ) {
         let writes = disks.iter().map(|disk| {
             let header = JournalHeader {
                 array: self.uuid(),

@@ -555,6 +555,8 @@ impl Array {
         let mut column: Blocks = Vec::with_capacity(count);
         // Blocks that nothing vouches for, each with what lies in place.
         let mut unsolved: Vec<(usize, Option<SharedBuf>)> = Vec::new();
+        // Blocks that can be read and aren't what the last intent announced.
+        let mut others: Vec<usize> = Vec::new();
         for index in 0..count {
             let mut found: Vec<SharedBuf> = Vec::new();
             for slot in view.slots_of(index) {
@@ -566,30 +568,29 @@ impl Array {
                 None if found.is_empty() => None,
                 None => self.settle_block(view, history, (index, col), &found, written),
             };
+            let is_announced = |found| self.is_announced(history, (index, col), found);
+            if history.newest(index, &cols).is_none()
+                && !found.is_empty()
+                && !found.iter().any(is_announced)
+            {
+                others.push(index);
+            }
             if block.is_none() {
                 unsolved.push((index, found.into_iter().next()));
             }
             column.push(block);
         }
+        for (index, block) in self.announced(view, history, col, &column, &others).await {
+            unsolved.retain(|(other, _)| *other != index);
+            if let Some(place) = column.get_mut(index) {
+                *place = Some(block);
+            }
+        }
         if unsolved.is_empty() {
             return column;
         }
-        // An earlier replay may have begun to put this together, a cycle before it something else.
-        let mut settled = Overlay::new(count);
-        for (index, block) in column.iter().enumerate() {
-            if let Some(block) = block {
-                settled.put(index, col, block.clone());
-            }
-        }
-        let noted = history.noted();
-        let speaks = |note: &&Note| note.cols.contains(&col);
-        let replays = history.settled().iter().find(speaks);
-        let cycles = history.notes().iter().find(speaks);
-        let versions: Vec<(&Overlay, &Note)> = replays
-            .map(|note| (&settled, note))
-            .into_iter()
-            .chain(cycles.map(|note| (&noted, note)))
-            .collect();
+        let (settled, noted) = (settled_so_far(col, &column), history.noted());
+        let versions = versions_of(history, col, &settled, &noted);
         let mut solutions = self.solutions(view, col, &column, &versions).await;
         let (there, absent): (Vec<_>, Vec<_>) = unsolved.iter().partition(|(_, raw)| raw.is_some());
         if !there.is_empty() && !absent.is_empty() {
@@ -608,11 +609,9 @@ impl Array {
                 .filter_map(|solved| solved.get(&index).cloned())
                 .collect();
             let mut block = self.settle_block(view, history, (index, col), &found, written);
-            let at = usize_of(u64_of(index) * self.geometry.chunk_blocks() + col);
-            let announced = history.last_intent().and_then(|sums| sums.get(at));
             let is_newest = block
                 .as_ref()
-                .is_some_and(|b| Some(&cairn_blockdev::crc::crc32c(b)) == announced);
+                .is_some_and(|block| self.is_announced(history, (index, col), block));
             if in_place.is_none() && !is_newest && self.seems_in_place(view, history).await {
                 // It may have been acked: what is older must not stand for it.
                 block = None;
@@ -627,6 +626,50 @@ impl Array {
             }
         }
         column
+    }
+
+    /// Whether a block is what the row's last intent announced.
+    fn is_announced(
+        &self,
+        history: &RowHistory,
+        (index, col): (usize, u64),
+        block: &SharedBuf,
+    ) -> bool {
+        let at = usize_of(u64_of(index) * self.geometry.chunk_blocks() + col);
+        let sum = history.last_intent().and_then(|sums| sums.get(at));
+        Some(&cairn_blockdev::crc::crc32c(block)) == sum
+    }
+
+    /// Those of a column's blocks that lie in place as something else than the last intent announced, and
+    /// are what it announced by the other blocks and parity. Such a block has rotted, or its write was
+    /// lost, after the row was in place: it may have been acked, and durable, and nothing older stands for it.
+    async fn announced(
+        &self,
+        view: &RowView,
+        history: &RowHistory,
+        col: u64,
+        column: &Blocks,
+        others: &[usize],
+    ) -> BTreeMap<usize, SharedBuf> {
+        let mut wanted = column.clone();
+        for index in others {
+            if let Some(place) = wanted.get_mut(*index) {
+                *place = None;
+            }
+        }
+        let unknown = wanted.iter().filter(|block| block.is_none()).count();
+        if others.is_empty() || unknown > self.geometry.redundancy() {
+            return BTreeMap::new();
+        }
+        let (settled, noted) = (settled_so_far(col, &wanted), history.noted());
+        let versions = versions_of(history, col, &settled, &noted);
+        let solutions = self.solutions(view, col, &wanted, &versions).await;
+        let found = solutions.into_iter().flatten();
+        found
+            .filter(|(index, block)| {
+                others.contains(index) && self.is_announced(history, (*index, col), block)
+            })
+            .collect()
     }
 
     /// Whether every block that can be read is what the row's last intent announced, or newer.
@@ -722,4 +765,31 @@ impl Array {
             self.log(&journal, entry, vec![block.clone()], None);
         }
     }
+}
+
+/// What is known by now of how a replay puts a column together.
+fn settled_so_far(col: u64, column: &Blocks) -> Overlay {
+    let mut settled = Overlay::new(column.len());
+    for (index, block) in column.iter().enumerate() {
+        if let Some(block) = block {
+            settled.put(index, col, block.clone());
+        }
+    }
+    settled
+}
+
+/// What parity may speak of beside what lies in place: an earlier replay may have begun to put the column
+/// together, a cycle before it something else.
+fn versions_of<'a>(
+    history: &'a RowHistory,
+    col: u64,
+    settled: &'a Overlay,
+    noted: &'a Overlay,
+) -> Vec<(&'a Overlay, &'a Note)> {
+    let speaks = |note: &&Note| note.cols.contains(&col);
+    let replays = history.settled().iter().find(speaks);
+    let cycles = history.notes().iter().find(speaks);
+    let replays = replays.map(|note| (settled, note));
+    let cycles = cycles.map(|note| (noted, note));
+    replays.into_iter().chain(cycles).collect()
 }
