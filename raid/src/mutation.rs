@@ -44,11 +44,15 @@ pub enum Mutation {
     CursorAheadOfFlush,
     /// A discard leaves older records of its range to be replayed.
     DiscardDoesNotRevoke,
+    /// A group's copies on journal disks count among those on members.
+    CopiesMixed,
+    /// A row is overwritten as a whole before its intent is durable.
+    IntentNotDurable,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::AckBeforeJournal,
         Self::AckOutOfSequence,
         Self::OneCopyTooFew,
@@ -68,6 +72,8 @@ impl Mutation {
         Self::AckBeforeEjection,
         Self::CursorAheadOfFlush,
         Self::DiscardDoesNotRevoke,
+        Self::CopiesMixed,
+        Self::IntentNotDurable,
     ];
 }
 

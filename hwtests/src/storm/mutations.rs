@@ -4,8 +4,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use cairn_raid::Level;
+use cairn_blockdev::sim::{Effect, On, Strike};
+use cairn_blockdev::units::{u64_of, usize_of};
 use cairn_raid::mutation::{Mutation, plant, reached};
+use cairn_raid::{Level, MemberState};
 
 use super::abilities::Ability;
 use super::exhaustive::{Place, Subject, cut_at};
@@ -42,11 +44,13 @@ enum Ground {
     FaultThenCut(Fault),
     /// Cut off anywhere in the rebuild of an idle array.
     RebuildThenCut,
+    /// A journal disk hangs, a crash follows, and takes journal disks and members.
+    RingThenCut,
 }
 
 /// The likeliest grounds for each bug, in order.
 fn grounds(mutation: Mutation) -> &'static [Ground] {
-    use Ground::{Cell, Cut, FaultThenCut, RebuildThenCut, Story};
+    use Ground::{Cell, Cut, FaultThenCut, RebuildThenCut, RingThenCut, Story};
     match mutation {
         Mutation::AckBeforeJournal
         | Mutation::AckOutOfSequence
@@ -92,6 +96,12 @@ fn grounds(mutation: Mutation) -> &'static [Ground] {
             Cell(Fault::A9TrimReuseCrash, State::Healthy),
             Cut(Crash::Power),
             Cut(Crash::Kill),
+            Story,
+        ],
+        Mutation::CopiesMixed => &[RingThenCut, Story],
+        Mutation::IntentNotDurable => &[
+            Cut(Crash::Power),
+            Cell(Fault::H2PowerLoss, State::Healthy),
             Story,
         ],
         Mutation::ReplayNotIdempotent => &[Cut(Crash::Kill), Cut(Crash::Power), Story],
@@ -171,6 +181,7 @@ fn tell_on(ground: Ground, seed: u64) -> Option<Told> {
         Ground::Cell(fault, state) => matrix::once(fault, state, level, seed),
         Ground::FaultThenCut(fault) => Some(fault_then_cut(level, fault, seed)),
         Ground::RebuildThenCut => Some(rebuild_then_cut(level, seed)),
+        Ground::RingThenCut => Some(ring_then_cut(level, seed)),
     }
 }
 
@@ -191,6 +202,37 @@ fn fault_then_cut(level: Level, fault: Fault, seed: u64) -> Told {
         let crash = any_crash(world);
         world.crash(crash);
         start_if_it_may(world);
+    })
+}
+
+fn ring_then_cut(level: Level, seed: u64) -> Told {
+    let shape = Shape::of(level).with_journal_disks();
+    tell(World::new(seed, shape), |world| {
+        world.create(0);
+        world.load(40);
+        let rings = world.in_state(MemberState::Journal);
+        let mut members = world.members();
+        let hang = Strike::new(On::Write, Effect::Hang(None));
+        let Some((hangs, others)) = rings.split_first() else {
+            return;
+        };
+        let after = world.rng.below(20);
+        world.disk(*hangs).strike(hang.after(after).always());
+        let ios = 1 + world.rng.below(300);
+        world.load_cut(200, Mix::Any, Cut::Ios(ios));
+        let lost = world.shape.redundancy();
+        while members.len() > lost {
+            let at = usize_of(world.rng.below(u64_of(members.len())));
+            members.remove(at);
+        }
+        let gone: Vec<usize> = others.iter().take(lost).copied().chain(members).collect();
+        let crash = any_crash(world);
+        world.crash(crash);
+        let present = world.without(&gone);
+        // One that was thrown out as well is one too many.
+        if world.start_with(&present).is_ok() {
+            world.check();
+        }
     })
 }
 

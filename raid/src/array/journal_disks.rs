@@ -124,7 +124,7 @@ impl Array {
         let draining =
             ledger.undrained_below().is_some() || serving < ledger.journal_disks_listed();
         let wanted = self.geometry.redundancy() + 1;
-        ledger.label().has_journal_disks().then(|| JournalStatus {
+        ledger.label().has_journal_disks().then_some(JournalStatus {
             disks,
             wanted,
             on_members: disks < wanted,

@@ -678,7 +678,9 @@ impl Array {
             if on_own && !self.journal_disks_take(&living, &copies) {
                 // All of it is the members' now: a copy on the one doesn't stand for one on the other.
                 on_own = false;
-                copies.clear();
+                if !on(Mutation::CopiesMixed) {
+                    copies.clear();
+                }
                 asked.clear();
             }
             let wanted = if on_own {
@@ -730,7 +732,9 @@ impl Array {
             if let Either::Left((Some((disk, result)), _)) = next {
                 asked.retain(|other| !Rc::ptr_eq(other, &disk));
                 match result {
-                    Ok(()) if disk.ring_only.get() == on_own => copies.push(disk),
+                    Ok(()) if disk.ring_only.get() == on_own || on(Mutation::CopiesMixed) => {
+                        copies.push(disk);
+                    }
                     // Too late for the journal disks: the members take it.
                     Ok(()) => {}
                     // Durable before the ack. Not waited for here: the other writes go on.

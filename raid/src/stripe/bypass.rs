@@ -107,7 +107,7 @@ impl Array {
         let sums = Self::block_sums(&overlay);
         let entry =
             Entry::without_payload(Kind::Intent, row.0 * row_bytes, row_bytes, sums.clone());
-        let first = if fresh {
+        let first = if fresh || on(Mutation::IntentNotDurable) {
             self.log(journal, entry, Vec::new(), Some(admission))
         } else {
             self.log_through(journal, entry, Vec::new(), Some(admission))
@@ -154,7 +154,7 @@ impl Array {
         } = complete;
         let row = view.row;
         journal.logged_below(end).await?;
-        if !fresh && journal.durable() < end {
+        if !fresh && journal.durable() < end && !on(Mutation::IntentNotDurable) {
             self.flush_all().await?;
         }
         let writes = Self::data_writes(view, overlay).into_iter();

@@ -235,3 +235,48 @@ fn the_last_of_a_mirror_has_a_whole_copy_of_everything_after_two_cuts() {
         }
     }
 }
+
+/// A record of a block, then the row as a whole, durably; the power goes, and a block of the row rots.
+fn rots_in_a_complete_row(level: Level, members: usize, victim: usize) {
+    let mut world = World::new(9_500, Shape::new(level, members, 0, 4096));
+    let array = world.create();
+    world.run(array.create_volume("v", 1 << 20)).unwrap();
+    let row = array.status().row_bytes / 512;
+    let model = Rc::new(RefCell::new(Model::new(7, std::slice::from_ref(&(0..row)))));
+    let client = Region {
+        volume: array.open_volume("v").unwrap(),
+        model: Rc::clone(&model),
+        rng: Rng::new(1),
+        sectors: 0..row,
+        whole: None,
+        longest: row,
+    };
+    world.run(async {
+        client.write(0..row, false).await.unwrap();
+        for block in 0..row / 8 {
+            client.write(block * 8..block * 8 + 8, false).await.unwrap();
+        }
+        client.write(0..row, false).await.unwrap();
+        client.flush().await.unwrap();
+    });
+    let first = array.written_rows()[0].0;
+    let place = world.rows_on_disk(&array, victim, first..first + 1).start;
+    drop((array, client));
+    world.crash(Crash::Power);
+    let rotten = world.disks[victim].peek(place + 1000, 1)[0] ^ 8;
+    world.disks[victim].poke(place + 1000, &[rotten]);
+    let array = world.assemble_all();
+    let volume = array.open_volume("v").unwrap();
+    let what = format!("{level}, member {victim} rots");
+    world.run(check_all(&volume, &model, Some(Crash::Power), &what));
+    world.audit(&array);
+}
+
+#[test]
+fn a_block_that_rots_after_its_complete_row_is_durable_is_not_an_older_record_again() {
+    for (level, members) in [(Level::Raid1, 2), (Level::Raid5, 4), (Level::Raid6, 5)] {
+        for victim in 0..members {
+            rots_in_a_complete_row(level, members, victim);
+        }
+    }
+}
