@@ -3,8 +3,6 @@
 //! Two implementations that know nothing of each other stand behind it: carry-less products
 //! (crc-fast), and the CPU's CRC instruction or tables (crc32c). Before the first sum is given they are
 //! compared; where they differ the second one is taken, for good, and that is said.
-//!
-//! Measured by `cargo bench -p cairn-raid`.
 
 use std::sync::OnceLock;
 
