@@ -326,10 +326,21 @@ impl Disk {
         self.header.set(generation);
     }
 
-    /// A journal header of this generation was found on it.
+    /// A journal header of this generation was found on it. After a kill it may be in its cache only.
     pub(crate) fn found_header(&self, generation: u64) {
         self.header.set(generation);
-        self.flushed_header.set(generation);
+    }
+
+    /// Generation of the journal header that was found on it or written to it; 0 if there is none.
+    pub(crate) fn header(&self) -> u64 {
+        self.header.get()
+    }
+
+    /// The labels say that it had a header of this generation, durably.
+    pub(crate) fn had_header(&self, generation: u64) {
+        let durable = generation.min(self.header.get());
+        self.flushed_header
+            .set(durable.max(self.flushed_header.get()));
     }
 
     /// Generation of its journal header that is durable; 0 if that isn't known.

@@ -20,9 +20,12 @@ impl Array {
             let why = format!(
                 "it is an older image of itself: its journal header is of generation {}, every \
                  member had {newest}",
-                disk.durable_header()
+                disk.header()
             );
             self.throw_out(disk, &why);
+        }
+        for disk in self.with_rings() {
+            disk.had_header(newest);
         }
     }
 

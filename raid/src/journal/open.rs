@@ -250,7 +250,7 @@ impl Opened {
     pub(crate) fn outdated(&self, journal_headers: u64) -> impl Iterator<Item = &Rc<Disk>> {
         let is_old = move |known: u64| known > 0 && known < journal_headers;
         let disks = self.disks.iter();
-        disks.filter(move |disk| is_old(disk.durable_header()))
+        disks.filter(move |disk| is_old(disk.header()))
     }
 
     /// Whether a disk that was read has been thrown out since.
