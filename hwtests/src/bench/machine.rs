@@ -36,6 +36,12 @@ fn commit() -> String {
     }
 }
 
+/// A kernel's version without what its builder appended.
+fn version(release: &str) -> String {
+    let (version, _) = release.split_once('-').unwrap_or((release, ""));
+    version.to_owned()
+}
+
 impl Machine {
     /// This one, now.
     pub fn now() -> Self {
@@ -51,7 +57,7 @@ impl Machine {
         };
         Self {
             cpu: format!("{model}, {threads} threads"),
-            kernel: text("/proc/sys/kernel/osrelease"),
+            kernel: version(&text("/proc/sys/kernel/osrelease")),
             date: line_of("date", &["-u", "+%F %H:%MZ"]).unwrap_or_else(|| "unknown".into()),
             commit: commit(),
             load_before: text("/proc/loadavg"),

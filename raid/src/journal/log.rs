@@ -63,6 +63,14 @@ struct Queued {
 }
 
 impl Queued {
+    fn new(entry: Entry, payload: Vec<SharedBuf>) -> Self {
+        Self {
+            entry,
+            payload,
+            through: false,
+        }
+    }
+
     fn payload_len(&self) -> usize {
         self.payload.iter().map(|part| part.len()).sum()
     }
@@ -590,12 +598,7 @@ impl Array {
         payload: Vec<SharedBuf>,
         admission: Option<Admission>,
     ) -> Seq {
-        let queued = Queued {
-            entry,
-            payload,
-            through: false,
-        };
-        self.enqueue(journal, queued, admission)
+        self.enqueue(journal, Queued::new(entry, payload), admission)
     }
 
     /// The same for a record that is wanted durable soon: once it is logged, it and those that are
@@ -604,15 +607,13 @@ impl Array {
         self: &Rc<Self>,
         journal: &Rc<Journal>,
         entry: Entry,
-        payload: Vec<SharedBuf>,
-        admission: Option<Admission>,
+        admission: Admission,
     ) -> Seq {
         let queued = Queued {
-            entry,
-            payload,
             through: true,
+            ..Queued::new(entry, Vec::new())
         };
-        self.enqueue(journal, queued, admission)
+        self.enqueue(journal, queued, Some(admission))
     }
 
     fn enqueue(

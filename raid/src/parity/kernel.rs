@@ -88,7 +88,7 @@ impl Sum<'_> {
 /// One way to compute.
 pub struct Kernel {
     name: &'static str,
-    /// Returns how many bytes it has done.
+    /// Returns how many bytes it has done. Safe under the terms of [`Kernel::run`].
     run: unsafe fn(&Job, Sum) -> usize,
 }
 
@@ -221,11 +221,15 @@ unsafe fn run_tail(job: &Job, sum: Sum, from: usize) {
     }
 }
 
+/// # Safety
+/// As [`Kernel::run`].
 unsafe fn run_words(job: &Job, sum: Sum) -> usize {
     // SAFETY: the caller's; words need nothing of the CPU.
     unsafe { steps::<u64>(job, sum) }
 }
 
+/// # Safety
+/// As [`Kernel::run`], on a CPU with AVX2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 unsafe fn run_avx2(job: &Job, sum: Sum) -> usize {
@@ -233,6 +237,8 @@ unsafe fn run_avx2(job: &Job, sum: Sum) -> usize {
     unsafe { steps::<Four<Wide256>>(job, sum) }
 }
 
+/// # Safety
+/// As [`Kernel::run`], on a CPU with AVX-512 F and BW and with GFNI.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,gfni")]
 unsafe fn run_avx512(job: &Job, sum: Sum) -> usize {
@@ -342,6 +348,9 @@ impl<V: Vector> Vector for Four<V> {
 }
 
 /// What an output begins with.
+///
+/// # Safety
+/// The carry, if there is one, has a vector at `at`; the CPU has the instructions of `V`.
 #[inline(always)]
 unsafe fn begin<V: Vector>(out: Out, at: usize) -> V {
     // SAFETY: the caller's: the carry, if there is one, has a vector there.
@@ -354,6 +363,10 @@ unsafe fn begin<V: Vector>(out: Out, at: usize) -> V {
     }
 }
 
+/// Stores a result.
+///
+/// # Safety
+/// The output has a vector at `at`, aligned if `stream`; the CPU has the instructions of `V`.
 #[inline(always)]
 unsafe fn end<V: Vector>(value: V, out: Out, at: usize, stream: bool) {
     // SAFETY: the caller's: the output has a vector there.
@@ -392,6 +405,8 @@ unsafe fn steps<V: Vector>(job: &Job, sum: Sum) -> usize {
     whole
 }
 
+/// # Safety
+/// As [`steps`]; `whole` is at most the job's length.
 #[inline(always)]
 unsafe fn steps_p<V: Vector>(job: &Job, whole: usize, p: Out) {
     for at in (0..whole).step_by(V::BYTES) {
@@ -406,6 +421,8 @@ unsafe fn steps_p<V: Vector>(job: &Job, whole: usize, p: Out) {
     }
 }
 
+/// # Safety
+/// As [`steps`]; `whole` is at most the job's length.
 #[inline(always)]
 unsafe fn steps_q<V: Vector>(job: &Job, whole: usize, q: Out) {
     for at in (0..whole).step_by(V::BYTES) {
@@ -420,6 +437,8 @@ unsafe fn steps_q<V: Vector>(job: &Job, whole: usize, q: Out) {
     }
 }
 
+/// # Safety
+/// As [`steps`]; `whole` is at most the job's length.
 #[inline(always)]
 unsafe fn steps_pq<V: Vector>(job: &Job, whole: usize, p: Out, q: Out) {
     for at in (0..whole).step_by(V::BYTES) {
@@ -437,6 +456,8 @@ unsafe fn steps_pq<V: Vector>(job: &Job, whole: usize, p: Out, q: Out) {
     }
 }
 
+/// # Safety
+/// The CPU has the instructions of `V`.
 #[inline(always)]
 unsafe fn prepared<V: Vector>(factors: &[u8]) -> Vec<V::Factor> {
     let mut prepared = Vec::with_capacity(factors.len());
@@ -447,6 +468,8 @@ unsafe fn prepared<V: Vector>(factors: &[u8]) -> Vec<V::Factor> {
     prepared
 }
 
+/// # Safety
+/// As [`steps`]; `whole` is at most the job's length.
 #[inline(always)]
 unsafe fn steps_dot<V: Vector>(job: &Job, whole: usize, factors: &[u8], out: Out) {
     // SAFETY: the caller's.
@@ -463,6 +486,8 @@ unsafe fn steps_dot<V: Vector>(job: &Job, whole: usize, factors: &[u8], out: Out
     }
 }
 
+/// # Safety
+/// As [`steps`]; `whole` is at most the job's length.
 #[inline(always)]
 unsafe fn steps_dot2<V: Vector>(
     job: &Job,

@@ -9,7 +9,7 @@
 //! 6. write the floor, flush: now the records are trimmed.
 //!
 //! Why parity goes before data, and why that is enough without journalling parity, is argued in
-//! raid/README.md (The write hole) and tried by `storm --exhaustive`.
+//! raid/README.md (The write hole) and tried by `raid/tests/write_hole` and `storm --exhaustive`.
 //!
 //! Invariants
 //! - One cycle at a time: when a note is written, all that earlier cycles put in place is durable.

@@ -110,7 +110,7 @@ impl Array {
         let first = if fresh || on(Mutation::IntentNotDurable) {
             self.log(journal, entry, Vec::new(), Some(admission))
         } else {
-            self.log_through(journal, entry, Vec::new(), Some(admission))
+            self.log_through(journal, entry, admission)
         };
         self.log_homeless(journal, &view, &overlay);
         let end = journal.next();
