@@ -25,7 +25,7 @@ pub enum Crash {
 }
 
 /// A write in the model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WriteId(u32);
 
 /// A moment in the model's time.
@@ -326,6 +326,16 @@ impl Model {
                     > 1
             }
         })
+    }
+
+    /// Whether none of these sectors ever had more than the one write, or none at all.
+    pub fn is_first_write(&self, sectors: Range<u64>) -> bool {
+        let cells = self
+            .cells
+            .get(usize_of(sectors.start)..usize_of(sectors.end));
+        let writes = cells.into_iter().flatten().flatten();
+        let ids: BTreeSet<WriteId> = writes.filter(|id| **id != BEGINNING).copied().collect();
+        ids.len() <= 1
     }
 
     fn complaint(&self, sector: u64, bytes: &[u8], first: u64, when: &str) -> String {

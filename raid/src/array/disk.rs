@@ -288,8 +288,20 @@ impl Disk {
         col: u64,
         data: SharedBuf,
     ) -> Operation<Result<(), IoError>> {
+        self.write_with(geometry, row, col, data, WriteFlags::default())
+    }
+
+    /// The same, through the disk's cache if that is wanted.
+    pub(crate) fn write_with(
+        &self,
+        geometry: &Geometry,
+        row: Row,
+        col: u64,
+        data: SharedBuf,
+        flags: WriteFlags,
+    ) -> Operation<Result<(), IoError>> {
         assert!(col * BLOCK + u64_of(data.len()) <= geometry.chunk_bytes());
-        self.write_at(self.offset(geometry, row, col), data, WriteFlags::default())
+        self.write_at(self.offset(geometry, row, col), data, flags)
     }
 
     /// Reads anywhere on the disk: zones and labels.

@@ -59,6 +59,12 @@ impl Array {
         })
     }
 
+    /// Whether any block of a row's data is lost.
+    pub(crate) fn has_losses(&self, row: Row) -> bool {
+        let whole = 0..self.geometry.chunk_blocks();
+        (0..self.geometry.data_chunks()).any(|index| self.is_lost(row, index, &whole))
+    }
+
     /// New data is logged for `cols` of a chunk: they are lost no more.
     pub(crate) fn heal(&self, row: Row, index: usize, cols: &Columns) {
         let mut defects = self.defects.borrow_mut();

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::rc::Rc;
 
-use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, u32_of, u64_of, usize_of};
+use cairn_blockdev::units::{BLOCK_BYTES, u32_of, u64_of, usize_of};
 use cairn_blockdev::{IoErrorKind, SharedBuf, WriteFlags};
 use futures_util::StreamExt;
 use futures_util::future::{Either, select, select_all};
@@ -30,6 +30,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, Semaphore};
 use uuid::Uuid;
 
+use super::admission::{Admission, Admitted, admission_units};
 use super::entry::{Entry, Kind, Seq, Tag};
 use super::group::{ENTRIES_MAX, Head, descriptor_bytes, encode, escape};
 use super::header::RING_OFFSET;
@@ -49,9 +50,9 @@ const GROUP_RECORDS_MAX: usize = 512;
 const GROUP_SUMS_MAX: usize = 16 << 10;
 /// Groups on their way at once: one on the disks while the next one gathers.
 const GROUPS_AT_ONCE: usize = 6;
-/// Records that aren't in place yet, at most, as they are counted: half of that is payload, whose
-/// memory is the row cache's.
-const ADMITTED_MAX: u64 = 128 << 20;
+/// Groups after one that went through the disks' caches which do, too: a stream's next complete row
+/// comes within them.
+const THROUGH_AFTER: u32 = 16;
 
 const _: () = assert!(GROUP_RECORDS_MAX <= ENTRIES_MAX);
 
@@ -74,17 +75,6 @@ impl Queued {
     fn payload_len(&self) -> usize {
         self.payload.iter().map(|part| part.len()).sum()
     }
-}
-
-/// What a record that isn't trimmed yet was admitted with.
-struct Admitted {
-    seq: Seq,
-    units: u32,
-}
-
-/// Permission to queue a record: space for it in the rings and in memory.
-pub(crate) struct Admission {
-    units: u32,
 }
 
 /// One lane's journal.
@@ -112,17 +102,19 @@ pub(crate) struct Journal {
     /// Everything below is trimmed, and the floor that says so is durable.
     trimmed: Cell<Seq>,
     /// Why nothing can be logged any more.
-    failed: Cell<Option<IoErrorKind>>,
+    pub(super) failed: Cell<Option<IoErrorKind>>,
     moved: Notify,
     room: Notify,
     rings: RefCell<BTreeMap<Uuid, Ring>>,
     rotation: Cell<usize>,
-    admitted: RefCell<VecDeque<Admitted>>,
-    admission: Semaphore,
-    admission_units: Cell<u32>,
+    pub(super) admitted: RefCell<VecDeque<Admitted>>,
+    pub(super) admission: Semaphore,
+    pub(super) admission_units: Cell<u32>,
     header_generation: Cell<u64>,
     /// Records that nobody may trim: sequence → holders.
     holds: RefCell<BTreeMap<Seq, usize>>,
+    /// Groups that still go through the disks' caches, for the sake of the next record that wants to.
+    through_left: Cell<u32>,
 }
 
 /// Keeps the floor from passing a record, until dropped.
@@ -250,6 +242,7 @@ impl Journal {
             admission_units: Cell::new(units),
             header_generation: Cell::new(from.header_generation),
             holds: RefCell::default(),
+            through_left: Cell::new(0),
         })
     }
 
@@ -295,27 +288,6 @@ impl Journal {
         self.applied.set(self.applied.get().max(below));
     }
 
-    /// Bytes of records that may be admitted at once.
-    pub(crate) fn admits_bytes(&self) -> u64 {
-        u64::from(self.admission_units.get()) * BLOCK
-    }
-
-    /// Bytes of admitted records that aren't trimmed.
-    pub(crate) fn admitted_bytes(&self) -> u64 {
-        let left = u64_of(self.admission.available_permits()) * BLOCK;
-        self.admits_bytes().saturating_sub(left)
-    }
-
-    /// A record was copied: the copy takes over what it was admitted with. The copy is the newest record.
-    pub(crate) fn readmit(&self, old: Seq, copy: Seq) {
-        let mut admitted = self.admitted.borrow_mut();
-        let at = admitted.binary_search_by_key(&old, |one| one.seq);
-        if let Some(one) = at.ok().and_then(|at| admitted.get_mut(at)) {
-            let units = std::mem::take(&mut one.units);
-            admitted.push_back(Admitted { seq: copy, units });
-        }
-    }
-
     /// Keeps a record from being trimmed.
     pub(crate) fn hold(self: &Rc<Self>, seq: Seq) -> Hold {
         *self.holds.borrow_mut().entry(seq).or_default() += 1;
@@ -328,33 +300,6 @@ impl Journal {
     /// The lowest record that is held.
     pub(crate) fn first_held(&self) -> Option<Seq> {
         self.holds.borrow().keys().next().copied()
-    }
-
-    /// Whether so much is admitted that applying should not wait for more.
-    pub(crate) fn is_crowded(&self) -> bool {
-        let left = u64_of(self.admission.available_permits());
-        left * 2 < u64::from(self.admission_units.get())
-    }
-
-    fn units_of(&self, payload: usize) -> u32 {
-        let units = u32::try_from(admission_bytes(payload) / BLOCK).unwrap_or(u32::MAX);
-        units.min(self.admission_units.get())
-    }
-
-    /// Room for a record of so many payload bytes, if there is some now.
-    pub(crate) fn try_admit(&self, payload: usize) -> Option<Admission> {
-        let units = self.units_of(payload);
-        self.admission.try_acquire_many(units).ok()?.forget();
-        Some(Admission { units })
-    }
-
-    /// Waits for room for a record of so many payload bytes.
-    pub(crate) async fn admit(&self, payload: usize) -> Result<Admission, IoErrorKind> {
-        let units = self.units_of(payload);
-        let permit = self.admission.acquire_many(units).await;
-        let stopped = |_| self.failed.get().unwrap_or(IoErrorKind::Stopped);
-        permit.map_err(stopped)?.forget();
-        Ok(Admission { units })
     }
 
     /// Waits until everything below `end` is logged.
@@ -412,6 +357,18 @@ impl Journal {
         Some((first, group))
     }
 
+    /// Whether a group goes through the disks' caches. Where one had to, the next may have to, and
+    /// would wait for a flush of all members if those before it hadn't.
+    fn goes_through(&self, group: &[Queued]) -> bool {
+        if group.iter().any(|queued| queued.through) {
+            self.through_left.set(THROUGH_AFTER);
+            return true;
+        }
+        let left = self.through_left.get();
+        self.through_left.set(left.saturating_sub(1));
+        left > 0
+    }
+
     /// Space for a group on members that don't have it yet: those that come next in turn first.
     pub(super) fn place(
         &self,
@@ -445,15 +402,7 @@ impl Journal {
         for ring in self.rings.borrow_mut().values_mut() {
             ring.free_below(floor);
         }
-        let mut admitted = self.admitted.borrow_mut();
-        let mut units = 0u64;
-        while admitted.front().is_some_and(|first| first.seq < floor) {
-            units += admitted
-                .pop_front()
-                .map_or(0, |first| u64::from(first.units));
-        }
-        drop(admitted);
-        self.admission.add_permits(usize_of(units));
+        self.give_back_below(floor);
         self.room.notify_waiters();
     }
 
@@ -502,11 +451,6 @@ impl Journal {
         self.rings.borrow().contains_key(&disk.uuid)
     }
 
-    /// Bytes of the smallest ring that can take all that is admitted, and what applying it needs.
-    pub(crate) fn ring_bytes_min(&self) -> u64 {
-        self.admits_bytes().div_ceil(3) * 4
-    }
-
     /// Nothing can be logged any more: everybody who waits is told.
     pub(crate) fn fail(&self, kind: IoErrorKind) {
         self.failed.set(Some(kind));
@@ -550,13 +494,6 @@ async fn some_becomes_slow(disks: &[Rc<Disk>]) {
     select_all(slow).await;
 }
 
-/// What a record of so many payload bytes is admitted with: in a ring it may have a descriptor of its
-/// own, and of all that is admitted half is payload at most.
-pub(crate) fn admission_bytes(payload: usize) -> u64 {
-    let payload = u64_of(payload);
-    (payload + BLOCK).max(2 * payload).next_multiple_of(BLOCK)
-}
-
 /// Bytes of a disk's ring.
 pub(crate) fn ring_bytes(disk: &Disk) -> u64 {
     let layout = disk.layout.get().unwrap_or_default();
@@ -576,17 +513,6 @@ pub(crate) fn split_rings(
         rings.map(|(_, disk, ring)| (disk, ring)).collect()
     };
     (map(own), map(members))
-}
-
-/// Three quarters of what the members' rings can take with that many copies of everything, also with as
-/// many members gone as can be, and of `most`, and no more than memory has room for.
-fn admission_units(rings: &BTreeMap<Uuid, Ring>, copies: usize, most: u64) -> u32 {
-    let smallest = rings.values().map(Ring::free_bytes).min().unwrap_or(0);
-    let takes = |members: usize| smallest * u64_of(members) / u64_of(copies.min(members).max(1));
-    let fewest = (rings.len() + 1).saturating_sub(copies).max(1);
-    let total = takes(rings.len().max(1)).min(takes(fewest)).min(most);
-    let bytes = (total / 4 * 3).min(ADMITTED_MAX);
-    u32::try_from(bytes / BLOCK).unwrap_or(u32::MAX)
 }
 
 impl Array {
@@ -624,9 +550,8 @@ impl Array {
     ) -> Seq {
         let seq = journal.next.get();
         journal.next.set(Seq(seq.0 + 1));
-        if let Some(Admission { units }) = admission {
-            let admitted = Admitted { seq, units };
-            journal.admitted.borrow_mut().push_back(admitted);
+        if let Some(admission) = admission {
+            journal.note_admitted(seq, admission);
         }
         journal.queue.borrow_mut().push_back(queued);
         if journal.groups.get() < GROUPS_AT_ONCE {
@@ -665,7 +590,7 @@ impl Array {
     async fn write_group(self: &Rc<Self>, journal: &Rc<Journal>, first: Seq, group: Vec<Queued>) {
         let end = Seq(first.0 + u64_of(group.len()));
         let last = Seq(end.0 - 1);
-        let through = group.iter().any(|queued| queued.through);
+        let through = journal.goes_through(&group);
         let bytes = self.encode_group(journal, first, group);
         let len = u64_of(bytes.len());
         let mut copies: Vec<Rc<Disk>> = Vec::new();

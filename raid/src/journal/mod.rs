@@ -23,6 +23,7 @@
 //!
 //! Does not know: queues, acks, when to write, what an entry does to a row.
 
+pub(crate) mod admission;
 pub mod entry;
 pub mod group;
 pub mod header;

@@ -10,8 +10,8 @@ use std::rc::Rc;
 use cairn_blockdev::SharedBuf;
 
 use super::codec::{Said, State};
+use crate::journal::admission::admission_bytes;
 use crate::journal::entry::{Entry, Seq};
-use crate::journal::log::admission_bytes;
 use crate::space::ExtentId;
 
 /// A record that isn't trimmed.

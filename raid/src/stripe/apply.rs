@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, SECTOR, u64_of, usize_of};
-use cairn_blockdev::{IoErrorKind, SharedBuf};
+use cairn_blockdev::{IoErrorKind, SharedBuf, WriteFlags};
 use futures_util::future::{Either, join_all, select};
 
 use super::cache::Lock;
@@ -356,15 +356,15 @@ impl Array {
             writes.into_iter().map(|write| (work.row, write))
         });
         if on(Mutation::DataBeforeParity) {
-            self.write_all(data).await?;
+            self.write_all(data, WriteFlags::default()).await?;
             self.flush_all().await?;
-            self.write_all(parity).await?;
+            self.write_all(parity, WriteFlags::default()).await?;
         } else {
-            self.write_all(parity).await?;
+            self.write_all(parity, WriteFlags::default()).await?;
             if !on(Mutation::NoFlushBetween) && works.iter().any(|work| !work.parity.is_empty()) {
                 self.flush_all().await?;
             }
-            self.write_all(data).await?;
+            self.write_all(data, WriteFlags::default()).await?;
         }
         for work in works {
             self.note_sums(&work.view, &work.overlay, &work.parity);

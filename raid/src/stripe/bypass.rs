@@ -6,6 +6,9 @@
 //! Invariants
 //! - The intent is durable before a row that was written is overwritten. Without that, a row torn by
 //!   a power cut would match neither its old nor its new sums.
+//! - Of a row that was never written the parity is durable before any of its data is in place: if a
+//!   crash takes a member along, its blocks can be solved, or the data hadn't all arrived and the row is
+//!   as it was, zeros. (A row that was written has its old data to lose as well: the exception.)
 //! - What the last intent of a row announced is durable before the row gets another one, or a note.
 //! - Older records of the row stay in the journal until what was written here is flushed.
 //! - A chunk without a member to go to is in the journal.
@@ -15,11 +18,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK_BYTES, u64_of};
-use cairn_blockdev::{IoErrorKind, SharedBuf};
+use cairn_blockdev::{IoErrorKind, SharedBuf, WriteFlags};
 
 use super::cache::Pending;
 use super::overlay::Overlay;
-use super::transaction::NewParity;
+use super::transaction::{DiskWrite, NewParity};
 use super::view::RowView;
 use crate::array::Array;
 use crate::array::disk::Disk;
@@ -28,6 +31,24 @@ use crate::journal::entry::{Entry, Kind, Seq};
 use crate::journal::log::{Hold, Journal};
 use crate::level::Level;
 use crate::mutation::{Mutation, on};
+
+/// What covers all of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whole {
+    /// The queued writes.
+    Batch,
+    /// The queued writes over what is logged and not in place.
+    WithLogged,
+}
+
+/// What became of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bypassed {
+    /// It is in place.
+    InPlace,
+    /// Nothing happened: what was to complete the row has changed meanwhile.
+    Outdated,
+}
 
 /// A row that is about to be written as a whole.
 struct Complete<'a> {
@@ -74,7 +95,7 @@ impl Array {
         row: Row,
         journal: &Rc<Journal>,
         batch: &[Pending],
-    ) -> Result<(), IoErrorKind> {
+    ) -> Result<Bypassed, IoErrorKind> {
         // The chunks that may have no member to go to, now or in a replay, which logs them before it
         // writes the row's parity anew, and has no other way to room than what is admitted here.
         let row_bytes = self.geometry.row_bytes();
@@ -92,8 +113,17 @@ impl Array {
         let _lock = self.cache.lock(row, 0..self.geometry.chunk_blocks()).await;
         self.check_alive()?;
         let mut view = self.view(row);
+        // Anything may have happened to what is logged while this waited for the row.
+        let pin = self.dirty_rows.pin(row);
+        let Some(whole) = self.whole_with(row, batch) else {
+            return Ok(Bypassed::Outdated);
+        };
+        let logged = match whole {
+            Whole::Batch => Vec::new(),
+            Whole::WithLogged => self.logged_of_row(row),
+        };
         // Every byte is covered, so that nothing is read for a partly written block.
-        let mut overlay = self.gather(&mut view, true, batch).await?;
+        let mut overlay = self.gather(&mut view, true, &logged, batch).await?;
         overlay.coalesce(&self.pool);
         let parity = self.parity_of_overlay(&mut view, &overlay).await?;
         let fresh = !self.space.borrow().is_written(row);
@@ -102,6 +132,11 @@ impl Array {
         let _sums = self
             .sums_ready(row, &(0..self.geometry.chunk_blocks()))
             .await?;
+        // A write that was logged since is newer than what was laid under the batch.
+        if whole == Whole::WithLogged && (pin.is_outdated() || self.has_losses(row)) {
+            return Ok(Bypassed::Outdated);
+        }
+        drop(pin);
         let overlay = Rc::new(overlay);
         // From here to the hold nothing awaits: sequence, newest contents and hold belong together.
         let sums = Self::block_sums(&overlay);
@@ -136,7 +171,7 @@ impl Array {
         self.dirty_rows.applied(row);
         self.in_place(hold);
         self.kick_apply_if_crowded(journal);
-        self.before_ack().await
+        self.before_ack().await.map(|()| Bypassed::InPlace)
     }
 
     async fn bypass_in_place(
@@ -157,9 +192,17 @@ impl Array {
         if !fresh && journal.durable() < end && !on(Mutation::IntentNotDurable) {
             self.flush_all().await?;
         }
-        let writes = Self::data_writes(view, overlay).into_iter();
-        let writes = writes.chain(Self::parity_writes(view, parity));
-        self.write_all(writes.map(|write| (row, write))).await?;
+        let of_row = |writes: Vec<DiskWrite>| writes.into_iter().map(move |write| (row, write));
+        let data = of_row(Self::data_writes(view, overlay));
+        let of_parity = of_row(Self::parity_writes(view, parity));
+        if fresh {
+            let through = WriteFlags { fua: true };
+            self.write_all(of_parity, through).await?;
+            self.write_all(data, WriteFlags::default()).await?;
+        } else {
+            let writes = data.chain(of_parity);
+            self.write_all(writes, WriteFlags::default()).await?;
+        }
         self.unflushed.note(row);
         self.note_known_sums(view, overlay, parity, sums);
         if fresh {

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, u64_of, usize_of};
-use cairn_blockdev::{Buf, IoErrorKind, SharedBuf};
+use cairn_blockdev::{Buf, IoErrorKind, SharedBuf, WriteFlags};
 use futures_util::future::join_all;
 
 use super::history::{Layer, Note, RowHistory};
@@ -303,13 +303,13 @@ impl Array {
                     let writes = Self::parity_writes(view, parity);
                     writes.into_iter().map(|write| (*row, write))
                 });
-                self.write_all(parity).await?;
+                self.write_all(parity, WriteFlags::default()).await?;
                 self.flush_all().await?;
                 let data = computed.iter().flat_map(|(row, view, whole, _, _)| {
                     let writes = Self::data_writes(view, whole);
                     writes.into_iter().map(|write| (*row, write))
                 });
-                self.write_all(data).await
+                self.write_all(data, WriteFlags::default()).await
             };
             put.await.map_err(|_| self.lost_error())?;
             for (_, view, whole, parity, _) in &computed {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, align_down, u64_of, usize_of};
-use cairn_blockdev::{Buf, IoErrorKind, SharedBuf};
+use cairn_blockdev::{Buf, IoErrorKind, SharedBuf, WriteFlags};
 use futures_util::future::join_all;
 
 use super::cache::Pending;
@@ -30,14 +30,19 @@ pub(crate) struct NewParity {
 pub(crate) type DiskWrite = (Rc<Disk>, u64, SharedBuf);
 
 impl Array {
-    /// Lays the batch over the row, as whole blocks; the rest of a partly written block is read.
+    /// Lays the batch over the row, as whole blocks, and over the blocks of `under`; the rest of a
+    /// partly written block is read, or zeros if the row is `fresh`.
     pub(super) async fn gather(
         self: &Rc<Self>,
         view: &mut RowView,
         fresh: bool,
+        under: &[(usize, u64, SharedBuf)],
         batch: &[Pending],
     ) -> Result<Overlay, IoErrorKind> {
         let mut overlay = Overlay::new(self.geometry.data_chunks());
+        for (index, col, data) in under {
+            overlay.put(*index, *col, data.clone());
+        }
         for pending in batch {
             let len = u64_of(pending.data.len());
             for piece in self.geometry.pieces(pending.within, len) {
@@ -340,12 +345,14 @@ impl Array {
     pub(super) async fn write_all(
         self: &Rc<Self>,
         writes: impl IntoIterator<Item = (Row, DiskWrite)>,
+        flags: WriteFlags,
     ) -> Result<(), IoErrorKind> {
         let results = join_all(
             writes
                 .into_iter()
                 .map(|(row, (disk, col, data))| async move {
-                    let result = disk.write(&self.geometry, row, col, data).await;
+                    let write = disk.write_with(&self.geometry, row, col, data, flags);
+                    let result = write.await;
                     (disk, result)
                 }),
         )

@@ -15,10 +15,11 @@
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, align_down, u64_of, usize_of};
-use cairn_blockdev::{IoErrorKind, SharedBuf};
+use cairn_blockdev::{IoErrorKind, SharedBuf, WriteFlags};
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
+use super::bypass::{Bypassed, Whole};
 use super::cache::{Lock, Pending};
 use super::turn::Turn;
 use crate::array::Array;
@@ -110,13 +111,15 @@ impl Array {
         self.gather_neighbours(row).await;
         let batch = self.cache.take_all(row);
         // In place it would have to wait for a disk that is slow; in the journal it doesn't.
-        if self.covers_row(&batch) && !self.has_slow_disk() {
-            let result = self.bypass(row, journal, &batch).await;
-            for pending in batch {
-                // A client that is gone doesn't mind.
-                let _ = pending.done.send(result);
+        if self.whole_with(row, &batch).is_some() && !self.has_slow_disk() {
+            let outcome = self.bypass(row, journal, &batch).await;
+            if outcome != Ok(Bypassed::Outdated) {
+                for pending in batch {
+                    // A client that is gone doesn't mind.
+                    let _ = pending.done.send(outcome.map(|_| ()));
+                }
+                return;
             }
-            return;
         }
         join_all(batch.into_iter().map(|pending| async move {
             let result = self.log_write(row, journal, &pending).await;
@@ -125,12 +128,46 @@ impl Array {
         .await;
     }
 
-    /// Whether the writes together cover every byte of a row.
-    fn covers_row(&self, batch: &[Pending]) -> bool {
+    /// What makes a complete row of the writes, if anything does: a stream that isn't row-aligned has
+    /// the beginning of a row in the journal when the rest of it comes.
+    pub(super) fn whole_with(&self, row: Row, batch: &[Pending]) -> Option<Whole> {
         let mut ranges: Vec<(u64, u64)> = batch
             .iter()
             .map(|pending| (pending.within, pending.within + u64_of(pending.data.len())))
             .collect();
+        if self.covers_row(&mut ranges) {
+            return Some(Whole::Batch);
+        }
+        let bytes: u64 = batch.iter().map(|p| u64_of(p.data.len())).sum();
+        // Less is cheaper in the journal: its ack needs no write in place. And zeros that stand for a
+        // lost block are logged as well: they must not come to be its contents.
+        if bytes < self.geometry.row_bytes() / 2
+            || !self.dirty_rows.has(row)
+            || self.has_losses(row)
+        {
+            return None;
+        }
+        let chunk = self.geometry.chunk_bytes();
+        let logged = self.logged_of_row(row);
+        ranges.extend(logged.iter().map(|(index, col, data)| {
+            let start = u64_of(*index) * chunk + col * BLOCK;
+            (start, start + u64_of(data.len()))
+        }));
+        self.covers_row(&mut ranges).then_some(Whole::WithLogged)
+    }
+
+    /// What is logged of a row and not in place, piece by piece: data index, column, bytes.
+    pub(super) fn logged_of_row(&self, row: Row) -> Vec<(usize, u64, SharedBuf)> {
+        let whole = 0..self.geometry.chunk_blocks();
+        let pieces = (0..self.geometry.data_chunks()).flat_map(|index| {
+            let covers = self.dirty_rows.cover(row, index, &whole).into_iter();
+            covers.filter_map(move |cover| Some((index, cover.cols.start, cover.data?)))
+        });
+        pieces.collect()
+    }
+
+    /// Whether the ranges together cover every byte of a row.
+    fn covers_row(&self, ranges: &mut [(u64, u64)]) -> bool {
         ranges.sort_unstable();
         let reached = ranges.iter().try_fold(0, |reached, (start, end)| {
             (*start <= reached).then_some(reached.max(*end))
@@ -289,7 +326,7 @@ impl Array {
         self.check_alive()?;
         let mut view = self.view(row);
         let fresh = !self.space.borrow().is_written(row);
-        let mut overlay = self.gather(&mut view, fresh, batch).await?;
+        let mut overlay = self.gather(&mut view, fresh, &[], batch).await?;
         if fresh {
             self.fill_with_zeros(&mut overlay);
         }
@@ -298,7 +335,8 @@ impl Array {
         self.check_alive()?;
         let writes = Self::data_writes(&view, &overlay).into_iter();
         let writes = writes.chain(Self::parity_writes(&view, &parity));
-        self.write_all(writes.map(|write| (row, write))).await?;
+        let writes = writes.map(|write| (row, write));
+        self.write_all(writes, WriteFlags::default()).await?;
         if fresh {
             self.space.borrow_mut().mark(row, true);
             self.checkpoint().await?;

@@ -38,10 +38,10 @@ struct Bench {
 
 /// A RAID 6 of six with one volume, and a row of it written.
 fn bench() -> Bench {
-    bench_of(1)
+    bench_of(1, false)
 }
 
-fn bench_of(seed: u64) -> Bench {
+fn bench_of(seed: u64, journal: bool) -> Bench {
     let sim = Sim::new(seed);
     let env = sim.env();
     let config = SimDiskConfig {
@@ -63,7 +63,7 @@ fn bench_of(seed: u64) -> Bench {
         home_host: Uuid::nil(),
         journal_bytes: None,
         integrity: false,
-        journal: false,
+        journal,
     };
     let hooks = Hooks {
         events: Rc::new(Nowhere),
@@ -131,6 +131,52 @@ fn a_complete_row_is_written_without_a_read() {
     bench.write(0, ROW, 2);
     assert_eq!(bench.reads(), reads);
     assert_eq!(bench.writes() - writes, 6, "one write a member");
+}
+
+/// Copies of a record in the journals of a RAID 6.
+const COPIES: u64 = 3;
+
+#[test]
+fn the_rest_of_a_row_goes_in_place_with_the_beginning_that_is_logged() {
+    let bench = bench_of(1, true);
+    let (reads, before) = (bench.reads(), bench.writes());
+    let head = 20 << 10;
+    bench.write(0, head, 2);
+    assert_eq!(bench.writes() - before, COPIES, "the beginning is logged");
+    bench.write(head, ROW - head, 3);
+    let all = COPIES + COPIES + 6;
+    assert_eq!(
+        bench.writes() - before,
+        all,
+        "an intent, and one write a member"
+    );
+    assert_eq!(bench.reads(), reads);
+    let whole = bench.read(0, ROW);
+    assert!(whole.iter().take(head).all(|byte| *byte == 2));
+    assert!(whole.iter().skip(head).all(|byte| *byte == 3));
+}
+
+#[test]
+fn a_row_may_be_completed_between_blocks_that_are_logged() {
+    let bench = bench_of(1, true);
+    let reads = bench.reads();
+    bench.write(0, 8192, 2);
+    bench.write(ROW - 4096, 4096, 4);
+    bench.write(4096, ROW - 8192, 3);
+    assert_eq!(bench.reads(), reads);
+    let mut wanted = vec![2; 4096];
+    wanted.resize(ROW - 4096, 3);
+    wanted.resize(ROW, 4);
+    assert!(bench.read(0, ROW) == wanted);
+}
+
+#[test]
+fn a_small_write_that_completes_a_row_is_logged_and_waits_for_no_member() {
+    let bench = bench_of(1, true);
+    bench.write(0, ROW - 4096, 2);
+    let before = bench.writes();
+    bench.write(ROW - 4096, 4096, 3);
+    assert_eq!(bench.writes() - before, COPIES);
 }
 
 #[test]
@@ -225,7 +271,7 @@ fn writes_to_different_columns_of_a_row_do_not_wait_for_each_other() {
     let (mut in_turn, mut together) = (Duration::ZERO, Duration::ZERO);
     // Over several seeds: two of the four may leave in one transaction, and then wait for each other.
     for seed in 1..=8 {
-        let bench = bench_of(seed);
+        let bench = bench_of(seed, false);
         let clock = bench.sim.env().clock;
         // In simulated time: one after the other they take the sum of what each takes.
         let before = clock.now();

@@ -159,7 +159,7 @@ fn the_first_write_of_a_row_in_part() {
 fn the_first_write_of_a_complete_row() {
     for shape in BOTH {
         let all: Vec<usize> = (0..ROW).collect();
-        told(fresh(
+        holds(fresh(
             "first, complete",
             shape,
             in_place(write(0..ROW, &all)),

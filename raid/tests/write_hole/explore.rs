@@ -14,7 +14,7 @@ use cairn_raid::{Array, Role, Slot};
 
 use crate::cuts::{Cut, Free, choose, cuts, states};
 use crate::scene::{Host, ROWS, Scene, settled};
-use crate::script::{CHUNK, Case, Known, SECTOR, contents, is_exposed, versions};
+use crate::script::{CHUNK, Case, SECTOR, contents, is_exposed, versions};
 
 const BLOCK_SECTORS: usize = CHUNK / SECTOR;
 /// States of one row at one cut that are tried without leaving one out.
@@ -40,8 +40,6 @@ pub(crate) struct Counts {
     pub(crate) scrubs: u64,
     /// Blocks that were lost as the one documented exception allows.
     pub(crate) exceptions: u64,
-    /// Those of rows that were never written before.
-    pub(crate) of_first_writes: u64,
 }
 
 impl AddAssign for Counts {
@@ -52,7 +50,6 @@ impl AddAssign for Counts {
         self.rows += other.rows;
         self.scrubs += other.scrubs;
         self.exceptions += other.exceptions;
-        self.of_first_writes += other.of_first_writes;
     }
 }
 
@@ -61,14 +58,8 @@ impl fmt::Display for Counts {
         write!(
             f,
             "{} cuts ({} with every state of the rows), {} starts, {} row states, {} scrubs, \
-             {} blocks lost by the exception, {} of first writes",
-            self.cuts,
-            self.exhaustive,
-            self.starts,
-            self.rows,
-            self.scrubs,
-            self.exceptions,
-            self.of_first_writes
+             {} blocks lost by the exception",
+            self.cuts, self.exhaustive, self.starts, self.rows, self.scrubs, self.exceptions
         )
     }
 }
@@ -225,7 +216,7 @@ impl Explorer<'_> {
         let array = scene
             .start(&sim, &disks, lost, &self.pool, &host)
             .map_err(|error| Finding(format!("it doesn't start: {error}")))?;
-        self.check_contents(cut, &sim, &array, left, lost)?;
+        self.check_contents(cut, &sim, &array, lost)?;
         settled(&sim, array.drain()).map_err(|error| Finding(error.to_string()))?;
         let written = array.written_rows();
         for row in (0..ROWS).filter(|row| written.contains(&scene.rows[*row])) {
@@ -242,7 +233,6 @@ impl Explorer<'_> {
         cut: &Cut,
         sim: &Sim,
         array: &Rc<Array>,
-        left: &[SimDisk],
         lost: &[usize],
     ) -> Result<(), Finding> {
         let scene = self.scene;
@@ -262,11 +252,8 @@ impl Explorer<'_> {
                 let slot = scene.geometry.data_slot(scene.rows[row], block);
                 let is_gone = lost.contains(&scene.slots[slot.0].0);
                 let Some(bytes) = bytes else {
-                    let is_first = scene.case.fresh;
-                    let allowed = !is_first || self.is_rest_new(left, lost, row, known);
-                    if is_gone && is_exposed(&scene.case, known) && allowed {
+                    if is_gone && is_exposed(&scene.case, known) && !scene.case.fresh {
                         self.counts.exceptions += 1;
-                        self.counts.of_first_writes += u64::from(is_first);
                         continue;
                     }
                     return Err(Finding(format!("row {row}, block {block} is lost")));
@@ -287,25 +274,6 @@ impl Explorer<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Whether all data of a row that the crash left, and that isn't lost, is of the newest version: then
-    /// it might have been acked, and what is lost must not read as what was there before.
-    fn is_rest_new(&self, left: &[SimDisk], lost: &[usize], row: usize, known: &Known) -> bool {
-        let scene = self.scene;
-        let mut chunks = (0..scene.case.data_chunks()).map(|index| {
-            let slot = scene.geometry.data_slot(scene.rows[row], index);
-            let (disk, offset) = scene.slots[slot.0];
-            (index, disk, offset + scene.rows[row].0 * u64_of(CHUNK))
-        });
-        chunks.all(|(index, disk, offset)| {
-            let newest = (0..BLOCK_SECTORS).flat_map(|at| {
-                let sector = index * BLOCK_SECTORS + at;
-                let newest = *versions(&scene.case, sector, known).last().unwrap();
-                contents(&scene.case, row, sector, newest)
-            });
-            lost.contains(&disk) || left[disk].peek(offset, CHUNK).into_iter().eq(newest)
-        })
     }
 
     /// Parity in place fits the data in place, as far as there are members to tell it by.

@@ -14,8 +14,9 @@ use cairn_blockdev::prepared::{BeforeTrim, LogId};
 use tokio::sync::Notify;
 
 use crate::array::Array;
+use crate::journal::admission::admission_bytes;
 use crate::journal::entry::Seq;
-use crate::journal::log::{Journal, admission_bytes};
+use crate::journal::log::Journal;
 use crate::logs::book::{Book, LOGS_MAX};
 use crate::logs::log::{Held, Log};
 

@@ -1,0 +1,122 @@
+//! Room for records: in the rings, and in the memory that holds them until they are in place.
+//!
+//! Invariants
+//! - A record is admitted before it gets a sequence, and what it was admitted with is given back when
+//!   the floor has passed it, and the floor is durable.
+//! - What is admitted fits into three quarters of the rings, with as many members gone as can be.
+
+use std::collections::BTreeMap;
+
+use cairn_blockdev::IoErrorKind;
+use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
+use uuid::Uuid;
+
+use super::entry::Seq;
+use super::log::Journal;
+use super::ring::Ring;
+
+/// Records that aren't in place yet, at most, as they are counted: half of that is payload, whose
+/// memory is the row cache's.
+const ADMITTED_MAX: u64 = 128 << 20;
+
+/// What a record that isn't trimmed yet was admitted with.
+pub(super) struct Admitted {
+    seq: Seq,
+    pub(super) units: u32,
+}
+
+/// Permission to queue a record: space for it in the rings and in memory.
+pub(crate) struct Admission {
+    pub(super) units: u32,
+}
+
+impl Journal {
+    /// Bytes of records that may be admitted at once.
+    pub(crate) fn admits_bytes(&self) -> u64 {
+        u64::from(self.admission_units.get()) * BLOCK
+    }
+
+    /// Bytes of admitted records that aren't trimmed.
+    pub(crate) fn admitted_bytes(&self) -> u64 {
+        let left = u64_of(self.admission.available_permits()) * BLOCK;
+        self.admits_bytes().saturating_sub(left)
+    }
+
+    /// A record was copied: the copy takes over what it was admitted with. The copy is the newest record.
+    pub(crate) fn readmit(&self, old: Seq, copy: Seq) {
+        let mut admitted = self.admitted.borrow_mut();
+        let at = admitted.binary_search_by_key(&old, |one| one.seq);
+        if let Some(one) = at.ok().and_then(|at| admitted.get_mut(at)) {
+            let units = std::mem::take(&mut one.units);
+            admitted.push_back(Admitted { seq: copy, units });
+        }
+    }
+
+    /// A record has got its sequence.
+    pub(super) fn note_admitted(&self, seq: Seq, Admission { units }: Admission) {
+        let mut admitted = self.admitted.borrow_mut();
+        admitted.push_back(Admitted { seq, units });
+    }
+
+    /// Everything below is trimmed.
+    pub(super) fn give_back_below(&self, floor: Seq) {
+        let mut admitted = self.admitted.borrow_mut();
+        let mut units = 0u64;
+        while admitted.front().is_some_and(|first| first.seq < floor) {
+            units += admitted
+                .pop_front()
+                .map_or(0, |first| u64::from(first.units));
+        }
+        self.admission.add_permits(usize_of(units));
+    }
+
+    /// Whether so much is admitted that applying should not wait for more.
+    pub(crate) fn is_crowded(&self) -> bool {
+        let left = u64_of(self.admission.available_permits());
+        left * 2 < u64::from(self.admission_units.get())
+    }
+
+    fn units_of(&self, payload: usize) -> u32 {
+        let units = u32::try_from(admission_bytes(payload) / BLOCK).unwrap_or(u32::MAX);
+        units.min(self.admission_units.get())
+    }
+
+    /// Room for a record of so many payload bytes, if there is some now.
+    pub(crate) fn try_admit(&self, payload: usize) -> Option<Admission> {
+        let units = self.units_of(payload);
+        self.admission.try_acquire_many(units).ok()?.forget();
+        Some(Admission { units })
+    }
+
+    /// Waits for room for a record of so many payload bytes.
+    pub(crate) async fn admit(&self, payload: usize) -> Result<Admission, IoErrorKind> {
+        let units = self.units_of(payload);
+        let permit = self.admission.acquire_many(units).await;
+        let stopped = |_| self.failed.get().unwrap_or(IoErrorKind::Stopped);
+        permit.map_err(stopped)?.forget();
+        Ok(Admission { units })
+    }
+
+    /// Bytes of the smallest ring that can take all that is admitted, and what applying it needs.
+    pub(crate) fn ring_bytes_min(&self) -> u64 {
+        self.admits_bytes().div_ceil(3) * 4
+    }
+}
+
+/// What a record of so many payload bytes is admitted with: in a ring it may have a descriptor of its
+/// own, and of all that is admitted half is payload at most.
+pub(crate) fn admission_bytes(payload: usize) -> u64 {
+    let payload = u64_of(payload);
+    (payload + BLOCK).max(2 * payload).next_multiple_of(BLOCK)
+}
+
+/// Three quarters of what the members' rings can take with that many copies of everything, also with as
+/// many members gone as can be, and of `most`, and no more than memory has room for.
+pub(super) fn admission_units(rings: &BTreeMap<Uuid, Ring>, copies: usize, most: u64) -> u32 {
+    let smallest = rings.values().map(Ring::free_bytes).min().unwrap_or(0);
+    let takes = |members: usize| smallest * u64_of(members) / u64_of(copies.min(members).max(1));
+    let fewest = (rings.len() + 1).saturating_sub(copies).max(1);
+    let total = takes(rings.len().max(1)).min(takes(fewest)).min(most);
+    let bytes = (total / 4 * 3).min(ADMITTED_MAX);
+    u32::try_from(bytes / BLOCK).unwrap_or(u32::MAX)
+}
