@@ -31,6 +31,8 @@ impl World {
                 at += len;
             }
         }
+        self.lost_in_crash = false;
+        self.checked_members = self.members();
     }
 
     /// Whether a block may be lost by the documented exception. If so it is written anew, which heals it.
@@ -42,7 +44,7 @@ impl World {
         device: &Rc<dyn BlockDevice>,
     ) -> bool {
         let sectors = first..first + 4096 / SECTOR;
-        if !volume.model.borrow().cut_off(crash, sectors.clone()) {
+        if !self.lost_in_crash || !volume.model.borrow().cut_off(crash, sectors.clone()) {
             return false;
         }
         let id = volume.model.borrow_mut().begin_write(sectors, true);

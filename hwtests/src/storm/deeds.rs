@@ -11,6 +11,7 @@ use cairn_raid::defects::ScrubState;
 use cairn_raid::{MemberDisk, MemberState, RaidError};
 
 use super::abilities::Ability;
+use super::load::Cut;
 use super::world::{Life, World};
 
 /// A disk that is filled while something else is to happen takes so many times as long.
@@ -213,12 +214,11 @@ impl World {
         }
     }
 
-    /// The operator fails a member, a spare takes its slot, and a plug is pulled at an I/O; a crash has
-    /// to follow.
-    pub fn fail_member_cut(&mut self, member: usize, ios: u64) {
+    /// The operator fails a member, a spare takes its slot, and a plug is pulled; a crash has to follow.
+    pub fn fail_member_cut(&mut self, member: usize, cut: Cut) {
         let (array, path) = (self.array(), self.path(member));
         let clock = self.env().clock;
-        self.log.pull_after(ios, self.sim.halt());
+        let polls = self.cut_at(cut);
         let rebuild = async {
             let failed = array.fail_member(&path).await;
             while array.status().sync.is_some() {
@@ -227,7 +227,7 @@ impl World {
             clock.sleep(Duration::from_millis(20)).await;
             failed
         };
-        let failed = self.sim.run_until(rebuild, u64::MAX);
+        let failed = self.sim.run_until(rebuild, polls);
         self.log.pull_no_more();
         if let Some(Err(error)) = failed {
             panic!("failing a member: {error}");

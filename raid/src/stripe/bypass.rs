@@ -5,7 +5,8 @@
 //!
 //! Invariants
 //! - The intent is durable before a row that was written is overwritten. Without that, a row torn by
-//!   a power cut would match neither its old nor its new sums.
+//!   a power cut would match neither its old nor its new sums. A row that was trimmed counts as written
+//!   until that is durable: a power cut brings it back.
 //! - What the last intent of a row announced is durable before the row gets another one, or a note.
 //! - Older records of the row stay in the journal until what was written here is flushed.
 //! - A chunk without a member to go to is in the journal.
@@ -36,6 +37,8 @@ struct Complete<'a> {
     /// Of its data, block by block.
     sums: &'a [u32],
     parity: &'a [NewParity],
+    /// What lies in place may be needed after a power cut.
+    has_old: bool,
 }
 
 /// Complete rows that are in place and not flushed yet.
@@ -97,6 +100,7 @@ impl Array {
         overlay.coalesce(&self.pool);
         let parity = self.parity_of_overlay(&mut view, &overlay).await?;
         let fresh = !self.space.borrow().is_written(row);
+        let has_old = !fresh || self.may_return(row, journal);
         // An intent says that the one before it is in place, durably.
         self.flush_bypassed([row]).await?;
         let _sums = self
@@ -107,7 +111,7 @@ impl Array {
         let sums = Self::block_sums(&overlay);
         let entry =
             Entry::without_payload(Kind::Intent, row.0 * row_bytes, row_bytes, sums.clone());
-        let first = if fresh || on(Mutation::IntentNotDurable) {
+        let first = if !has_old || on(Mutation::IntentNotDurable) {
             self.log(journal, entry, Vec::new(), Some(admission))
         } else {
             self.log_through(journal, entry, admission)
@@ -128,6 +132,7 @@ impl Array {
             overlay: &overlay,
             sums: &sums,
             parity: &parity,
+            has_old,
         };
         let done = self.bypass_in_place(journal, end, complete, fresh).await;
         // If it isn't, the array has failed, and the next start finds everything in the journal. Until
@@ -151,10 +156,11 @@ impl Array {
             overlay,
             sums,
             parity,
+            has_old,
         } = complete;
         let row = view.row;
         journal.logged_below(end).await?;
-        if !fresh && journal.durable() < end && !on(Mutation::IntentNotDurable) {
+        if has_old && journal.durable() < end && !on(Mutation::IntentNotDurable) {
             self.flush_all().await?;
         }
         let writes = Self::data_writes(view, overlay).into_iter();
@@ -177,6 +183,20 @@ impl Array {
             self.flush_all().await?;
         }
         Ok(())
+    }
+
+    /// Takes a row's written bit away; the record says so.
+    pub(crate) fn clear_by(&self, row: Row, seq: Seq) {
+        let mut space = self.space.borrow_mut();
+        if space.is_written(row) {
+            self.cleared.note(row, seq);
+            space.mark(row, false);
+        }
+    }
+
+    /// Whether a row that counts as never written may be written again after a power cut.
+    pub(super) fn may_return(&self, row: Row, journal: &Journal) -> bool {
+        self.cleared.may_return(row, journal.durable())
     }
 
     /// Whether a data chunk of the row has no member to go to. A disk that is being filled doesn't
