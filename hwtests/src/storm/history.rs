@@ -87,7 +87,7 @@ fn chapter(world: &mut World) {
             bring_back(world);
             world.load(len / 2);
         }
-        6 if world.shape.journal_disks > 0 => world.strike_ring(len),
+        6 if world.shape.journal_disks > 0 => world.ring_fault(len),
         _ => fault(world, len),
     }
 }
@@ -172,8 +172,10 @@ fn bring_back(world: &mut World) {
 /// A fault that the array survives as it is now.
 fn fault(world: &mut World, len: u64) {
     let left = world.array().status().redundancy_left;
-    let at = usize_of(world.rng.below(u64_of(Fault::ALL.len())));
-    let Some(fault) = Fault::ALL.get(at).copied() else {
+    let of_members = |fault: &Fault| fault.plan().rings == 0;
+    let faults: Vec<Fault> = Fault::ALL.into_iter().filter(of_members).collect();
+    let at = usize_of(world.rng.below(u64_of(faults.len())));
+    let Some(fault) = faults.get(at).copied() else {
         return;
     };
     let plan = fault.plan();
