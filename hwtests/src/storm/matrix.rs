@@ -179,7 +179,7 @@ pub fn once(fault: Fault, state: State, level: Level, seed: u64) -> Option<Told>
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Choice {
-    /// Every cell so many times, on each level.
+    /// Every cell so many times, on each level; those of journal disks half as often.
     pub seeds: u64,
     /// Threads.
     pub jobs: usize,
@@ -300,7 +300,12 @@ fn run_job(job: &Job, choice: &Choice) -> (String, Option<String>, Totals) {
             name_of(&shape)
         )
     };
-    for i in 0..choice.seeds {
+    // A fault of a journal disk comes about with every seed.
+    let seeds = match job.fault.plan().rings {
+        0 => choice.seeds,
+        _ => choice.seeds.div_ceil(2),
+    };
+    for i in 0..seeds {
         let seed = choice.first_seed + i;
         let shape = Shape {
             tear_bytes: if i % 2 == 0 { 512 } else { 4096 },
