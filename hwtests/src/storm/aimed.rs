@@ -4,14 +4,15 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use cairn_blockdev::IoErrorKind;
 use cairn_blockdev::sim::{Effect, On, Strike};
-use cairn_blockdev::units::{u64_of, usize_of};
+use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
 use cairn_raid::Level;
 use cairn_raid::layout::{LABEL_A, ZONES_START, ZoneKind};
 
-use super::harm::restart;
+use super::harm::{restart, rot};
 use super::history::any_crash;
 use super::load::{Cut, Mix};
 use super::log::Aim;
@@ -20,6 +21,15 @@ use super::shape::Shape;
 use super::tell::{Told, tell};
 use super::totals::Totals;
 use super::world::World;
+
+/// Volumes of a world.
+const VOLUMES: usize = 2;
+/// Without clients for so long, everything is in place and trimmed.
+const ALL_TRIMMED_AFTER: Duration = Duration::from_secs(8);
+/// Bytes before a ring: its zone's header and its own.
+const HEADERS: u64 = 4 * BLOCK;
+/// Pages that rot in each ring.
+const ROTTEN_PAGES: usize = 16;
 
 /// What a turn aims at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,22 +46,28 @@ pub enum Turn {
     LostPages,
     /// Extents are given back and used again, and the power goes.
     Reuse,
+    /// A volume is deleted while others are trimmed and written anew, and the power goes.
+    Deletion,
+    /// What is trimmed rots in every ring, and everything is cut off; members go with that.
+    SpoiltRings,
 }
 
 impl Turn {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::SlowRows,
         Self::LateEjection,
         Self::Rebuild,
         Self::LostPages,
         Self::Reuse,
+        Self::Deletion,
+        Self::SpoiltRings,
     ];
 
     /// Members that have to be there beside those that the data needs.
     pub const fn needs(self) -> usize {
         match self {
-            Self::SlowRows | Self::Reuse => 0,
+            Self::SlowRows | Self::Reuse | Self::Deletion | Self::SpoiltRings => 0,
             Self::LateEjection | Self::Rebuild | Self::LostPages => 1,
         }
     }
@@ -64,6 +80,8 @@ impl Turn {
             Self::Rebuild => rebuild(world),
             Self::LostPages => lost_pages(world),
             Self::Reuse => reuse(world),
+            Self::Deletion => deletion(world),
+            Self::SpoiltRings => spoilt_rings(world),
         }
     }
 }
@@ -234,6 +252,72 @@ fn reuse(world: &mut World) {
     world.crash(Crash::Power);
     come_back(world);
     world.check();
+}
+
+/// What the volume held is there, all of it, if it is there at all.
+fn deletion(world: &mut World) {
+    world.write_all();
+    restart(world);
+    let at = usize_of(world.rng.below(u64_of(world.volumes.len())));
+    let delay = Duration::from_micros(world.rng.below(1500));
+    world.delete_soon(at, delay);
+    let ios = 1 + world.rng.below(250);
+    world.load_cut(200, Mix::Churn, Cut::Ios(ios));
+    world.crash(Crash::Power);
+    come_back(world);
+    world.check();
+    if world.volumes.len() < VOLUMES {
+        world.add_volume();
+    }
+}
+
+fn spoilt_rings(world: &mut World) {
+    world.load(60);
+    world.sleep(ALL_TRIMMED_AFTER);
+    let old = if world.array().status().clean {
+        ring_pages(world)
+    } else {
+        Vec::new()
+    };
+    let left = u64_of(world.array().status().redundancy_left);
+    let ios = 100 + world.rng.below(400);
+    world.load_cut(60, Mix::Any, Cut::Ios(ios));
+    let mut gone = world.members();
+    let crash = any_crash(world);
+    world.crash(crash);
+    for (disk, page, bytes) in old {
+        // Where something newer lies by now the place isn't free.
+        if world.disk(disk).peek(page, usize_of(BLOCK)) == bytes {
+            let at = page + world.rng.below(BLOCK);
+            rot(world, disk, at);
+        }
+    }
+    let count = usize_of(world.rng.below(left + 1));
+    while gone.len() > count {
+        let at = usize_of(world.rng.below(u64_of(gone.len())));
+        gone.swap_remove(at);
+    }
+    let present = world.without(&gone);
+    if let Err(error) = world.start_with(&present) {
+        panic!("start without {gone:?}: {error}");
+    }
+    world.check();
+}
+
+/// Some pages of every ring, with what they hold.
+fn ring_pages(world: &mut World) -> Vec<(usize, u64, Vec<u8>)> {
+    let mut pages = Vec::new();
+    for disk in world.members().into_iter().chain(world.rings()) {
+        let zone = world.zone(disk, ZoneKind::Journal);
+        let first = zone.start + HEADERS;
+        let mut stored = world.disk(disk).stored(first, zone.end - first);
+        for _ in 0..ROTTEN_PAGES.min(stored.len()) {
+            let at = usize_of(world.rng.below(u64_of(stored.len())));
+            let page = stored.swap_remove(at);
+            pages.push((disk, page, world.disk(disk).peek(page, usize_of(BLOCK))));
+        }
+    }
+    pages
 }
 
 /// Members go, as many as the array says may; everything is there all the same. Then they are back.

@@ -174,6 +174,22 @@ impl World {
         }
     }
 
+    /// Begins to delete a volume soon, while clients run. A crash has to follow: nobody waits for its end.
+    pub fn delete_soon(&mut self, at: usize, delay: Duration) {
+        let Some(volume) = self.volumes.get(at).map(Rc::clone) else {
+            return;
+        };
+        let (array, clock) = (self.array(), self.env().clock);
+        let allowed = self.rules.errors_allowed.get();
+        self.env().spawn.spawn(Box::pin(async move {
+            clock.sleep(delay).await;
+            volume.life.set(Life::Going);
+            if let Err(error) = array.delete_volume(&volume.name).await {
+                assert!(allowed, "a deletion: {error}");
+            }
+        }));
+    }
+
     /// Deletes the first volume and makes and writes another, and is stopped in that at an I/O.
     /// A crash has to follow.
     pub fn change_volumes_cut(&mut self, ios: u64) {

@@ -84,16 +84,7 @@ impl Harm {
             Fault::A5LatentInRebuild => harm.a5_bad_sectors_in_a_rebuild(world),
             Fault::A10OlderImage => harm.a10_an_image_is_kept(world),
             Fault::H3ClockJump => harm.h3_the_clock_jumps(world),
-            // These come about when they pass.
-            Fault::D5TornWrite
-            | Fault::D10OrderAndClone
-            | Fault::A1CrashMidStripe
-            | Fault::A7LabelsCorrupt
-            | Fault::A8CrashAndMemberGone
-            | Fault::A9TrimReuseCrash
-            | Fault::H1Kill
-            | Fault::H2PowerLoss => {}
-            // Journal disks' are struck elsewhere.
+            // The others come about when they pass.
             _ => {}
         }
         harm

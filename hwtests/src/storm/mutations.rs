@@ -55,9 +55,13 @@ fn grounds(mutation: Mutation) -> &'static [Ground] {
             &[Cut(Crash::Power), Cut(Crash::Kill), Story]
         }
         Mutation::TrimBeforeBypassFlushed => &[Aimed(Turn::SlowRows), Story],
-        Mutation::OneCopyTooFew | Mutation::ReplayStopsAtFirstGap => &[
-            Cell(Fault::A8CrashAndMemberGone, State::Degraded1),
+        Mutation::OneCopyTooFew => &[
             Cell(Fault::A8CrashAndMemberGone, State::Healthy),
+            Cell(Fault::A8CrashAndMemberGone, State::Degraded1),
+            Story,
+        ],
+        Mutation::ReplayStopsAtFirstGap => &[
+            Aimed(Turn::SpoiltRings),
             Cell(Fault::D8RotInZones, State::Replaying),
             Story,
         ],
@@ -73,8 +77,8 @@ fn grounds(mutation: Mutation) -> &'static [Ground] {
             Story,
         ],
         Mutation::MissedMapClearedEarly => &[
-            Cell(Fault::D9VanishesAndReturns, State::Healthy),
             Cell(Fault::D12CacheLost, State::Healthy),
+            Cell(Fault::D9VanishesAndReturns, State::Healthy),
             Aimed(Turn::Rebuild),
             Story,
         ],
@@ -91,7 +95,7 @@ fn grounds(mutation: Mutation) -> &'static [Ground] {
             Cell(Fault::A10OlderImage, State::Healthy),
             Story,
         ],
-        Mutation::ReuseBeforeUnmapDurable => &[Aimed(Turn::Reuse), Story],
+        Mutation::ReuseBeforeUnmapDurable => &[Aimed(Turn::Deletion), Aimed(Turn::Reuse), Story],
         Mutation::DiscardDoesNotRevoke => &[
             Cell(Fault::A9TrimReuseCrash, State::Healthy),
             Cut(Crash::Power),
