@@ -432,16 +432,30 @@ impl Array {
             .collect();
         let rows = self.space.borrow().extents_total() * self.rows_per_extent();
         // The pages that the targets' copies need, too.
-        self.checkpoint().await.map_err(|_| self.lost_error())?;
-        if !mutation::on(Mutation::CursorAheadOfFlush) {
-            self.flush_all().await.map_err(|_| self.lost_error())?;
-        }
+        self.flush_filled().await?;
         for (target, row) in targets.iter().zip(reached) {
             target.disk.durable_rows.set(row.min(rows));
             self.clear_missed(target.disk.uuid, Row(row));
         }
         let held = self.lock_labels().await;
         self.commit(&held).await
+    }
+
+    /// Makes durable what is filled, and the pages that speak of it.
+    async fn flush_filled(self: &Rc<Self>) -> Result<(), RaidError> {
+        if mutation::on(Mutation::CursorAheadOfFlush) {
+            return Ok(());
+        }
+        // Flushes what is filled before it writes pages. The cursor has passed rows that were trimmed by
+        // records that are still on their way: not before these are on the disks, too.
+        let flushed = async {
+            if let Some(journal) = self.journal() {
+                journal.logged_below(journal.next()).await?;
+            }
+            self.checkpoint().await?;
+            self.flush_all().await
+        };
+        flushed.await.map_err(|_| self.lost_error())
     }
 
     /// The targets are members now.
@@ -458,10 +472,7 @@ impl Array {
                 journal.add_ring(disk);
             }
         }
-        self.checkpoint().await.map_err(|_| self.lost_error())?;
-        if !mutation::on(Mutation::CursorAheadOfFlush) {
-            self.flush_all().await.map_err(|_| self.lost_error())?;
-        }
+        self.flush_filled().await?;
         let held = self.lock_labels().await;
         self.sync.joining.set(targets.len());
         let mut done = Vec::new();

@@ -257,11 +257,13 @@ impl Volume {
         if let Some(journal) = journal {
             let bytes = self.array.geometry.row_bytes();
             let entry = Entry::without_payload(Kind::Discard, row.0 * bytes, bytes, Vec::new());
-            self.array.log(&journal, entry, Vec::new(), admission);
+            let seq = self.array.log(&journal, entry, Vec::new(), admission);
             self.array.dirty_rows.revoke(row);
             self.array.heal_row(row);
+            self.array.clear_by(row, seq);
+        } else {
+            self.array.space.borrow_mut().mark(row, false);
         }
-        self.array.space.borrow_mut().mark(row, false);
         Ok(())
     }
 

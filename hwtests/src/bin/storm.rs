@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cairn_hwtests::storm::exhaustive::{Subject, cut_at, cut_everywhere};
 use cairn_hwtests::storm::history::{history, shape_of, undisturbed};
-use cairn_hwtests::storm::{Told, hunt, matrix};
+use cairn_hwtests::storm::{Told, aimed, hunt, matrix};
 use clap::Parser;
 
 /// Operations that tell how fast it goes.
@@ -57,6 +57,12 @@ struct Args {
     /// Only this cut of each of them.
     #[arg(long, value_name = "N", requires = "exhaustive")]
     cut: Option<u64>,
+    /// Turns that aim at one schedule each, so many seeds of each on each level.
+    #[arg(long)]
+    aimed: bool,
+    /// Only turns, or planted bugs, with this in their name.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
     /// Whether planted bugs are found (built with `--features mutations`).
     #[arg(long)]
     mutations: bool,
@@ -68,6 +74,8 @@ fn main() -> ExitCode {
         run_matrix(&args)
     } else if args.mutations {
         run_mutations(&args)
+    } else if args.aimed {
+        run_aimed(&args)
     } else if args.speed {
         tell_of(&undisturbed(1, SPEED_OPS), "storm --speed")
     } else if args.exhaustive {
@@ -143,6 +151,20 @@ fn run_matrix(args: &Args) -> bool {
     outcome.failures.is_empty()
 }
 
+fn run_aimed(args: &Args) -> bool {
+    let outcome = aimed::run(&aimed::Choice {
+        first_seed: args.seed.or(args.first_seed).unwrap_or(1),
+        seeds: if args.seed.is_some() { 1 } else { args.seeds },
+        jobs: args.jobs,
+        only: args.only.clone(),
+    });
+    println!("{}", outcome.totals);
+    for failure in &outcome.failures {
+        println!("FOUND {failure}");
+    }
+    outcome.failures.is_empty()
+}
+
 fn run_exhaustive(args: &Args) -> bool {
     let mut fine = true;
     let subjects = Subject::all(args.seed.unwrap_or(1)).into_iter();
@@ -175,7 +197,7 @@ fn run_exhaustive(args: &Args) -> bool {
 
 #[cfg(feature = "mutations")]
 fn run_mutations(args: &Args) -> bool {
-    cairn_hwtests::storm::mutations::run(args.jobs)
+    cairn_hwtests::storm::mutations::run(args.jobs, args.only.as_deref())
 }
 
 #[cfg(not(feature = "mutations"))]

@@ -138,6 +138,9 @@ impl World {
             Ok(array) => {
                 self.done.starts += 1;
                 self.array = Some(array);
+                let here = self.members();
+                let is_gone = |member: &usize| !here.contains(member);
+                self.lost_in_crash |= self.checked_members.iter().any(is_gone);
                 self.note_offsets();
                 self.settle_volumes();
                 Ok(())

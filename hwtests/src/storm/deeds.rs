@@ -11,6 +11,7 @@ use cairn_raid::defects::ScrubState;
 use cairn_raid::{MemberDisk, MemberState, RaidError};
 
 use super::abilities::Ability;
+use super::load::Cut;
 use super::world::{Life, World};
 
 /// A disk that is filled while something else is to happen takes so many times as long.
@@ -173,6 +174,22 @@ impl World {
         }
     }
 
+    /// Begins to delete a volume soon, while clients run. A crash has to follow: nobody waits for its end.
+    pub fn delete_soon(&mut self, at: usize, delay: Duration) {
+        let Some(volume) = self.volumes.get(at).map(Rc::clone) else {
+            return;
+        };
+        let (array, clock) = (self.array(), self.env().clock);
+        let allowed = self.rules.errors_allowed.get();
+        self.env().spawn.spawn(Box::pin(async move {
+            clock.sleep(delay).await;
+            volume.life.set(Life::Going);
+            if let Err(error) = array.delete_volume(&volume.name).await {
+                assert!(allowed, "a deletion: {error}");
+            }
+        }));
+    }
+
     /// Deletes the first volume and makes and writes another, and is stopped in that at an I/O.
     /// A crash has to follow.
     pub fn change_volumes_cut(&mut self, ios: u64) {
@@ -213,12 +230,11 @@ impl World {
         }
     }
 
-    /// The operator fails a member, a spare takes its slot, and a plug is pulled at an I/O; a crash has
-    /// to follow.
-    pub fn fail_member_cut(&mut self, member: usize, ios: u64) {
+    /// The operator fails a member, a spare takes its slot, and a plug is pulled; a crash has to follow.
+    pub fn fail_member_cut(&mut self, member: usize, cut: Cut) {
         let (array, path) = (self.array(), self.path(member));
         let clock = self.env().clock;
-        self.log.pull_after(ios, self.sim.halt());
+        let polls = self.cut_at(cut);
         let rebuild = async {
             let failed = array.fail_member(&path).await;
             while array.status().sync.is_some() {
@@ -227,7 +243,7 @@ impl World {
             clock.sleep(Duration::from_millis(20)).await;
             failed
         };
-        let failed = self.sim.run_until(rebuild, u64::MAX);
+        let failed = self.sim.run_until(rebuild, polls);
         self.log.pull_no_more();
         if let Some(Err(error)) = failed {
             panic!("failing a member: {error}");

@@ -42,6 +42,23 @@ pub enum Fault {
     H1Kill,
     H2PowerLoss,
     H3ClockJump,
+    RingReadFails,
+    RingWriteFails,
+    RingWriteFailsAndCrash,
+    RingFlushFailsOnce,
+    RingFlushFailsAlways,
+    RingHangs,
+    RingSlow,
+    RingLostWrites,
+    RingRot,
+    RingRotInLabel,
+    RingVanishes,
+    RingCacheLost,
+    RingLateWrite,
+    RingAllVanish,
+    RingOlderImage,
+    RingsGoneInCrash,
+    RingsTooManyGone,
 }
 
 /// What a fault is, before it strikes.
@@ -51,6 +68,8 @@ pub struct Plan {
     pub name: &'static str,
     /// Members of one row that it takes away, for a moment or for good.
     pub disks: usize,
+    /// Journal disks that it strikes; 0: it has nothing to do with them.
+    pub rings: usize,
     /// What it takes to survive it.
     pub needs: &'static [Ability],
     /// Whether the daemon is cut off in it.
@@ -65,11 +84,19 @@ const fn plan(name: &'static str, disks: usize, needs: &'static [Ability]) -> Pl
     Plan {
         name,
         disks,
+        rings: 0,
         needs,
         crashes: false,
         latent: false,
         story: true,
     }
+}
+
+/// A fault of a journal disk.
+const fn on_ring(name: &'static str) -> Plan {
+    let mut plan = plan(name, 0, &[Ability::Journal]);
+    plan.rings = 1;
+    plan
 }
 
 impl Plan {
@@ -92,7 +119,7 @@ impl Plan {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 51] = [
         Self::D1ReadFails,
         Self::D1BadSectors,
         Self::D2WriteFails,
@@ -127,6 +154,23 @@ impl Fault {
         Self::H1Kill,
         Self::H2PowerLoss,
         Self::H3ClockJump,
+        Self::RingReadFails,
+        Self::RingWriteFails,
+        Self::RingWriteFailsAndCrash,
+        Self::RingFlushFailsOnce,
+        Self::RingFlushFailsAlways,
+        Self::RingHangs,
+        Self::RingSlow,
+        Self::RingLostWrites,
+        Self::RingRot,
+        Self::RingRotInLabel,
+        Self::RingVanishes,
+        Self::RingCacheLost,
+        Self::RingLateWrite,
+        Self::RingAllVanish,
+        Self::RingOlderImage,
+        Self::RingsGoneInCrash,
+        Self::RingsTooManyGone,
     ];
 
     /// What it is.
@@ -171,6 +215,23 @@ impl Fault {
             Self::H1Kill => plan("H1 kill -9", 0, &[]).crashing(),
             Self::H2PowerLoss => plan("H2 power loss", 0, &[]).crashing(),
             Self::H3ClockJump => plan("H3 the clock jumps", 0, &[]),
+            Self::RingReadFails => on_ring("ring: D1 reads fail"),
+            Self::RingWriteFails => on_ring("ring: D2 a write fails"),
+            Self::RingWriteFailsAndCrash => on_ring("ring: D2 a write fails, crash"),
+            Self::RingFlushFailsOnce => on_ring("ring: D3 a flush fails once"),
+            Self::RingFlushFailsAlways => on_ring("ring: D3 flushes fail"),
+            Self::RingHangs => on_ring("ring: D4 it hangs"),
+            Self::RingSlow => on_ring("ring: D4 it is slow"),
+            Self::RingLostWrites => on_ring("ring: D6 lost writes, crash"),
+            Self::RingRot => on_ring("ring: D8 rot in records, crash"),
+            Self::RingRotInLabel => on_ring("ring: D8 rot in a label"),
+            Self::RingVanishes => on_ring("ring: D9 vanishes and returns"),
+            Self::RingCacheLost => on_ring("ring: D12 goes without its cache"),
+            Self::RingLateWrite => on_ring("ring: D13 a write lands late"),
+            Self::RingAllVanish => on_ring("ring: A2 all at once").apart(),
+            Self::RingOlderImage => on_ring("ring: A10 older image"),
+            Self::RingsGoneInCrash => on_ring("ring: A8 crash and R gone").apart(),
+            Self::RingsTooManyGone => on_ring("ring: A8 crash and R+1 gone").apart(),
         }
     }
 }

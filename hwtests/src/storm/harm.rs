@@ -20,21 +20,21 @@ use super::faults::Fault;
 
 /// A fault that has struck, or is about to.
 pub struct Harm {
-    fault: Fault,
+    pub(super) fault: Fault,
     /// Disks that it concerns.
     pub victims: Vec<usize>,
-    image: Option<Image>,
+    pub(super) image: Option<Image>,
     /// What isn't counted by a disk and came about.
     pub came: u64,
 }
 
 /// A disk that hangs is out after this long.
-const EJECTED_AFTER: Duration = Duration::from_mins(1);
+pub(super) const EJECTED_AFTER: Duration = Duration::from_mins(1);
 /// A read takes no longer, whatever hangs (fault D4). Most take 2 s; one that has to be solved in a row
 /// that is on its way to a hung disk waits for the ejection.
 const READ_MAX: Duration = Duration::from_secs(31);
 /// How soon: the strike hits one of the next so many operations.
-const SOON: u64 = 30;
+pub(super) const SOON: u64 = 30;
 
 impl Harm {
     /// The fault strikes: from now on, while clients run.
@@ -45,6 +45,10 @@ impl Harm {
             image: None,
             came: 0,
         };
+        if fault.plan().rings > 0 {
+            harm.strike_ring(world);
+            return harm;
+        }
         match fault {
             Fault::D1ReadFails => harm.d1_a_read_fails(world),
             Fault::D1BadSectors => harm.d1_bad_sectors(world),
@@ -80,15 +84,8 @@ impl Harm {
             Fault::A5LatentInRebuild => harm.a5_bad_sectors_in_a_rebuild(world),
             Fault::A10OlderImage => harm.a10_an_image_is_kept(world),
             Fault::H3ClockJump => harm.h3_the_clock_jumps(world),
-            // These come about when they pass.
-            Fault::D5TornWrite
-            | Fault::D10OrderAndClone
-            | Fault::A1CrashMidStripe
-            | Fault::A7LabelsCorrupt
-            | Fault::A8CrashAndMemberGone
-            | Fault::A9TrimReuseCrash
-            | Fault::H1Kill
-            | Fault::H2PowerLoss => {}
+            // The others come about when they pass.
+            _ => {}
         }
         harm
     }
@@ -110,7 +107,7 @@ impl Harm {
             Fault::D9VanishesAndReturns | Fault::D12CacheLost => self.d9_it_returns(world),
             Fault::D9CaughtUp => self.d9_only_what_changed_is_copied(world),
             Fault::D4Hangs | Fault::D13LateWrite => self.d13_it_answers_at_last(world),
-            _ => {}
+            _ => self.pass_ring(world),
         }
     }
 
@@ -241,6 +238,9 @@ impl Harm {
 
     /// What is left of it is taken back. What vanished is noticed first: a handle to it stays dead.
     pub fn is_over(&self, world: &mut World) {
+        if self.fault.plan().rings > 0 {
+            return self.ring_is_over(world);
+        }
         for victim in &self.victims {
             if world.disk(*victim).is_gone() {
                 world.until_noticed(*victim);
@@ -490,7 +490,7 @@ impl Harm {
     }
 
     /// Clients are cut off at some I/O.
-    fn cut_off(&mut self, world: &mut World, crash: Crash) {
+    pub(super) fn cut_off(&mut self, world: &mut World, crash: Crash) {
         if world.is_running() {
             let ios = 1 + world.rng.below(800);
             world.load_cut(120, Mix::Any, Cut::Ios(ios));
@@ -532,7 +532,7 @@ fn somewhere(world: &mut World, disk: usize) -> u64 {
     rows.start + world.rng.below((rows.end - rows.start) / 512) * 512
 }
 
-fn rot(world: &mut World, disk: usize, at: u64) {
+pub(super) fn rot(world: &mut World, disk: usize, at: u64) {
     let bit = u8::try_from(world.rng.below(8)).unwrap_or(0);
     world.disk(disk).rot(at, bit);
 }

@@ -4,13 +4,16 @@
 use std::time::Duration;
 
 use cairn_blockdev::sim::Rng;
-use cairn_blockdev::units::{u64_of, usize_of};
+use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
+use cairn_raid::layout::{LABEL_A, ZONES_START, ZoneKind};
 use cairn_raid::{Level, MemberState};
 
 use super::abilities::Ability;
+use super::aimed::Turn;
 use super::faults::Fault;
 use super::harm::{Harm, restart};
 use super::load::{Cut, Mix};
+use super::log::Aim;
 use super::model::Crash;
 use super::shape::Shape;
 use super::tell::{Told, tell};
@@ -67,7 +70,7 @@ pub fn undisturbed(seed: u64, ops: u64) -> Told {
 /// A chapter: clients, with something happening in the middle of them.
 fn chapter(world: &mut World) {
     let len = CHAPTER / 2 + world.rng.below(CHAPTER);
-    match world.rng.below(8) {
+    match world.rng.below(10) {
         0 => {
             world.load(len);
             world.check();
@@ -87,9 +90,22 @@ fn chapter(world: &mut World) {
             bring_back(world);
             world.load(len / 2);
         }
-        6 if world.shape.journal_disks > 0 => world.strike_ring(len),
+        6 => aimed_turn(world, len),
+        7 if world.shape.journal_disks > 0 => world.ring_fault(len),
         _ => fault(world, len),
     }
+}
+
+/// A turn that aims at one schedule, if the array survives it as it is now.
+fn aimed_turn(world: &mut World, len: u64) {
+    world.load(len / 4);
+    let at = usize_of(world.rng.below(u64_of(Turn::ALL.len())));
+    let turn = Turn::ALL.get(at).copied();
+    let left = world.array().status().redundancy_left;
+    if let Some(turn) = turn.filter(|turn| turn.needs() <= left) {
+        turn.take(world);
+    }
+    world.load(len / 4);
 }
 
 /// A crash may come now: with the journal always, without it only if no member is missing.
@@ -103,10 +119,10 @@ fn cut_off(world: &mut World, len: u64) {
         return restart(world);
     }
     let left = world.array().status().redundancy_left;
-    let cut = if world.rng.one_in(2) {
-        Cut::Polls(50 + world.rng.below(len * 40))
-    } else {
-        Cut::Ios(1 + world.rng.below(len * 8))
+    let cut = match world.rng.below(5) {
+        0 | 1 => Cut::Polls(50 + world.rng.below(len * 40)),
+        2 | 3 => Cut::Ios(1 + world.rng.below(len * 8)),
+        _ => after_a_meta_write(world),
     };
     let rings = world.lost_rings();
     world.load_cut(len, Mix::Any, cut);
@@ -116,6 +132,31 @@ fn cut_off(world: &mut World, len: u64) {
     let gone: Vec<usize> = member.into_iter().chain(rings).collect();
     let crash = any_crash(world);
     come_back_after(world, crash, &gone);
+}
+
+/// Right after a write of a label, or of something in one of the zones.
+fn after_a_meta_write(world: &mut World) -> Cut {
+    let member = world.any_member();
+    let (from, to) = match world.rng.below(5) {
+        0 => (LABEL_A, ZONES_START),
+        1 => {
+            // The journal's headers.
+            let zone = world.zone(member, ZoneKind::Journal);
+            (zone.start, zone.start + 4 * BLOCK)
+        }
+        kind => {
+            let kinds = [ZoneKind::Checksums, ZoneKind::Maps, ZoneKind::DirtyMaps];
+            let kind = kinds.get(usize_of(kind - 2)).copied();
+            let zone = world.zone(member, kind.unwrap_or(ZoneKind::Maps));
+            (zone.start, zone.end)
+        }
+    };
+    Cut::After(Aim {
+        from,
+        to,
+        writes: 1 + world.rng.below(24),
+        ios: world.rng.below(5),
+    })
 }
 
 pub(super) fn any_crash(world: &mut World) -> Crash {
@@ -172,8 +213,10 @@ fn bring_back(world: &mut World) {
 /// A fault that the array survives as it is now.
 fn fault(world: &mut World, len: u64) {
     let left = world.array().status().redundancy_left;
-    let at = usize_of(world.rng.below(u64_of(Fault::ALL.len())));
-    let Some(fault) = Fault::ALL.get(at).copied() else {
+    let of_members = |fault: &Fault| fault.plan().rings == 0;
+    let faults: Vec<Fault> = Fault::ALL.into_iter().filter(of_members).collect();
+    let at = usize_of(world.rng.below(u64_of(faults.len())));
+    let Some(fault) = faults.get(at).copied() else {
         return;
     };
     let plan = fault.plan();

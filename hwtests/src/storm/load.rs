@@ -12,7 +12,7 @@ use cairn_blockdev::sim::Rng;
 use cairn_blockdev::units::{SECTOR, u64_of, usize_of};
 use cairn_blockdev::{BlockDevice, Buf, Env, IoError, IoErrorKind, WriteFlags, ZeroFlags};
 
-use super::log::Log;
+use super::log::{Aim, Log};
 use super::totals::OpCounts;
 use super::world::{Life, Rules, Volume, World};
 
@@ -34,6 +34,10 @@ pub enum Mix {
     Any,
     /// Writes only, the longest: what fills a journal.
     Burst,
+    /// Complete rows and parts of the same ones, and trims of a row, each of which has a cycle begin at once.
+    Rows,
+    /// Everything is trimmed and complete rows are written again: extents change hands all the time.
+    Churn,
 }
 
 /// Where a load is cut off.
@@ -47,6 +51,8 @@ pub enum Cut {
     Ios(u64),
     /// So many I/Os after the first that fails.
     AfterError(u64),
+    /// Right after a write.
+    After(Aim),
 }
 
 /// What the clients of one load share.
@@ -84,18 +90,7 @@ impl World {
             };
             env.spawn.spawn(Box::pin(client.work()));
         }
-        let polls = match cut {
-            Cut::Polls(polls) => polls,
-            Cut::Ios(ios) => {
-                self.log.pull_after(ios, self.sim.halt());
-                u64::MAX
-            }
-            Cut::AfterError(ios) => {
-                self.log.pull_after_error(ios, self.sim.halt());
-                u64::MAX
-            }
-            Cut::Never => u64::MAX,
-        };
+        let polls = self.cut_at(cut);
         let before = time_on_core();
         let ended = self.sim.run_until(all_gone(&crowd, &env), polls);
         self.done.load_time += time_on_core().saturating_sub(before);
@@ -107,6 +102,26 @@ impl World {
         );
         self.crowds.extend(ended.is_none().then_some(crowd));
         ended.is_some()
+    }
+
+    /// Lays a hand at the plug. Gives the polls after which the world stops.
+    pub(super) fn cut_at(&self, cut: Cut) -> u64 {
+        match cut {
+            Cut::Polls(polls) => polls,
+            Cut::Ios(ios) => {
+                self.log.pull_after(ios, self.sim.halt());
+                u64::MAX
+            }
+            Cut::AfterError(ios) => {
+                self.log.pull_after_error(ios, self.sim.halt());
+                u64::MAX
+            }
+            Cut::After(aim) => {
+                self.log.pull_after_write(aim, self.sim.halt());
+                u64::MAX
+            }
+            Cut::Never => u64::MAX,
+        }
     }
 
     /// Clients that were left running come to their end.
@@ -211,9 +226,21 @@ impl Client {
     }
 
     fn choose(&mut self, sectors: u64) -> (What, Range<u64>) {
-        if self.mix == Mix::Burst {
-            let first = self.rng.below(sectors - SECTORS_MAX);
-            return (What::Write { fua: false }, first..first + SECTORS_MAX);
+        match self.mix {
+            Mix::Any => {}
+            Mix::Burst => {
+                let first = self.rng.below(sectors - SECTORS_MAX);
+                return (What::Write { fua: false }, first..first + SECTORS_MAX);
+            }
+            Mix::Rows => return self.choose_in_rows(sectors),
+            Mix::Churn => {
+                let what = match self.rng.below(16) {
+                    0..=3 => return (What::Discard, 0..sectors),
+                    4 => What::Flush,
+                    _ => What::Write { fua: false },
+                };
+                return (what, self.complete_row(sectors));
+            }
         }
         let range = self.range(sectors);
         let fua = self.rng.one_in(10);
@@ -232,6 +259,7 @@ impl Client {
         (what, if whole { 0..sectors } else { range })
     }
 
+<<<<<<< HEAD
     /// Mostly 512 bytes to 32 KiB, blocks or not; sometimes complete rows, or the rest of one.
     fn range(&mut self, sectors: u64) -> Range<u64> {
         let block = 8;
@@ -247,6 +275,34 @@ impl Client {
                 row + self.rng.below(self.row_sectors / 2)..row + self.row_sectors
             }
             2..=9 => {
+=======
+    fn complete_row(&mut self, sectors: u64) -> Range<u64> {
+        let first = self.rng.below(sectors / self.row_sectors) * self.row_sectors;
+        first..first + self.row_sectors
+    }
+
+    fn choose_in_rows(&mut self, sectors: u64) -> (What, Range<u64>) {
+        let row = self.complete_row(sectors);
+        match self.rng.below(32) {
+            0..=10 => (What::Write { fua: false }, row),
+            11..=22 => {
+                let block = 8;
+                let first = row.start + self.rng.below(self.row_sectors / block) * block;
+                (What::Write { fua: false }, first..first + block)
+            }
+            23..=26 => (What::Discard, row),
+            27 | 28 => (What::Flush, row),
+            _ => (What::Read, row),
+        }
+    }
+
+    /// Mostly 512 bytes to 32 KiB, blocks or not; sometimes complete rows.
+    fn range(&mut self, sectors: u64) -> Range<u64> {
+        let block = 8;
+        match self.rng.below(16) {
+            0 => self.complete_row(sectors),
+            1..=9 => {
+>>>>>>> mutants
                 let len = block << self.rng.below(3);
                 let first = self.rng.below((sectors - len) / block + 1) * block;
                 first..first + len

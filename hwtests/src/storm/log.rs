@@ -8,12 +8,27 @@ use std::rc::Rc;
 use cairn_blockdev::sim::{Completion, Halt, Watch};
 use cairn_blockdev::{Env, IoOp};
 
+/// A moment right after a write of one's choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Aim {
+    /// First byte of a place on the disks.
+    pub from: u64,
+    /// The byte after its last.
+    pub to: u64,
+    /// The so-manieth write that begins there, on whichever disk,
+    pub writes: u64,
+    /// and so many completions more.
+    pub ios: u64,
+}
+
 /// When the world stops.
 enum Plug {
     /// At this completion.
     At(u64, Halt),
     /// So many completions after the first that fails.
     AfterError(u64, Halt),
+    /// Right after a write.
+    After(Aim, Halt),
 }
 
 /// Where everything is noted.
@@ -54,6 +69,11 @@ impl Log {
         *self.plug.borrow_mut() = Some(Plug::AfterError(count, halt));
     }
 
+    /// Stops the world right after a write.
+    pub fn pull_after_write(&self, aim: Aim, halt: Halt) {
+        *self.plug.borrow_mut() = Some(Plug::After(aim, halt));
+    }
+
     /// Leaves the plug in.
     pub fn pull_no_more(&self) {
         *self.plug.borrow_mut() = None;
@@ -74,7 +94,19 @@ impl Log {
         self.completions.set(self.completions.get() + 1);
         let now = self.completions.get();
         let mut plug = self.plug.borrow_mut();
+        let is_write = done.op == IoOp::Write;
         *plug = match plug.take() {
+            Some(Plug::After(aim, halt))
+                if is_write && (aim.from..aim.to).contains(&done.offset) =>
+            {
+                let left = aim.writes.saturating_sub(1);
+                Some(if left == 0 {
+                    Plug::At(now + aim.ios, halt)
+                } else {
+                    let writes = left;
+                    Plug::After(Aim { writes, ..aim }, halt)
+                })
+            }
             Some(Plug::AfterError(count, halt)) if done.error.is_some() => {
                 Some(Plug::At(now + count, halt))
             }

@@ -67,7 +67,8 @@ fn waits(fault: Fault, state: State) -> BTreeSet<Ability> {
 
 /// What is promised once everything is there.
 fn promise(fault: Fault, state: State, shape: &Shape) -> Expect {
-    if !state.fits(shape) {
+    let on_ring = fault.plan().rings > 0;
+    if !state.fits(shape) || on_ring != (shape.journal_disks > 0) {
         return Expect::Nothing;
     }
     let exception = EXCEPTIONS
@@ -127,7 +128,7 @@ fn run_cell(fault: Fault, state: State, shape: Shape, expect: &Expect, seed: u64
 /// Faults that have struck; slowness only where it is the fault, for some states need slow disks.
 fn struck_by(fault: Fault, world: &World) -> u64 {
     let struck = world.struck();
-    if fault == Fault::D4Slow {
+    if matches!(fault, Fault::D4Slow | Fault::RingSlow) {
         struck.slow
     } else {
         struck.total() - struck.slow
@@ -178,7 +179,7 @@ pub fn once(fault: Fault, state: State, level: Level, seed: u64) -> Option<Told>
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Choice {
-    /// Every cell so many times, on each level.
+    /// Every cell so many times, on each level; those of journal disks half as often.
     pub seeds: u64,
     /// Threads.
     pub jobs: usize,
@@ -202,9 +203,20 @@ pub struct Outcome {
     pub totals: Totals,
 }
 
+/// The arrays that the table is about: on the last ones, which have journal disks, these are struck.
+fn shapes() -> [Shape; 5] {
+    [
+        Shape::of(Level::Raid6),
+        Shape::of(Level::Raid5),
+        Shape::of(Level::Raid1),
+        Shape::of(Level::Raid6).with_journal_disks(),
+        Shape::of(Level::Raid5).with_journal_disks(),
+    ]
+}
+
 /// One line of the table in progress.
 struct Job {
-    level: Level,
+    shape: Shape,
     fault: Fault,
     state: State,
 }
@@ -215,12 +227,13 @@ pub fn run(choice: &Choice) -> Outcome {
         filter.as_ref().is_none_or(|filter| name.contains(filter))
     };
     let mut jobs = Vec::new();
-    for level in [Level::Raid6, Level::Raid5, Level::Raid1] {
-        for fault in Fault::ALL {
+    for shape in shapes() {
+        let struck = |fault: &Fault| (fault.plan().rings > 0) == (shape.journal_disks > 0);
+        for fault in Fault::ALL.into_iter().filter(struck) {
             for state in State::ALL {
                 if fits(fault.plan().name, &choice.fault) && fits(state.name(), &choice.state) {
                     jobs.push(Job {
-                        level,
+                        shape,
                         fault,
                         state,
                     });
@@ -262,7 +275,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// A cell's text, its failure and its totals.
 fn run_job(job: &Job, choice: &Choice) -> (String, Option<String>, Totals) {
-    let shape = Shape::of(job.level);
+    let shape = job.shape;
     let expected = match expect(job.fault, job.state, &shape) {
         Expect::Waits(_) if choice.waiting && job.state != State::Scrubbing => {
             promise(job.fault, job.state, &shape)
@@ -284,10 +297,15 @@ fn run_job(job: &Job, choice: &Choice) -> (String, Option<String>, Totals) {
             "{} × {} on {} ({expected:?})",
             job.fault.plan().name,
             job.state.name(),
-            job.level
+            name_of(&shape)
         )
     };
-    for i in 0..choice.seeds {
+    // A fault of a journal disk comes about with every seed.
+    let seeds = match job.fault.plan().rings {
+        0 => choice.seeds,
+        _ => choice.seeds.div_ceil(2),
+    };
+    for i in 0..seeds {
         let seed = choice.first_seed + i;
         let shape = Shape {
             tear_bytes: if i % 2 == 0 { 512 } else { 4096 },
@@ -327,16 +345,15 @@ fn draw(jobs: &[Job], cells: &[String]) -> String {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let (mut level, mut fault) = (None, None);
+    let (mut drawn, mut fault) = (None, None);
     for (job, cell) in jobs.iter().zip(cells) {
-        if level != Some(job.level) {
-            let shape = Shape::of(job.level);
-            let title = format!("{} of {}", job.level, shape.members);
+        if drawn != Some(job.shape) {
+            let title = name_of(&job.shape);
             let _ = write!(text, "\n\n{title:NAME_WIDTH$}");
             for (state, width) in states.iter().zip(&widths) {
                 let _ = write!(text, "  {:width$}", state.name(), width = *width);
             }
-            level = Some(job.level);
+            drawn = Some(job.shape);
             fault = None;
         }
         if fault != Some(job.fault) {
@@ -350,13 +367,23 @@ fn draw(jobs: &[Job], cells: &[String]) -> String {
     text.trim_start().to_owned()
 }
 
+/// A shape's name in the table.
+fn name_of(shape: &Shape) -> String {
+    let name = format!("{} of {}", shape.level, shape.members);
+    match shape.journal_disks {
+        0 => name,
+        disks => format!("{name}, {disks} journal disks"),
+    }
+}
+
 /// How many cells are promised what: for the report.
 pub fn census() -> Vec<(&'static str, u64)> {
     let mut counts = [0u64; 4];
-    for level in [Level::Raid6, Level::Raid5, Level::Raid1] {
-        for fault in Fault::ALL {
+    for shape in shapes() {
+        let struck = |fault: &Fault| (fault.plan().rings > 0) == (shape.journal_disks > 0);
+        for fault in Fault::ALL.into_iter().filter(struck) {
             for state in State::ALL {
-                let at = match expect(fault, state, &Shape::of(level)) {
+                let at = match expect(fault, state, &shape) {
                     Expect::Safe => 0,
                     Expect::Loud => 1,
                     Expect::Waits(_) => 2,

@@ -11,9 +11,9 @@
 //! - [`world`]: disks, array, host; `boots` (crash, stop, start), `check`, `audit`,
 //!   `deeds` (the operator's). `load`: the clients. [`model`]: the
 //!   promise, per sector.
-//! - [`faults`]: the rows of the fault table; `harm`: each as a function. [`states`]: every state that an array can
+//! - [`faults`]: the rows of the fault table; `harm`: each as a function, `ring_harm`: those on journal disks. [`states`]: every state that an array can
 //!   be in when it strikes. [`matrix`]: each × each, and what is promised in each cell.
-//! - [`history`]: a long random story. [`exhaustive`]: a short one, cut off at every I/O.
+//! - [`aimed`]: turns that aim at one schedule each. [`history`]: a long random story, with such turns in it. [`exhaustive`]: a short one, cut off at every I/O.
 //!   `mutations`: does it find planted bugs?
 //! - [`abilities`]: what the engine can do so far.
 //!
@@ -21,6 +21,7 @@
 //! printed with it.
 
 pub mod abilities;
+pub mod aimed;
 mod audit;
 mod boots;
 mod check;
@@ -36,6 +37,7 @@ pub mod matrix;
 pub mod model;
 #[cfg(feature = "mutations")]
 pub mod mutations;
+mod ring_harm;
 mod rings;
 pub mod shape;
 pub mod states;

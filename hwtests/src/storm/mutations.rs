@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use cairn_blockdev::sim::{Effect, On, Strike};
 use cairn_blockdev::units::{u64_of, usize_of};
@@ -10,9 +11,9 @@ use cairn_raid::mutation::{Mutation, plant, reached};
 use cairn_raid::{Level, MemberState};
 
 use super::abilities::Ability;
+use super::aimed::{self, Turn};
 use super::exhaustive::{Place, Subject, cut_at};
 use super::faults::Fault;
-use super::harm::Harm;
 use super::history::{any_crash, history};
 use super::load::{Cut, Mix};
 use super::matrix;
@@ -40,25 +41,27 @@ enum Ground {
     Cut(Crash),
     /// A cell of the matrix.
     Cell(Fault, State),
-    /// A member fails, and a crash follows within a few I/Os.
-    FaultThenCut(Fault),
-    /// Cut off anywhere in the rebuild of an idle array.
-    RebuildThenCut,
+    /// A turn that aims at one schedule.
+    Aimed(Turn),
     /// A journal disk hangs, a crash follows, and takes journal disks and members.
     RingThenCut,
 }
 
 /// The likeliest grounds for each bug, in order.
 fn grounds(mutation: Mutation) -> &'static [Ground] {
-    use Ground::{Cell, Cut, FaultThenCut, RebuildThenCut, RingThenCut, Story};
+    use Ground::{Aimed, Cell, Cut, RingThenCut, Story};
     match mutation {
-        Mutation::AckBeforeJournal
-        | Mutation::AckOutOfSequence
-        | Mutation::TrimBeforeBypassFlushed
-        | Mutation::OldRecordOverBypass => &[Cut(Crash::Power), Cut(Crash::Kill), Story],
-        Mutation::OneCopyTooFew | Mutation::ReplayStopsAtFirstGap => &[
-            Cell(Fault::A8CrashAndMemberGone, State::Degraded1),
+        Mutation::AckBeforeJournal | Mutation::AckOutOfSequence | Mutation::OldRecordOverBypass => {
+            &[Cut(Crash::Power), Cut(Crash::Kill), Story]
+        }
+        Mutation::TrimBeforeBypassFlushed => &[Aimed(Turn::SlowRows), Story],
+        Mutation::OneCopyTooFew => &[
             Cell(Fault::A8CrashAndMemberGone, State::Healthy),
+            Cell(Fault::A8CrashAndMemberGone, State::Degraded1),
+            Story,
+        ],
+        Mutation::ReplayStopsAtFirstGap => &[
+            Aimed(Turn::SpoiltRings),
             Cell(Fault::D8RotInZones, State::Replaying),
             Story,
         ],
@@ -74,25 +77,26 @@ fn grounds(mutation: Mutation) -> &'static [Ground] {
             Story,
         ],
         Mutation::MissedMapClearedEarly => &[
-            Cell(Fault::D9VanishesAndReturns, State::Healthy),
             Cell(Fault::D12CacheLost, State::Healthy),
-            RebuildThenCut,
+            Cell(Fault::D9VanishesAndReturns, State::Healthy),
+            Aimed(Turn::Rebuild),
             Story,
         ],
         Mutation::StaleMemberRead => &[Cell(Fault::D2WriteFails, State::Healthy), Story],
-        Mutation::AckBeforeEjection => &[FaultThenCut(Fault::D2WriteFails), Story],
-        Mutation::CursorAheadOfFlush => &[RebuildThenCut, Story],
+        Mutation::AckBeforeEjection => &[Aimed(Turn::LateEjection), Story],
+        Mutation::CursorAheadOfFlush => &[Aimed(Turn::Rebuild), Story],
         Mutation::ParityFromUnverified => &[
             Cell(Fault::D8RotInData, State::Healthy),
             Cell(Fault::D6LostWrite, State::Degraded1),
             Story,
         ],
         Mutation::PageWithoutGeneration => &[
+            Aimed(Turn::LostPages),
             Cell(Fault::A10OlderImage, State::Healthy),
-            Cell(Fault::D6LostMetaWrite, State::Healthy),
             Story,
         ],
-        Mutation::ReuseBeforeUnmapDurable | Mutation::DiscardDoesNotRevoke => &[
+        Mutation::ReuseBeforeUnmapDurable => &[Aimed(Turn::Deletion), Aimed(Turn::Reuse), Story],
+        Mutation::DiscardDoesNotRevoke => &[
             Cell(Fault::A9TrimReuseCrash, State::Healthy),
             Cut(Crash::Power),
             Cut(Crash::Kill),
@@ -117,6 +121,8 @@ pub struct Search {
     pub reached: bool,
     /// Histories told.
     pub tried: u64,
+    /// How long it took.
+    pub time: Duration,
     /// Where it was found, with the seed and the finding; `None`: it wasn't.
     pub found: Option<String>,
 }
@@ -127,8 +133,10 @@ pub fn look_for(mutation: Mutation) -> Search {
         mutation,
         reached: false,
         tried: 0,
+        time: Duration::ZERO,
         found: None,
     };
+    let began = Instant::now();
     for ground in grounds(mutation) {
         for seed in 1..=SEEDS_MAX {
             plant(Some(mutation));
@@ -136,6 +144,7 @@ pub fn look_for(mutation: Mutation) -> Search {
             search.reached |= reached();
             plant(None);
             search.tried += 1;
+            search.time = began.elapsed();
             if let Some(finding) = told.and_then(|told| told.finding) {
                 search.found = Some(format!("{ground:?}, seed {seed}: {}", finding.what));
                 return search;
@@ -179,30 +188,9 @@ fn tell_on(ground: Ground, seed: u64) -> Option<Told> {
             Some(cut_at(subject, 1 + seed * 7 % 160).0)
         }
         Ground::Cell(fault, state) => matrix::once(fault, state, level, seed),
-        Ground::FaultThenCut(fault) => Some(fault_then_cut(level, fault, seed)),
-        Ground::RebuildThenCut => Some(rebuild_then_cut(level, seed)),
+        Ground::Aimed(turn) => Some(aimed::alone(turn, level, seed)),
         Ground::RingThenCut => Some(ring_then_cut(level, seed)),
     }
-}
-
-/// What can't be started is no finding here: without a journal that is the promise.
-fn start_if_it_may(world: &mut World) {
-    if world.start().is_ok() {
-        world.check();
-    }
-}
-
-fn fault_then_cut(level: Level, fault: Fault, seed: u64) -> Told {
-    tell(World::new(seed, Shape::of(level)), |world| {
-        world.create(0);
-        world.load(60);
-        Harm::strike(world, fault);
-        let ios = 1 + world.rng.below(12);
-        world.load_cut(200, Mix::Any, Cut::AfterError(ios));
-        let crash = any_crash(world);
-        world.crash(crash);
-        start_if_it_may(world);
-    })
 }
 
 fn ring_then_cut(level: Level, seed: u64) -> Told {
@@ -236,30 +224,23 @@ fn ring_then_cut(level: Level, seed: u64) -> Told {
     })
 }
 
-fn rebuild_then_cut(level: Level, seed: u64) -> Told {
-    tell(World::new(seed, Shape::of(level)), |world| {
-        world.create(1);
-        world.load(80);
-        // Clean and durable, so that a start with a member missing needs no journal.
-        super::harm::restart(world);
-        let victim = world.any_member();
-        let ios = 1 + world.rng.below(300);
-        world.fail_member_cut(victim, ios);
-        world.crash(Crash::Power);
-        start_if_it_may(world);
-    })
-}
-
 /// Looks for every bug on so many threads, tells of each, and whether all that can be were found.
-pub fn run(jobs: usize) -> bool {
-    let searches = look_for_all(&Mutation::ALL, jobs);
+pub fn run(jobs: usize, name: Option<&str>) -> bool {
+    let named =
+        |mutation: &Mutation| name.is_none_or(|name| format!("{mutation:?}").contains(name));
+    let chosen: Vec<Mutation> = Mutation::ALL.into_iter().filter(named).collect();
+    let searches = look_for_all(&chosen, jobs);
     let mut fine = true;
     for search in &searches {
         let name = format!("{:?}", search.mutation);
         match &search.found {
             Some(found) => {
                 let line = found.lines().take(2).collect::<Vec<_>>().join(" ");
-                println!("{name:26} found after {:3}: {line}", search.tried);
+                let seconds = search.time.as_secs_f64();
+                println!(
+                    "{name:26} found after {:3} in {seconds:.1} s: {line}",
+                    search.tried
+                );
             }
             None if !search.reached => {
                 println!("{name:26} NOT PLANTED, or its code never ran");

@@ -4,15 +4,13 @@
 //! They have a budget of their own: any R of them may be lost, whatever befalls members at the same time.
 //! One that is out counts until all that was logged with it is in place.
 
-use cairn_blockdev::IoErrorKind;
-use cairn_blockdev::sim::{Effect, On, Strike};
 use cairn_blockdev::units::{u64_of, usize_of};
 use cairn_raid::MemberState;
 
+use super::faults::Fault;
+use super::harm::Harm;
 use super::world::World;
 
-/// How soon: the strike hits one of the next so many operations.
-const SOON: u64 = 30;
 /// Loads in which an array has to notice that a journal disk is gone.
 const LOADS_TO_NOTICE: usize = 20;
 
@@ -46,44 +44,46 @@ impl World {
         rings
     }
 
+    /// Journal disks in service; all that were made for it, while the array doesn't run.
+    pub fn rings(&self) -> Vec<usize> {
+        if self.is_running() {
+            return self.in_state(MemberState::Journal);
+        }
+        (self.shape.members + self.shape.spares..self.disks.len()).collect()
+    }
+
+    /// Clients run until the array has noticed that a journal disk is gone.
+    pub fn until_ring_noticed(&mut self, ring: usize) {
+        for _ in 0..LOADS_TO_NOTICE {
+            if !self.is_running()
+                || self.array().status().failure.is_some()
+                || !self.in_state(MemberState::Journal).contains(&ring)
+            {
+                return;
+            }
+            self.load(30);
+        }
+        panic!(
+            "a vanished journal disk stays in service; the array told: {:#?}",
+            self.told()
+        );
+    }
+
     /// Something befalls a journal disk while clients run. In the end it is as good as new, or out.
-    pub fn strike_ring(&mut self, ops: u64) {
-        let rings = self.in_state(MemberState::Journal);
-        let at = usize_of(self.rng.below(u64_of(rings.len().max(1))));
-        let Some(&victim) = rings.get(at).filter(|_| self.rings_to_lose() > 0) else {
+    pub fn ring_fault(&mut self, ops: u64) {
+        let faults = Fault::ALL.into_iter();
+        let faults: Vec<Fault> = faults
+            .filter(|fault| fault.plan().rings > 0 && fault.plan().story)
+            .collect();
+        let at = usize_of(self.rng.below(u64_of(faults.len())));
+        let fault = faults.get(at).copied();
+        let Some(fault) = fault.filter(|_| self.rings_to_lose() > 0) else {
             return self.load(ops);
         };
-        let after = self.rng.below(SOON);
-        let disk = self.disk(victim);
-        let fail = Effect::Fail(IoErrorKind::Medium);
-        match self.rng.below(6) {
-            0 => disk.strike(Strike::new(On::Write, fail).after(after)),
-            1 => disk.strike(Strike::new(On::Flush, Effect::FailAndLoseCache).after(after % 3)),
-            2 => disk.strike(
-                Strike::new(On::Any, Effect::Hang(None))
-                    .after(after)
-                    .always(),
-            ),
-            3 => disk.strike(Strike::new(On::Any, Effect::Slow(400)).times(100)),
-            4 => disk.strike(
-                Strike::new(On::Write, Effect::Hang(None))
-                    .after(after)
-                    .always(),
-            ),
-            _ => disk.vanish(after.is_multiple_of(2)),
-        }
+        let mut harm = Harm::strike(self, fault);
         self.load(ops);
-        if disk.is_gone() {
-            for _ in 0..LOADS_TO_NOTICE {
-                if !self.in_state(MemberState::Journal).contains(&victim) {
-                    break;
-                }
-                self.load(30);
-            }
-            let stays = self.in_state(MemberState::Journal).contains(&victim);
-            assert!(!stays, "a vanished journal disk stays in service");
-        }
-        self.disk(victim).heal();
+        harm.pass(self);
+        harm.is_over(self);
     }
 
     /// A journal disk that is out is put in service again, as a new one. May be refused while it owes

@@ -1,13 +1,18 @@
 //! How a world is shaped: level, members, chunk, what its disks tear.
 
+use std::ops::Range;
+
 use cairn_blockdev::units::{MIB, SECTOR};
-use cairn_raid::layout::rows_per_extent;
+use cairn_raid::layout::{self, Layout, ZoneKind, journal_disk_layout, rows_per_extent};
 use cairn_raid::{Geometry, Level};
 
 /// Room for labels and zones on a disk, beside its extents.
 const ZONES_BYTES: u64 = 48 * MIB;
 /// Extents of an array.
 const EXTENTS: u64 = 4;
+
+/// A journal disk: a ring of 27 MiB.
+pub(super) const JOURNAL_DISK_BYTES: u64 = 32 * MIB;
 
 /// How a world is shaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +72,26 @@ impl Shape {
     pub(super) fn disk_bytes(&self) -> u64 {
         let geometry = self.geometry();
         ZONES_BYTES + EXTENTS * rows_per_extent(&geometry) * geometry.chunk_bytes()
+    }
+
+    /// Where the zone of a kind lies, on members or on journal disks.
+    pub(super) fn zone(&self, kind: ZoneKind, on_ring: bool) -> Range<u64> {
+        let zone = self
+            .zones(on_ring)
+            .map_or_else(Default::default, |zones| zones.zone(kind));
+        zone.offset..zone.offset + zone.len
+    }
+
+    fn zones(&self, on_ring: bool) -> Option<Layout> {
+        if on_ring {
+            return journal_disk_layout(JOURNAL_DISK_BYTES, None);
+        }
+        let shape = layout::Shape {
+            geometry: self.geometry(),
+            journal_bytes: None,
+        };
+        let size = self.disk_bytes();
+        shape.layout(size, shape.data_bytes_for(size)?)
     }
 
     /// Data bytes of a row.

@@ -15,6 +15,7 @@ use std::time::Duration;
 use cairn_blockdev::sim::{FaultCounts, Rng, Sim, SimDisk, SimDiskConfig};
 use cairn_blockdev::units::{SECTOR, u64_of, usize_of};
 use cairn_blockdev::{BlockDevice, BufPool, Env, LocalFuture};
+use cairn_raid::layout::ZoneKind;
 use cairn_raid::{
     Array, ArrayEvent, CreateSpec, EventSink, Hooks, MemberDisk, MemberState, NewDisks, Witness,
     WitnessStore, create_with,
@@ -24,7 +25,7 @@ use uuid::Uuid;
 use super::load::Crowd;
 use super::log::{Log, Wire};
 use super::model::{Crash, Model};
-use super::shape::Shape;
+use super::shape::{JOURNAL_DISK_BYTES, Shape};
 use super::totals::{OpCounts, Totals};
 
 /// The host that owns the array.
@@ -33,8 +34,6 @@ pub(super) const HOST: Uuid = Uuid::from_bytes([0xAB; 16]);
 pub(super) const POLLS_MAX: u64 = 100_000_000;
 /// Buffers that a world keeps for reuse.
 pub(super) const POOL_BYTES: usize = 32 << 20;
-/// A journal disk: a ring of 27 MiB.
-const JOURNAL_DISK_BYTES: u64 = 32 << 20;
 
 /// What is known of a volume's existence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +135,10 @@ pub struct World {
     data_offsets: Vec<u64>,
     /// Members in sync when the array was last asked.
     pub(super) last_members: Vec<usize>,
+    /// Members that were in sync when everything was checked last.
+    pub(super) checked_members: Vec<usize>,
+    /// One of them isn't any more, after the crash that is about to be checked.
+    pub(super) lost_in_crash: bool,
     /// The worst that came since everything was checked.
     pub(super) worst: Option<Crash>,
     /// Clients that were left running.
@@ -189,6 +192,8 @@ impl World {
             boots: 0,
             tags: 0,
             last_members: Vec::new(),
+            checked_members: Vec::new(),
+            lost_in_crash: false,
             worst: None,
             crowds: Vec::new(),
             struck: FaultCounts::default(),
@@ -218,6 +223,7 @@ impl World {
         let pool = BufPool::new(POOL_BYTES);
         let made = self.run(create_with(env, pool, spec, disks, hooks));
         self.array = Some(made.unwrap_or_else(|error| panic!("creation: {error}")));
+        self.checked_members = self.members();
         self.note_offsets();
         for _ in 0..2 {
             self.add_volume();
@@ -389,6 +395,11 @@ impl World {
     pub fn rows_on_disk(&self, disk: usize) -> std::ops::Range<u64> {
         let start = self.data_offset(disk);
         start..start + self.shape.rows * u64::from(self.shape.chunk_bytes)
+    }
+
+    /// Where the zone of a kind lies on a disk.
+    pub fn zone(&self, disk: usize, kind: ZoneKind) -> std::ops::Range<u64> {
+        self.shape.zone(kind, self.is_for_journal(disk))
     }
 
     pub(super) fn note_offsets(&mut self) {

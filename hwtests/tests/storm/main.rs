@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use cairn_hwtests::storm::aimed::{self, Turn};
 use cairn_hwtests::storm::exhaustive::{Place, Subject, cut_everywhere};
 use cairn_hwtests::storm::history::history;
 use cairn_hwtests::storm::hunt;
@@ -60,6 +61,32 @@ fn h2_a_short_history_on_raid5_may_be_cut_off_anywhere() {
 #[test]
 fn h2_a_short_history_on_raid6_may_be_cut_off_anywhere() {
     cut(Level::Raid6);
+}
+
+fn take(turn: Turn, level: Level, seed: u64) {
+    if let Some(finding) = aimed::alone(turn, level, seed).finding {
+        panic!("{turn:?} on {level}, seed {seed}: {}", finding.what);
+    }
+}
+
+/// A power cut took the trim back after the row had been overwritten without an intent.
+#[test]
+fn a9_a_row_that_was_trimmed_and_is_written_again_survives_a_power_cut() {
+    for seed in [12, 14, 26] {
+        take(Turn::Reuse, Level::Raid5, seed);
+    }
+    take(Turn::Reuse, Level::Raid1, 26);
+}
+
+#[test]
+fn turns_that_aim_at_one_schedule_each_cost_nothing() {
+    for turn in Turn::ALL {
+        for level in [Level::Raid1, Level::Raid5, Level::Raid6] {
+            for seed in 1..7 {
+                take(turn, level, seed);
+            }
+        }
+    }
 }
 
 /// Run with `--features mutations`.

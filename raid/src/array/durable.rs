@@ -177,6 +177,7 @@ impl Array {
         }
         if let (Some(journal), Some(logged)) = (journal, logged) {
             journal.note_flushed(logged);
+            self.cleared.flushed(journal.durable());
         }
         self.missed.note_flushed(maps);
         self.unflushed.flushed(bypassed);

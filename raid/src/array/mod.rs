@@ -69,6 +69,7 @@ use crate::scrub::ScrubTask;
 use crate::space::SpaceMap;
 use crate::stripe::bypass::Unflushed;
 use crate::stripe::cache::RowCache;
+use crate::stripe::cleared::Cleared;
 use crate::stripe::dirty::Dirty;
 use crate::stripe::view::{RowView, SlotView};
 use crate::sync::SyncState;
@@ -119,6 +120,8 @@ pub struct Array {
     pub(crate) logs: Rc<Logs>,
     /// Complete rows that no flush has made durable yet.
     pub(crate) unflushed: Unflushed,
+    /// Rows that were trimmed, not durably yet.
+    pub(crate) cleared: Cleared,
     /// Rows with intents that replay has put together, and that aren't trimmed yet.
     pub(crate) settled: RefCell<BTreeSet<Row>>,
     /// Complete rows that are in place and not flushed yet.
@@ -196,6 +199,7 @@ impl Array {
             dirty_rows: Rc::new(Dirty::new(geometry.data_chunks())),
             logs: Rc::default(),
             unflushed: Unflushed::default(),
+            cleared: Cleared::default(),
             settled: RefCell::default(),
             bypassed: RefCell::default(),
             cycles: Rc::default(),

@@ -209,7 +209,10 @@ impl Array {
 
     async fn delete(self: &Rc<Self>, id: VolumeId) -> Result<(), RaidError> {
         self.space.borrow_mut().retire_volume(id);
-        self.save_map().await?;
+        let early = on(Mutation::ReuseBeforeUnmapDurable);
+        if !early {
+            self.save_map().await?;
+        }
         let extents = self.space.borrow().extents_of(id);
         let mut closed = Vec::new();
         for (owner, extent) in extents {
@@ -217,6 +220,9 @@ impl Array {
             // A discard that was on its way may have given it back, and it may be another's by now.
             if self.space.borrow().owner(extent) == Some(owner) {
                 self.unmap(extent).await.map_err(|_| self.lost_error())?;
+                if early {
+                    self.space.borrow_mut().release(extent);
+                }
                 closed.push((extent, gate));
             }
         }

@@ -344,7 +344,9 @@ impl Array {
             self.log_notes(journal, work);
         }
         journal.logged_below(journal.next()).await?;
-        if works.iter().any(|work| has_old(&work)) {
+        // Nor may anything lie in place that a power cut could bring back.
+        let needs_flush = |work: &Work| has_old(&work) || self.may_return(work.row, journal);
+        if works.iter().any(needs_flush) {
             self.flush_all().await?;
         }
         let parity = works.iter().flat_map(|work| {

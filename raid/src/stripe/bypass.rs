@@ -5,7 +5,8 @@
 //!
 //! Invariants
 //! - The intent is durable before a row that was written is overwritten. Without that, a row torn by
-//!   a power cut would match neither its old nor its new sums.
+//!   a power cut would match neither its old nor its new sums. A row that was trimmed counts as written
+//!   until that is durable: a power cut brings it back.
 //! - Of a row that was never written the parity is durable before any of its data is in place: if a
 //!   crash takes a member along, its blocks can be solved, or the data hadn't all arrived and the row is
 //!   as it was, zeros. (A row that was written has its old data to lose as well: the exception.)
@@ -57,6 +58,8 @@ struct Complete<'a> {
     /// Of its data, block by block.
     sums: &'a [u32],
     parity: &'a [NewParity],
+    /// What lies in place may be needed after a power cut.
+    has_old: bool,
 }
 
 /// Complete rows that are in place and not flushed yet.
@@ -127,6 +130,7 @@ impl Array {
         overlay.coalesce(&self.pool);
         let parity = self.parity_of_overlay(&mut view, &overlay).await?;
         let fresh = !self.space.borrow().is_written(row);
+        let has_old = !fresh || self.may_return(row, journal);
         // An intent says that the one before it is in place, durably.
         self.flush_bypassed([row]).await?;
         let _sums = self
@@ -142,7 +146,7 @@ impl Array {
         let sums = Self::block_sums(&overlay);
         let entry =
             Entry::without_payload(Kind::Intent, row.0 * row_bytes, row_bytes, sums.clone());
-        let first = if fresh || on(Mutation::IntentNotDurable) {
+        let first = if !has_old || on(Mutation::IntentNotDurable) {
             self.log(journal, entry, Vec::new(), Some(admission))
         } else {
             self.log_through(journal, entry, admission)
@@ -163,6 +167,7 @@ impl Array {
             overlay: &overlay,
             sums: &sums,
             parity: &parity,
+            has_old,
         };
         let done = self.bypass_in_place(journal, end, complete, fresh).await;
         // If it isn't, the array has failed, and the next start finds everything in the journal. Until
@@ -186,10 +191,11 @@ impl Array {
             overlay,
             sums,
             parity,
+            has_old,
         } = complete;
         let row = view.row;
         journal.logged_below(end).await?;
-        if !fresh && journal.durable() < end && !on(Mutation::IntentNotDurable) {
+        if has_old && journal.durable() < end && !on(Mutation::IntentNotDurable) {
             self.flush_all().await?;
         }
         let of_row = |writes: Vec<DiskWrite>| writes.into_iter().map(move |write| (row, write));
@@ -220,6 +226,20 @@ impl Array {
             self.flush_all().await?;
         }
         Ok(())
+    }
+
+    /// Takes a row's written bit away; the record says so.
+    pub(crate) fn clear_by(&self, row: Row, seq: Seq) {
+        let mut space = self.space.borrow_mut();
+        if space.is_written(row) {
+            self.cleared.note(row, seq);
+            space.mark(row, false);
+        }
+    }
+
+    /// Whether a row that counts as never written may be written again after a power cut.
+    pub(super) fn may_return(&self, row: Row, journal: &Journal) -> bool {
+        self.cleared.may_return(row, journal.durable())
     }
 
     /// Whether a data chunk of the row has no member to go to. A disk that is being filled doesn't

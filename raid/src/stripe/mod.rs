@@ -6,6 +6,7 @@
 mod apply;
 pub(crate) mod bypass;
 pub(crate) mod cache;
+pub(crate) mod cleared;
 pub(crate) mod dirty;
 mod history;
 pub(crate) mod overlay;

@@ -162,10 +162,10 @@ impl Array {
         }
         let bytes = self.geometry.row_bytes();
         let entry = Entry::without_payload(Kind::Discard, row.0 * bytes, bytes, Vec::new());
-        self.log(&journal, entry, Vec::new(), Some(admission));
+        let seq = self.log(&journal, entry, Vec::new(), Some(admission));
         self.dirty_rows.revoke(row);
         self.heal_row(row);
-        self.space.borrow_mut().mark(row, false);
+        self.clear_by(row, seq);
         Ok(())
     }
 

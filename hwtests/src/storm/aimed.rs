@@ -1,0 +1,342 @@
+//! Short turns, each aimed at a schedule that random clients and faults seldom come to: what has to be
+//! slow, cached or lost on which disk, and where the plug is pulled then. A chapter of a random history
+//! may be one, and the search for planted bugs looks there.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use cairn_blockdev::IoErrorKind;
+use cairn_blockdev::sim::{Effect, On, Strike};
+use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
+use cairn_raid::Level;
+use cairn_raid::layout::{LABEL_A, ZONES_START, ZoneKind};
+
+use super::harm::{restart, rot};
+use super::history::any_crash;
+use super::load::{Cut, Mix};
+use super::log::Aim;
+use super::model::Crash;
+use super::shape::Shape;
+use super::tell::{Told, tell};
+use super::totals::Totals;
+use super::world::World;
+
+/// Volumes of a world.
+const VOLUMES: usize = 2;
+/// Without clients for so long, everything is in place and trimmed.
+const ALL_TRIMMED_AFTER: Duration = Duration::from_secs(8);
+/// Bytes before a ring: its zone's header and its own.
+const HEADERS: u64 = 4 * BLOCK;
+/// Pages that rot in each ring.
+const ROTTEN_PAGES: usize = 16;
+
+/// What a turn aims at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Turn {
+    /// Complete rows are long on their way to one member, while cycles trim what is older.
+    SlowRows,
+    /// A member fails a write, the labels that say so are late, and everything is cut off; then as many
+    /// members go as may.
+    LateEjection,
+    /// A rebuild of an idle array is cut off, mostly about when labels are written; then as many members go
+    /// as may.
+    Rebuild,
+    /// A member loses what is written to one of its zones, and the array is restarted.
+    LostPages,
+    /// Extents are given back and used again, and the power goes.
+    Reuse,
+    /// A volume is deleted while others are trimmed and written anew, and the power goes.
+    Deletion,
+    /// What is trimmed rots in every ring, and everything is cut off; members go with that.
+    SpoiltRings,
+}
+
+impl Turn {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::SlowRows,
+        Self::LateEjection,
+        Self::Rebuild,
+        Self::LostPages,
+        Self::Reuse,
+        Self::Deletion,
+        Self::SpoiltRings,
+    ];
+
+    /// Members that have to be there beside those that the data needs.
+    pub const fn needs(self) -> usize {
+        match self {
+            Self::SlowRows | Self::Reuse | Self::Deletion | Self::SpoiltRings => 0,
+            Self::LateEjection | Self::Rebuild | Self::LostPages => 1,
+        }
+    }
+
+    /// Takes it. The array runs, and runs afterwards.
+    pub fn take(self, world: &mut World) {
+        match self {
+            Self::SlowRows => slow_rows(world),
+            Self::LateEjection => late_ejection(world),
+            Self::Rebuild => rebuild(world),
+            Self::LostPages => lost_pages(world),
+            Self::Reuse => reuse(world),
+            Self::Deletion => deletion(world),
+            Self::SpoiltRings => spoilt_rings(world),
+        }
+    }
+}
+
+/// A new array takes the turn: a history of its own.
+pub fn alone(turn: Turn, level: Level, seed: u64) -> Told {
+    let mut shape = Shape::of(level);
+    shape.rows = 4 + seed % 3 * 4;
+    shape.tear_bytes = 512 << (seed % 2 * 3);
+    tell(World::new(seed, shape), |world| {
+        world.create(usize::from(turn == Turn::Rebuild));
+        world.load(40);
+        turn.take(world);
+        world.load(20);
+        world.check();
+    })
+}
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    /// The seed to begin with.
+    pub first_seed: u64,
+    /// Each turn so many times, on each level.
+    pub seeds: u64,
+    /// Threads.
+    pub jobs: usize,
+    /// Only turns whose name has this in it.
+    pub only: Option<String>,
+}
+
+/// What came of it.
+#[derive(Default)]
+pub struct Outcome {
+    /// What was done.
+    pub totals: Totals,
+    /// A line for each history that found something, with the command that tells it again.
+    pub failures: Vec<String>,
+}
+
+/// Takes every turn, on every level, with so many seeds.
+pub fn run(choice: &Choice) -> Outcome {
+    let fits = |turn: &Turn| {
+        let name = format!("{turn:?}");
+        choice.only.as_ref().is_none_or(|only| name.contains(only))
+    };
+    let turns: Vec<Turn> = Turn::ALL.into_iter().filter(fits).collect();
+    let mut stories = Vec::new();
+    for seed in choice.first_seed..choice.first_seed + choice.seeds {
+        for turn in &turns {
+            for level in [Level::Raid6, Level::Raid5, Level::Raid1] {
+                stories.push((*turn, level, seed));
+            }
+        }
+    }
+    let next = AtomicUsize::new(0);
+    let outcome: Mutex<Outcome> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..choice.jobs.max(1) {
+            scope.spawn(|| {
+                while let Some((turn, level, seed)) = stories.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let told = alone(*turn, *level, *seed);
+                    let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+                    outcome.totals += told.totals;
+                    outcome.failures.extend(told.finding.map(|finding| {
+                        format!(
+                            "{turn:?} on {level}: {}\nagain: storm --aimed --only {turn:?} --seed {seed}",
+                            finding.what
+                        )
+                    }));
+                }
+            });
+        }
+    });
+    outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One that is in sync, with its writes to the rows so many times slower.
+fn slow_member(world: &mut World, times: u32) {
+    let victim = world.any_member();
+    let rows = world.rows_on_disk(victim);
+    let slow = Strike::new(On::Write, Effect::Slow(times)).within(rows);
+    world.disk(victim).strike(slow.always());
+}
+
+fn come_back(world: &mut World) {
+    if let Err(error) = world.start() {
+        panic!("start: {error}; the array told: {:#?}", world.told());
+    }
+}
+
+fn slow_rows(world: &mut World) {
+    let times = 20 + u32::try_from(world.rng.below(200)).unwrap_or(0);
+    slow_member(world, times);
+    let ios = 1 + world.rng.below(1200);
+    world.load_cut(200, Mix::Rows, Cut::Ios(ios));
+    let crash = any_crash(world);
+    world.crash(crash);
+    come_back(world);
+    world.check();
+}
+
+fn late_ejection(world: &mut World) {
+    let victim = world.any_member();
+    let rows = world.rows_on_disk(victim);
+    let fail = Strike::new(On::Write, Effect::Fail(IoErrorKind::Medium));
+    let after = world.rng.below(20);
+    for disk in world.members() {
+        let labels = LABEL_A..ZONES_START;
+        let late = Strike::new(On::Write, Effect::Slow(300)).within(labels);
+        world.disk(disk).strike(late.always());
+    }
+    world.disk(victim).strike(fail.after(after).within(rows));
+    let ios = 1 + world.rng.below(400);
+    world.load_cut(300, Mix::Rows, Cut::AfterError(ios));
+    let crash = any_crash(world);
+    world.crash(crash);
+    come_back(world);
+    lose_what_may_be(world);
+}
+
+/// The array stops first, so that nothing of the rebuild is helped by the journal.
+fn rebuild(world: &mut World) {
+    restart(world);
+    let victim = world.any_member();
+    let cut = if world.rng.one_in(4) {
+        Cut::Ios(1 + world.rng.below(300))
+    } else {
+        Cut::After(Aim {
+            from: LABEL_A,
+            to: ZONES_START,
+            writes: 1 + world.rng.below(40),
+            ios: world.rng.below(6),
+        })
+    };
+    world.fail_member_cut(victim, cut);
+    world.crash(Crash::Power);
+    come_back(world);
+    world.wait_for_sync();
+    lose_what_may_be(world);
+}
+
+fn lost_pages(world: &mut World) {
+    let victim = world.any_member();
+    let kinds = [ZoneKind::Checksums, ZoneKind::Maps, ZoneKind::Journal];
+    let at = usize_of(world.rng.below(u64_of(kinds.len())));
+    let zone = world.zone(
+        victim,
+        kinds.get(at).copied().unwrap_or(ZoneKind::Checksums),
+    );
+    let lose = Strike::new(On::Write, Effect::Lose).within(zone);
+    let after = world.rng.below(4);
+    let times = 1 + world.rng.below(6);
+    world.load(60);
+    world.disk(victim).strike(lose.after(after).times(times));
+    world.load(60);
+    restart(world);
+    world.check();
+    world.make_whole();
+    restart(world);
+}
+
+fn reuse(world: &mut World) {
+    world.write_all();
+    restart(world);
+    let ios = 1 + world.rng.below(150);
+    world.load_cut(100, Mix::Churn, Cut::Ios(ios));
+    world.crash(Crash::Power);
+    come_back(world);
+    world.check();
+}
+
+/// What the volume held is there, all of it, if it is there at all.
+fn deletion(world: &mut World) {
+    world.write_all();
+    restart(world);
+    let at = usize_of(world.rng.below(u64_of(world.volumes.len())));
+    let delay = Duration::from_micros(world.rng.below(1500));
+    world.delete_soon(at, delay);
+    let ios = 1 + world.rng.below(250);
+    world.load_cut(200, Mix::Churn, Cut::Ios(ios));
+    world.crash(Crash::Power);
+    come_back(world);
+    world.check();
+    if world.volumes.len() < VOLUMES {
+        world.add_volume();
+    }
+}
+
+fn spoilt_rings(world: &mut World) {
+    world.load(60);
+    world.sleep(ALL_TRIMMED_AFTER);
+    let old = if world.array().status().clean {
+        ring_pages(world)
+    } else {
+        Vec::new()
+    };
+    let left = u64_of(world.array().status().redundancy_left);
+    let ios = 100 + world.rng.below(400);
+    world.load_cut(60, Mix::Any, Cut::Ios(ios));
+    let mut gone = world.members();
+    let crash = any_crash(world);
+    world.crash(crash);
+    for (disk, page, bytes) in old {
+        // Where something newer lies by now the place isn't free.
+        if world.disk(disk).peek(page, usize_of(BLOCK)) == bytes {
+            let at = page + world.rng.below(BLOCK);
+            rot(world, disk, at);
+        }
+    }
+    let count = usize_of(world.rng.below(left + 1));
+    while gone.len() > count {
+        let at = usize_of(world.rng.below(u64_of(gone.len())));
+        gone.swap_remove(at);
+    }
+    let present = world.without(&gone);
+    if let Err(error) = world.start_with(&present) {
+        panic!("start without {gone:?}: {error}");
+    }
+    world.check();
+}
+
+/// Some pages of every ring, with what they hold.
+fn ring_pages(world: &mut World) -> Vec<(usize, u64, Vec<u8>)> {
+    let mut pages = Vec::new();
+    for disk in world.members().into_iter().chain(world.rings()) {
+        let zone = world.zone(disk, ZoneKind::Journal);
+        let first = zone.start + HEADERS;
+        let mut stored = world.disk(disk).stored(first, zone.end - first);
+        for _ in 0..ROTTEN_PAGES.min(stored.len()) {
+            let at = usize_of(world.rng.below(u64_of(stored.len())));
+            let page = stored.swap_remove(at);
+            pages.push((disk, page, world.disk(disk).peek(page, usize_of(BLOCK))));
+        }
+    }
+    pages
+}
+
+/// Members go, as many as the array says may; everything is there all the same. Then they are back.
+fn lose_what_may_be(world: &mut World) {
+    let mut members = world.members();
+    let left = world.array().status().redundancy_left;
+    let mut gone = Vec::new();
+    for _ in 0..left {
+        let at = usize_of(world.rng.below(u64_of(members.len())));
+        let victim = members.swap_remove(at);
+        world.disk(victim).vanish(false);
+        gone.push(victim);
+    }
+    world.check();
+    for victim in gone {
+        world.until_noticed(victim);
+        world.disk(victim).heal();
+        world.add_spare(victim);
+    }
+    world.wait_for_sync();
+    world.check();
+}
