@@ -44,15 +44,12 @@ impl World {
         device: &Rc<dyn BlockDevice>,
     ) -> bool {
         let sectors = first..first + 4096 / SECTOR;
-<<<<<<< HEAD
         // The exception is none for a row that was never written before.
         let row_sectors = self.shape.row_bytes() / SECTOR;
         let row = first / row_sectors * row_sectors;
         let is_first = (volume.model.borrow()).is_first_write(row..row + row_sectors);
-        if is_first || !volume.model.borrow().cut_off(crash, sectors.clone()) {
-=======
-        if !self.lost_in_crash || !volume.model.borrow().cut_off(crash, sectors.clone()) {
->>>>>>> mutants
+        if is_first || !self.lost_in_crash || !volume.model.borrow().cut_off(crash, sectors.clone())
+        {
             return false;
         }
         let id = volume.model.borrow_mut().begin_write(sectors, true);

@@ -259,23 +259,6 @@ impl Client {
         (what, if whole { 0..sectors } else { range })
     }
 
-<<<<<<< HEAD
-    /// Mostly 512 bytes to 32 KiB, blocks or not; sometimes complete rows, or the rest of one.
-    fn range(&mut self, sectors: u64) -> Range<u64> {
-        let block = 8;
-        match self.rng.below(16) {
-            0 => {
-                let rows = sectors / self.row_sectors;
-                let first = self.rng.below(rows) * self.row_sectors;
-                first..first + self.row_sectors
-            }
-            1 => {
-                let rows = sectors / self.row_sectors;
-                let row = self.rng.below(rows) * self.row_sectors;
-                row + self.rng.below(self.row_sectors / 2)..row + self.row_sectors
-            }
-            2..=9 => {
-=======
     fn complete_row(&mut self, sectors: u64) -> Range<u64> {
         let first = self.rng.below(sectors / self.row_sectors) * self.row_sectors;
         first..first + self.row_sectors
@@ -296,13 +279,16 @@ impl Client {
         }
     }
 
-    /// Mostly 512 bytes to 32 KiB, blocks or not; sometimes complete rows.
+    /// Mostly 512 bytes to 32 KiB, blocks or not; sometimes complete rows, or the rest of one.
     fn range(&mut self, sectors: u64) -> Range<u64> {
         let block = 8;
         match self.rng.below(16) {
             0 => self.complete_row(sectors),
-            1..=9 => {
->>>>>>> mutants
+            1 => {
+                let row = self.complete_row(sectors);
+                row.start + self.rng.below(self.row_sectors / 2)..row.end
+            }
+            2..=9 => {
                 let len = block << self.rng.below(3);
                 let first = self.rng.below((sectors - len) / block + 1) * block;
                 first..first + len

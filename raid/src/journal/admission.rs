@@ -2,13 +2,15 @@
 //!
 //! Invariants
 //! - A record is admitted before it gets a sequence, and what it was admitted with is given back when
-//!   the floor has passed it, and the floor is durable.
+//!   the floor has passed it, and the floor is durable; at once if it comes to nothing.
 //! - What is admitted fits into three quarters of the rings, with as many members gone as can be.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use cairn_blockdev::IoErrorKind;
 use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::entry::Seq;
@@ -22,12 +24,26 @@ const ADMITTED_MAX: u64 = 128 << 20;
 /// What a record that isn't trimmed yet was admitted with.
 pub(super) struct Admitted {
     seq: Seq,
-    pub(super) units: u32,
+    units: u32,
 }
 
-/// Permission to queue a record: space for it in the rings and in memory.
+/// Permission to queue a record: space for it in the rings and in memory. Dropped, it gives that back.
 pub(crate) struct Admission {
-    pub(super) units: u32,
+    from: Rc<Semaphore>,
+    units: u32,
+}
+
+impl Admission {
+    /// It is a record's from here on.
+    fn take(mut self) -> u32 {
+        std::mem::take(&mut self.units)
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.from.add_permits(usize_of(u64::from(self.units)));
+    }
 }
 
 impl Journal {
@@ -53,8 +69,9 @@ impl Journal {
     }
 
     /// A record has got its sequence.
-    pub(super) fn note_admitted(&self, seq: Seq, Admission { units }: Admission) {
+    pub(super) fn note_admitted(&self, seq: Seq, admission: Admission) {
         let mut admitted = self.admitted.borrow_mut();
+        let units = admission.take();
         admitted.push_back(Admitted { seq, units });
     }
 
@@ -85,7 +102,10 @@ impl Journal {
     pub(crate) fn try_admit(&self, payload: usize) -> Option<Admission> {
         let units = self.units_of(payload);
         self.admission.try_acquire_many(units).ok()?.forget();
-        Some(Admission { units })
+        Some(Admission {
+            from: Rc::clone(&self.admission),
+            units,
+        })
     }
 
     /// Waits for room for a record of so many payload bytes.
@@ -94,7 +114,10 @@ impl Journal {
         let permit = self.admission.acquire_many(units).await;
         let stopped = |_| self.failed.get().unwrap_or(IoErrorKind::Stopped);
         permit.map_err(stopped)?.forget();
-        Ok(Admission { units })
+        Ok(Admission {
+            from: Rc::clone(&self.admission),
+            units,
+        })
     }
 
     /// Bytes of the smallest ring that can take all that is admitted, and what applying it needs.
@@ -119,4 +142,43 @@ pub(super) fn admission_units(rings: &BTreeMap<Uuid, Ring>, copies: usize, most:
     let total = takes(rings.len().max(1)).min(takes(fewest)).min(most);
     let bytes = (total / 4 * 3).min(ADMITTED_MAX);
     u32::try_from(bytes / BLOCK).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::log::Resume;
+    use super::*;
+
+    fn journal() -> Rc<Journal> {
+        let rings = (1..=3).map(|disk| (Uuid::from_u128(disk), Ring::new(16 << 20)));
+        let from = Resume {
+            epoch: 1,
+            next: Seq::FIRST,
+            floor: Seq::FIRST,
+            header_generation: 0,
+            rings: rings.collect(),
+            own_rings: BTreeMap::new(),
+        };
+        Journal::resume(from, 2, None)
+    }
+
+    #[test]
+    fn a_write_that_comes_to_nothing_gives_its_room_back() {
+        let journal = journal();
+        let admission = journal.try_admit(8192);
+        assert_eq!(journal.admitted_bytes(), admission_bytes(8192));
+        drop(admission);
+        assert_eq!(journal.admitted_bytes(), 0);
+    }
+
+    #[test]
+    fn a_record_keeps_its_room_until_the_floor_has_passed_it() {
+        let journal = journal();
+        journal.note_admitted(Seq::FIRST, journal.try_admit(8192).unwrap());
+        assert_eq!(journal.admitted_bytes(), admission_bytes(8192));
+        journal.give_back_below(Seq::FIRST);
+        assert_eq!(journal.admitted_bytes(), admission_bytes(8192));
+        journal.give_back_below(Seq(Seq::FIRST.0 + 1));
+        assert_eq!(journal.admitted_bytes(), 0);
+    }
 }

@@ -108,7 +108,7 @@ pub(crate) struct Journal {
     rings: RefCell<BTreeMap<Uuid, Ring>>,
     rotation: Cell<usize>,
     pub(super) admitted: RefCell<VecDeque<Admitted>>,
-    pub(super) admission: Semaphore,
+    pub(super) admission: Rc<Semaphore>,
     pub(super) admission_units: Cell<u32>,
     header_generation: Cell<u64>,
     /// Records that nobody may trim: sequence → holders.
@@ -238,7 +238,7 @@ impl Journal {
             rings: RefCell::new(rings),
             rotation: Cell::new(0),
             admitted: RefCell::default(),
-            admission: Semaphore::new(usize_of(u64::from(units))),
+            admission: Rc::new(Semaphore::new(usize_of(u64::from(units)))),
             admission_units: Cell::new(units),
             header_generation: Cell::new(from.header_generation),
             holds: RefCell::default(),
