@@ -278,6 +278,8 @@ impl Harm {
             // Something else took its slot meanwhile.
             return;
         }
+        // Clients of the state that go on would change more than is counted here.
+        world.hush();
         let array = world.array();
         if let Err(error) = world.run(async move { array.drain().await }) {
             panic!("drained: {error}");
