@@ -80,6 +80,9 @@ struct Cell {
     since: Vec<(u64, u64)>,
     /// Begun and neither acked nor known to be lost.
     open: Vec<u64>,
+    /// Failed, perhaps after it had changed something, and was followed by an ack (its number): while
+    /// that isn't durable, a power cut may leave this.
+    failed: Vec<(u64, u64)>,
     /// Anything: a forced start couldn't tell. Until it is written again.
     unknown: bool,
 }
@@ -91,7 +94,9 @@ impl Cell {
 
     fn may_hold(&self, stamp: u64, crash: Option<Crash>) -> bool {
         let durable = crash == Some(Crash::Power)
-            && (self.floor == stamp || self.since.iter().any(|(_, s)| *s == stamp));
+            && (self.floor == stamp
+                || self.since.iter().any(|(_, s)| *s == stamp)
+                || self.failed.iter().any(|(_, s)| *s == stamp));
         self.unknown || durable || self.now() == stamp || self.open.contains(&stamp)
     }
 }
@@ -153,11 +158,14 @@ impl Model {
         self.acks += 1;
         let ack = self.acks;
         self.each(range, |_, cell| {
-            cell.open.clear();
+            let others = std::mem::take(&mut cell.open).into_iter();
+            let others = others.filter(|other| *other != stamp);
+            cell.failed.extend(others.map(|other| (ack, other)));
             cell.unknown = false;
             if fua {
                 cell.floor = stamp;
                 cell.since.clear();
+                cell.failed.clear();
             } else {
                 cell.since.push((ack, stamp));
             }
@@ -180,6 +188,7 @@ impl Model {
             if let Some((_, stamp)) = cell.since.drain(..count).next_back() {
                 cell.floor = stamp;
             }
+            cell.failed.retain(|(ack, _)| *ack > through);
         });
     }
 
@@ -225,6 +234,7 @@ impl Model {
                 cell.open.clear();
                 if crash == Crash::Power {
                     cell.since.clear();
+                    cell.failed.clear();
                     cell.floor = stamp;
                 } else if cell.now() != stamp {
                     cell.since.push((ack, stamp));
