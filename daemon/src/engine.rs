@@ -27,6 +27,7 @@ use cairn_raid::{Array, Hooks, MemberDisk};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+use crate::block::BlockServing;
 use crate::refuse::{Answer, internal};
 use crate::serving::Serving;
 
@@ -57,6 +58,8 @@ pub struct Engine {
     pub(crate) opening: RefCell<BTreeMap<PathBuf, usize>>,
     /// Exports of the array's volumes, by volume and address.
     pub exports: RefCell<BTreeMap<(Uuid, String), Rc<Serving>>>,
+    /// Volumes that are block devices of this host.
+    pub devices: RefCell<BTreeMap<Uuid, Rc<BlockServing>>>,
 }
 
 impl Engine {
@@ -220,6 +223,7 @@ fn run(
             held: RefCell::default(),
             opening: RefCell::default(),
             exports: RefCell::default(),
+            devices: RefCell::default(),
         });
         while let Some(Message::Run(job)) = queue.recv().await {
             tokio::task::spawn_local(job(Rc::clone(&engine)));
@@ -227,6 +231,7 @@ fn run(
         // Late callers get "gone" instead of waiting in a queue that nobody reads.
         queue.close();
         engine.exports.borrow_mut().clear();
+        engine.devices.borrow_mut().clear();
         engine.array.borrow_mut().take();
         engine.held.borrow_mut().clear();
     });

@@ -74,6 +74,8 @@ fn start(arguments: Arguments) -> Result<(), DaemonError> {
         return Ok(());
     }
     let set_log = start_log(&config.log)?;
+    // Before the first thread: all of them inherit it.
+    promise_to_write();
     abort_on_engine_panic();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // The admin API alone: arrays have threads of their own.
@@ -89,6 +91,17 @@ fn start(arguments: Arguments) -> Result<(), DaemonError> {
     // A dead network mount that df asked must not keep a stopped daemon alive.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     ended
+}
+
+/// Tells the kernel that memory is freed through this process: its threads never wait, in an
+/// allocation, for a file system that may lie on one of its own volumes.
+fn promise_to_write() {
+    if let Err(error) = cairn_blockdev::export::ublk::promise_to_write() {
+        tracing::info!(
+            "the kernel may make the daemon wait for its own volumes when memory is short \
+             (PR_SET_IO_FLUSHER: {error}; it wants CAP_SYS_RESOURCE)"
+        );
+    }
 }
 
 fn start_log(filter: &str) -> Result<SetLog, DaemonError> {

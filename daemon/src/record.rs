@@ -155,10 +155,22 @@ pub struct ExportRecord {
     pub volume: Uuid,
     /// Its name, which is the NBD export's.
     pub name: String,
-    /// An [`cairn_api::NbdAddress`] as text.
+    /// An [`cairn_api::NbdAddress`] as text, or [`cairn_api::UBLK`].
     pub address: String,
     /// Refuses writes.
     pub read_only: bool,
+    /// It is a ublk device.
+    #[serde(default)]
+    pub ublk: Option<UblkRecord>,
+}
+
+/// A ublk device that the operator asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UblkRecord {
+    /// Its number when it was last served: the one that it should have again.
+    pub number: Option<u32>,
+    /// Its logical block in bytes.
+    pub logical_block: u32,
 }
 
 /// A disk of the host's pool of spares.
@@ -323,6 +335,7 @@ mod tests {
             name: "pg".into(),
             address: "unix:/run/pg.sock".into(),
             read_only: false,
+            ublk: None,
         };
         for export in [export(7, 1), export(8, 2)] {
             save_export(&store, &export).await.unwrap();

@@ -12,9 +12,7 @@ use crate::disk::usage::{self, Tables};
 /// files of the system and never the device, so it doesn't hang where the device does.
 pub fn holder(number: u32) -> Option<String> {
     let sys = Sysfs::system();
-    let name = format!("ublkb{number}");
-    let dirs = sys.whole_devices().ok()?;
-    let dir = dirs.into_iter().find(|dir| dir.name() == name)?;
+    let dir = dir_of(&sys, number)?;
     if let Some(used) = usage::of_block(&sys, &dir, &Tables::system()) {
         return Some(used.to_string());
     }
@@ -23,7 +21,21 @@ pub fn holder(number: u32) -> Option<String> {
         .chain(&parts)
         .filter_map(BlockDir::device_number)
         .collect();
-    opener(Path::new("/proc"), &numbers).map(|who| format!("{name} is open in {who}"))
+    opener(Path::new("/proc"), &numbers).map(|who| format!("{} is open in {who}", dir.name()))
+}
+
+/// Whether the device or a partition of it is mounted, swap or built over. Cheaper than
+/// [`holder`]: processes aren't looked at.
+pub fn is_used(number: u32) -> bool {
+    let sys = Sysfs::system();
+    let dir = dir_of(&sys, number);
+    dir.is_some_and(|dir| usage::of_block(&sys, &dir, &Tables::system()).is_some())
+}
+
+fn dir_of(sys: &Sysfs, number: u32) -> Option<BlockDir> {
+    let name = format!("ublkb{number}");
+    let dirs = sys.whole_devices().ok()?;
+    dirs.into_iter().find(|dir| dir.name() == name)
 }
 
 /// A process other than this one that has one of these devices open.

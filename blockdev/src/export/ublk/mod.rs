@@ -25,6 +25,7 @@
 mod control;
 mod device;
 mod error;
+mod flusher;
 mod holders;
 mod params;
 mod queue;
@@ -36,5 +37,6 @@ pub use device::{
     Grown, Identity, Origin, Ublk, Wish, leftover, path, probe, remove_leftover, shown_bytes,
 };
 pub use error::UblkError;
-pub use holders::holder;
+pub use flusher::promise_to_write;
+pub use holders::{holder, is_used};
 pub use params::Choice;
