@@ -59,9 +59,13 @@ die() {
 
 cairn() { "$bin/cairn" "$@"; }
 
+# As cairn, without what it says of what it did.
+quiet() { cairn "$@" >/dev/null 2>&1; }
+
 # Starts the daemon and waits until it answers.
 up() {
-  mkdir -p $state
+  mkdir -m 700 -p $state
+  rm -f $CAIRN_SOCKET
   "$bin/cairnd" --state-dir $state >>/vmout/cairnd.log 2>&1 &
   daemon=$!
   for _ in $(seq 300); do
@@ -90,11 +94,11 @@ begin() {
   modprobe ublk_drv || die "no ublk_drv"
   up
   # shellcheck disable=SC2086
-  cairn array create pool --level raid6 --disks $members --spares $spare >/dev/null || die create
-  cairn volume create pg --array pool --size "$size" >/dev/null || die volume
-  said=$(cairn volume export pg --ublk "$@") || die export
-  device=$(echo "$said" | grep -o '/dev/ublkb[0-9]*' | head -n 1)
-  [ -b "$device" ] || die "no device in: $said"
+  cairn array create pool --level raid6 --disks $members --spares $spare 2>/dev/null || die create
+  cairn volume create pg --array pool --size "$size" 2>/dev/null || die volume
+  # The device alone is what scripts get.
+  device=$(cairn volume export pg --ublk "$@" 2>/dev/null) || die export
+  [ -b "$device" ] || die "no device: $device"
   name=${device#/dev/}
 }
 
@@ -106,7 +110,8 @@ tidy() {
   # A device without a server holds its users for ever: a fresh server takes it away.
   if ls /dev/ublkb* >/dev/null 2>&1; then
     up
-    cairn volume unexport pg --force --yes >/dev/null 2>&1
+    quiet array wait pool --timeout 60s
+    quiet volume unexport pg --force --yes
     kill -9 "$daemon"
     wait "$daemon" 2>/dev/null
   fi
@@ -144,9 +149,9 @@ device_is_what_it_says() {
   mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
   cp -r /etc/ssl /mnt/ && sync -f /mnt && umount /mnt || die files
   e2fsck -fn "$device" >/dev/null || die fsck
-  cairn volume unexport pg >/dev/null || die unexport
+  quiet volume unexport pg || die unexport
   [ ! -e "$device" ] || die "$device is still there"
-  cairn volume export pg --ublk --logical-block 512 --read-only >/dev/null || die "export again"
+  quiet volume export pg --ublk --logical-block 512 --read-only || die "export again"
   is "logical block" "$(queue logical_block_size)" 512
   is read-only "$(cat "/sys/block/$name/ro")" 1
   mount -o ro,noload "$device" /mnt && diff -r /etc/ssl /mnt/ssl || die "what was written is another"
@@ -198,7 +203,7 @@ in_use_stays() {
   user=$!
   said=$(cairn volume unexport pg 2>&1) && die "an open device was taken away"
   echo "$said" | grep -q "process $user (sleep)" || die "the process isn't named: $said"
-  cairn volume unexport pg --force >/dev/null || die force
+  quiet volume unexport pg --force || die force
   [ ! -e "$device" ] || die "$device is still there"
   kill $user
 }
@@ -209,9 +214,9 @@ refusals() {
   echo "$said" | grep -q "at ublk" || die "$said"
   said=$(cairn volume export pg --ublk --logical-block 512 2>&1) && die "another kind"
   echo "$said" | grep -q unexport || die "$said"
-  cairn volume export pg --ublk | grep -q already || die "not idempotent"
-  cairn volume delete pg --yes 2>/dev/null && die "deleted while exported"
-  cairn volume unexport pg >/dev/null || die unexport
+  cairn volume export pg --ublk 2>&1 | grep -q already || die "not idempotent"
+  quiet volume delete pg --yes && die "deleted while exported"
+  quiet volume unexport pg || die unexport
   rmmod ublk_drv || die rmmod
   said=$(cairn volume export pg --ublk 2>&1) && die "without the module"
   echo "$said" | grep -q "modprobe ublk_drv" || die "$said"
@@ -268,8 +273,8 @@ member_fails_and_is_rebuilt() {
   verify 30 &
   fio=$!
   sleep 3
-  cairn disk fail /dev/vdb --yes >/dev/null || die fail
-  cairn array wait pool --for clean --timeout 120s >/dev/null || die "not rebuilt"
+  quiet disk fail /dev/vdb --yes || die fail
+  quiet array wait pool --for clean --timeout 120s || die "not rebuilt"
   wait $fio || die "fio saw an error: $(tail -n 5 /vmout/fio.log)"
   cairn array show pool | grep -q "$spare" || die "the spare isn't in it"
 }
@@ -303,7 +308,7 @@ resize_is_seen_or_said() {
     killed
     up
     dd if="$device" of=/dev/null bs=1M count=4 iflag=direct status=none || die "no reads after it"
-    cairn volume unexport pg >/dev/null && cairn volume export pg --ublk >/dev/null || die again
+    quiet volume unexport pg && quiet volume export pg --ublk || die again
     is size "$(blockdev --getsize64 "$device")" $((128 << 20))
   fi
 }
@@ -317,15 +322,14 @@ left_device_is_taken_up_or_removed() {
   rm -rf $state
   up
   # shellcheck disable=SC2086
-  cairn array assemble pool --scan $members $spare --yes >/dev/null 2>&1 ||
-    cairn array assemble pool --scan $members $spare --force --yes >/dev/null || die assemble
-  said=$(cairn volume export pg --ublk) || die export
-  echo "$said" | grep -q "$device" || die "another device: $said"
+  cairn array assemble pool --scan $members $spare >/dev/null 2>&1 ||
+    quiet array assemble pool --scan $members $spare --force || die assemble
+  is device "$(cairn volume export pg --ublk 2>/dev/null)" "$device"
   [ "$(ls -d /dev/ublkb* | wc -l)" = 1 ] || die "a second device"
   dd if="$device" bs=1M count=1 iflag=direct status=none | cmp - /run/data || die "other data"
   # Left over and not wanted any more: it can be removed although its array doesn't run.
-  cairn array stop pool --yes >/dev/null || die stop
-  cairn volume unexport pg >/dev/null || die unexport
+  quiet array stop pool --yes || die stop
+  quiet volume unexport pg || die unexport
   [ ! -e "$device" ] || die "$device is still there"
 }
 
@@ -333,11 +337,11 @@ array_stops_and_goes_on() {
   begin
   yes cairn | head -c 1M >/run/data
   dd if=/run/data of="$device" bs=1M oflag=direct status=none || die write
-  cairn array stop pool --yes >/dev/null || die stop
+  quiet array stop pool --yes || die stop
   dd if="$device" of=/run/read bs=1M count=1 iflag=direct status=none &
   reader=$!
   sleep 1
-  cairn array assemble pool >/dev/null || die assemble
+  quiet array assemble pool || die assemble
   wait $reader || die "a read over the stop failed"
   cmp /run/read /run/data || die "other data"
 }

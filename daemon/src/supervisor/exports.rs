@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::block::Way;
 use super::volumes::Found;
-use super::{Entry, Snapshot, Supervisor, locked};
+use super::{Entry, Run, Snapshot, Supervisor, locked};
 use crate::engine::{Engine, EngineHandle};
 use crate::events::NewEvent;
 use crate::record::{ExportRecord, forget_export, save_export};
@@ -185,6 +185,12 @@ impl Supervisor {
             None => None,
         };
         self.check_running()?;
+        if let Some(entry) = &entry
+            && matches!(entry.run(), Run::Starting)
+        {
+            // What it brings back would come after what is ended here.
+            entry.running()?;
+        }
         let wanted = match &request.nbd {
             None => None,
             Some(text) if text == UBLK => Some(text.clone()),
@@ -279,10 +285,12 @@ impl Supervisor {
             Ok(found) => Ok((Some(found.entry), known(Some(found.info.uuid)))),
             Err(detail) if detail.code == ErrorCode::UnknownVolume => {
                 let records = known(None);
-                if records.is_empty() {
+                let Some(first) = records.first() else {
                     return Err(detail);
-                }
-                Ok((None, records))
+                };
+                let mut entries = self.entries().into_iter();
+                let entry = entries.find(|entry| entry.uuid() == first.array);
+                Ok((entry, records))
             }
             Err(detail) => Err(detail),
         }

@@ -87,7 +87,13 @@ pub(super) async fn run(context: &Context, verb: VolumeVerb) -> Result<Exit, Too
                 dry_run: dry.dry_run,
             };
             let target = routes::VOLUME_EXPORT.with_name(&name);
-            change::plain(context, &format!("exporting {name}"), &target, &request).await
+            let label = format!("exporting {name}");
+            change::with_path(context, &label, &target, &request, |reply| {
+                let exports = reply.volume.iter().flat_map(|volume| &volume.exports);
+                let device = exports.filter(|export| ublk && export.nbd == UBLK);
+                device.map(|export| export.uri.clone()).next()
+            })
+            .await
         }
         VolumeVerb::Unexport {
             name,
