@@ -40,8 +40,12 @@ impl BlockServing {
                 read_only,
             },
         };
-        let (pool, env) = (engine.pool.clone(), engine.env.clone());
-        let (ublk, origin) = Ublk::start(wish, device, pool, env)
+        let place = ublk::Place {
+            pool: engine.pool.clone(),
+            env: engine.env.clone(),
+            remains: engine.remains.clone(),
+        };
+        let (ublk, origin) = Ublk::start(wish, device, place)
             .await
             .map_err(|error| error.to_string())?;
         Ok((Self { ublk }, origin))
@@ -57,7 +61,8 @@ impl BlockServing {
         self.ublk.grow().await.map_err(|error| error.to_string())
     }
 
-    /// Stops serving; the device stays, and waits for the next daemon.
+    /// Stops serving; the device stays, and waits for the next daemon, or for this one once the engine
+    /// thread has ended.
     pub async fn give_up(&self) {
         if timeout(DRAIN_TIMEOUT, self.ublk.give_up()).await.is_err() {
             tracing::warn!(

@@ -22,6 +22,7 @@ use std::thread::JoinHandle;
 
 use cairn_blockdev::disk::{Backend, IoKind, Reactor, ReactorConfig};
 use cairn_blockdev::export::nbd::Limits;
+use cairn_blockdev::export::ublk::Remains;
 use cairn_blockdev::{BlockDevice, BufPool, Env, LocalFuture};
 use cairn_raid::{Array, Hooks, MemberDisk};
 use tokio::sync::{mpsc, oneshot};
@@ -58,6 +59,8 @@ pub struct Engine {
     pub(crate) opening: RefCell<BTreeMap<PathBuf, usize>>,
     /// Exports of the array's volumes, by volume and address.
     pub exports: RefCell<BTreeMap<(Uuid, String), Rc<Serving>>>,
+    /// What block devices leave that were given up.
+    pub(crate) remains: Remains,
     /// Volumes that are block devices of this host.
     pub devices: RefCell<BTreeMap<Uuid, Rc<BlockServing>>>,
 }
@@ -110,6 +113,7 @@ pub struct EngineHandle {
     jobs: mpsc::Sender<Message>,
     backend: IoKind,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    remains: Remains,
 }
 
 impl EngineHandle {
@@ -117,9 +121,11 @@ impl EngineHandle {
     pub async fn start(config: EngineConfig) -> Answer<Self> {
         let (jobs, queue) = mpsc::channel(JOBS_MAX);
         let (started, wait) = oneshot::channel();
+        let remains = Remains::default();
+        let kept = remains.clone();
         let thread = std::thread::Builder::new()
             .name(THREAD_NAME.into())
-            .spawn(move || run(config, queue, started))
+            .spawn(move || run(config, kept, queue, started))
             .map_err(|error| internal(format!("an engine thread can't be started: {error}")))?;
         let backend = wait
             .await
@@ -129,6 +135,7 @@ impl EngineHandle {
             jobs,
             backend,
             thread: Arc::new(Mutex::new(Some(thread))),
+            remains,
         })
     }
 
@@ -172,11 +179,14 @@ impl EngineHandle {
         if !matches!(joined, Ok(Ok(()))) {
             tracing::error!("an engine thread ended in a panic");
         }
+        // Not before: see there.
+        self.remains.clear();
     }
 }
 
 fn run(
     config: EngineConfig,
+    remains: Remains,
     mut queue: mpsc::Receiver<Message>,
     started: oneshot::Sender<Result<IoKind, std::io::Error>>,
 ) {
@@ -224,6 +234,7 @@ fn run(
             opening: RefCell::default(),
             exports: RefCell::default(),
             devices: RefCell::default(),
+            remains,
         });
         while let Some(Message::Run(job)) = queue.recv().await {
             tokio::task::spawn_local(job(Rc::clone(&engine)));

@@ -34,6 +34,9 @@ modules=${MODULES-virtio_blk ublk_drv}
 kernel=$(bash "$here/kernel.sh")
 version=$(ls "$kernel/usr/lib/modules")
 tree=$kernel/usr/lib/modules/$version
+# Where the package is split, the kernel lies beside its modules.
+image=$kernel/boot/vmlinuz-$version
+[ -e "$image" ] || image=$tree/vmlinuz
 
 run=$(mktemp -d)
 out=${OUT:-$run/out}
@@ -113,8 +116,13 @@ for share in root:/ out:"$out"; do
   # The host's root is taken to stand still, so that programs start in reasonable time.
   cache=auto
   [ "$name" = root ] && cache=always
-  /usr/lib/qemu/virtiofsd --socket-path="$run/$name.sock" -o source="${share#*:}" -o cache=$cache \
-    -o sandbox=chroot >"$run/$name.log" 2>&1 &
+  if [ -x /usr/libexec/virtiofsd ]; then
+    server=(/usr/libexec/virtiofsd --shared-dir "${share#*:}" --cache $cache --sandbox chroot)
+  else
+    # QEMU's own, in older releases.
+    server=(/usr/lib/qemu/virtiofsd -o source="${share#*:}" -o cache=$cache -o sandbox=chroot)
+  fi
+  "${server[@]}" --socket-path="$run/$name.sock" >"$run/$name.log" 2>&1 &
   started+=($!)
 done
 for _ in $(seq 250); do
@@ -132,12 +140,12 @@ done
 # Without cx16 and la57: both cost much under emulation, and nothing here needs them.
 timeout "$timeout" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max,-cx16,-la57 \
   -smp "$cpus" -m "$mem" -nodefaults -no-user-config -display none -no-reboot -serial stdio \
-  -kernel "$kernel/boot/vmlinuz-$version" -initrd "$initrd" \
+  -kernel "$image" -initrd "$initrd" \
   -append "console=ttyS0 panic=-1 mitigations=off nokaslr tsc=reliable ${VERBOSE:+ignore_loglevel} ${VERBOSE:-quiet} ${APPEND:-}" \
   -object "memory-backend-memfd,id=mem,size=${mem}M,share=on" -numa node,memdev=mem \
   -chardev "socket,id=root,path=$run/root.sock" -device vhost-user-fs-pci,chardev=root,tag=root \
   -chardev "socket,id=out,path=$run/out.sock" -device vhost-user-fs-pci,chardev=out,tag=out \
-  "${drives[@]}" </dev/null 2>&1 | tr -d '\r' | tee "$run/console"
+  "${drives[@]}" </dev/null 2>&1 | sed -u 's/\r//g' | tee "$run/console"
 
 code=$(sed -n 's/^vm\.sh: exit \([0-9]*\)$/\1/p' "$run/console" | tail -n 1)
 exit "${code:-125}"

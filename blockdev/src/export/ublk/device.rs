@@ -12,6 +12,7 @@ use super::control::{Control, open_device};
 use super::error::UblkError;
 use super::params::{Choice, DEPTH, MAX_IO_BYTES, params, size_of_device};
 use super::queue::Queue;
+use super::remains::Remains;
 use super::uapi::{self, ANY_DEVICE, DeviceInfo, SECTOR_SHIFT, attrs, features, state};
 use crate::buf::BufPool;
 use crate::device::BlockDevice;
@@ -46,6 +47,17 @@ impl Identity {
         // Zero is what servers leave there that keep nothing.
         Self((high ^ low).max(1))
     }
+}
+
+/// What a device is served with.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Memory for requests.
+    pub pool: BufPool,
+    /// Time and tasks of the thread.
+    pub env: Env,
+    /// Where the queue's ring goes when the device is given up.
+    pub remains: Remains,
 }
 
 /// Where a device came from.
@@ -90,14 +102,15 @@ impl Ublk {
     pub async fn start(
         wish: Wish,
         device: Rc<dyn BlockDevice>,
-        pool: BufPool,
-        env: Env,
+        place: Place,
     ) -> Result<(Self, Origin), UblkError> {
         let control = Control::open().await?;
         let mut wish = wish;
+        let Place { pool, env, remains } = place;
         if let Some(left) = find(&control, wish.identity, wish.number).await {
             if left.state != state::DEAD {
                 let taken = take_up(&control, &left, wish, &device, pool, &env).await?;
+                taken.live(remains);
                 let taken = Self::new(control, left.dev_id, taken, device, wish.choice, env);
                 taken.catch_up().await;
                 return Ok((taken, Origin::TakenUp));
@@ -107,6 +120,7 @@ impl Ublk {
             wish.number = wish.number.or(Some(left.dev_id));
         }
         let (number, queue) = make(&control, wish, &device, pool, &env).await?;
+        queue.live(remains);
         let made = Self::new(control, number, queue, device, wish.choice, env);
         Ok((made, Origin::Made))
     }
@@ -168,7 +182,7 @@ impl Ublk {
     }
 
     /// Stops serving: what the volume has in hand is answered, what comes after waits in the kernel
-    /// for the next server.
+    /// for the next server. It is let in once this thread has ended and its [`Remains`] are cleared.
     pub async fn give_up(&self) {
         self.queue.drain().await;
     }
@@ -176,6 +190,7 @@ impl Ublk {
     /// Removes the device from the host, after what is under way on it.
     pub async fn remove(&self) -> Result<(), UblkError> {
         self.control.stop(self.number).await?;
+        self.queue.stopped().await;
         self.queue.close();
         remove(&self.control, self.number, &self.env).await
     }

@@ -29,14 +29,16 @@ mod flusher;
 mod holders;
 mod params;
 mod queue;
+mod remains;
 mod request;
 mod ring;
 mod uapi;
 
 pub use device::{
-    Grown, Identity, Origin, Ublk, Wish, leftover, path, probe, remove_leftover, shown_bytes,
+    Grown, Identity, Origin, Place, Ublk, Wish, leftover, path, probe, remove_leftover, shown_bytes,
 };
 pub use error::UblkError;
 pub use flusher::promise_to_write;
 pub use holders::{holder, is_used};
 pub use params::Choice;
+pub use remains::Remains;

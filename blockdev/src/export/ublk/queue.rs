@@ -22,11 +22,13 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
+use std::time::Duration;
 
 use memmap2::{Mmap, MmapOptions};
 use nix::libc;
 use tokio::sync::Notify;
 
+use super::remains::Remains;
 use super::request::{Request, errno_of};
 use super::ring::CommandRing;
 use super::uapi::{
@@ -38,6 +40,10 @@ use crate::env::Env;
 use crate::error::{IoError, IoErrorKind};
 use crate::units::usize_of_u32;
 
+/// Without a new request for so long, nobody has one who doesn't wait for another.
+const QUIET: Duration = Duration::from_millis(20);
+/// How often that is looked at, at most.
+const QUIET_STEPS_MAX: u32 = 50;
 const DESCRIPTOR_BYTES: usize = size_of::<Descriptor>();
 
 /// See the module.
@@ -58,6 +64,7 @@ pub(crate) struct Queue {
     failed: Cell<Option<i32>>,
     /// A request has ended, or a tag.
     changed: Notify,
+    env: Env,
 }
 
 impl Queue {
@@ -85,6 +92,7 @@ impl Queue {
             closing: Cell::new(false),
             failed: Cell::new(None),
             changed: Notify::new(),
+            env: env.clone(),
         });
         for tag in 0..depth {
             let queue = Rc::clone(&queue);
@@ -108,13 +116,32 @@ impl Queue {
         io::Error::from_raw_os_error(self.failed.get().unwrap_or(libc::ENODEV))
     }
 
-    /// Starts no more requests, and waits until those that the device has are answered. To be
-    /// called once, and the queue dropped after it.
+    /// Requests come from now on. What the queue then leaves goes to `remains`.
+    pub(crate) fn live(&self, remains: Remains) {
+        self.ring.live(remains);
+    }
+
+    /// Starts no more requests, and waits until those that the device has are answered and no more
+    /// come: whoever sends them waits for those that stay unanswered. To be called once, and the
+    /// queue dropped after it.
     pub(crate) async fn drain(&self) {
         self.closing.set(true);
         self.until(|queue| queue.running.get() == 0).await;
         // Whoever ended last has queued its answer in the same turn.
+        self.ring.submit();
+        for _ in 0..QUIET_STEPS_MAX {
+            let before = self.fetching.get();
+            self.env.clock.sleep(QUIET).await;
+            if self.fetching.get() == before {
+                break;
+            }
+        }
         self.close();
+    }
+
+    /// Waits until the kernel has ended all tags, as it does when it stops the device.
+    pub(crate) async fn stopped(&self) {
+        self.until(|queue| queue.fetching.get() == 0).await;
     }
 
     /// Ends all tasks. Requests that the device has are left to the next server.

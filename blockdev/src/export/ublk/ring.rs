@@ -11,6 +11,7 @@
 //!   is leaked if the ring ends before.
 //! - The file is the ring's own: no command can meet a closed or another descriptor.
 //! - The ring takes commands to files and no other operation.
+//! - The ring of a live device isn't closed while commands are in it: see [`super::remains`].
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -18,6 +19,7 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use io_uring::register::Restriction;
@@ -27,6 +29,7 @@ use nix::libc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::remains::{Remains, Remnant};
 use super::uapi::Op;
 use crate::buf::Buf;
 use crate::disk::sys::event_fd;
@@ -60,9 +63,12 @@ struct Slot {
 struct Inner {
     /// Before `bell`: tokio must forget the descriptor before it is closed.
     readiness: AsyncFd<Watched>,
-    ring: RefCell<IoUring<squeue::Entry128, cqueue::Entry>>,
+    /// `None` only while being dropped.
+    ring: RefCell<Option<IoUring<squeue::Entry128, cqueue::Entry>>>,
     _bell: File,
-    file: File,
+    file: Arc<File>,
+    /// Where the ring goes if it can't be closed yet.
+    remains: RefCell<Option<Remains>>,
     slots: RefCell<Vec<Slot>>,
     driver: RefCell<Waker>,
     closed: Cell<bool>,
@@ -102,9 +108,10 @@ impl CommandRing {
             .map_err(io::Error::from)?;
         let inner = Rc::new(Inner {
             readiness,
-            ring: RefCell::new(ring),
+            ring: RefCell::new(Some(ring)),
             _bell: bell,
-            file,
+            file: Arc::new(file),
+            remains: RefCell::new(None),
             slots: RefCell::new((0..slots).map(|_| Slot::default()).collect()),
             driver: RefCell::new(Waker::noop().clone()),
             closed: Cell::new(false),
@@ -117,6 +124,11 @@ impl CommandRing {
     /// The file that commands go to.
     pub(crate) fn file(&self) -> &File {
         &self.0.file
+    }
+
+    /// Requests come from now on: what is in the ring at its end is kept in `remains`.
+    pub(crate) fn live(&self, remains: Remains) {
+        *self.0.remains.borrow_mut() = Some(remains);
     }
 
     /// A slot that no command is in.
@@ -155,10 +167,12 @@ impl CommandRing {
             .cmd(command)
             .build()
             .user_data(u64_of(index));
-        // SAFETY: the file is the ring's, and memory that the command points at stays in its slot
-        // until the completion has been reaped.
-        let pushed = unsafe { inner.ring.borrow_mut().submission().push(&entry) };
-        assert!(pushed.is_ok(), "more commands than submission entries");
+        if let Some(ring) = &mut *inner.ring.borrow_mut() {
+            // SAFETY: the file is the ring's, and memory that the command points at stays in its
+            // slot until the completion has been reaped.
+            let pushed = unsafe { ring.submission().push(&entry) };
+            assert!(pushed.is_ok(), "more commands than submission entries");
+        }
         inner.driver.borrow().wake_by_ref();
         let waiting = Waiting { inner, index };
         let code = poll_fn(|cx| inner.poll(index, cx)).await?;
@@ -257,7 +271,8 @@ impl Inner {
     fn turn(&self) -> bool {
         let (submitted, completions) = {
             let mut ring = self.ring.borrow_mut();
-            let submitted = submit(&mut ring);
+            let Some(ring) = &mut *ring else { return true };
+            let submitted = submit(ring);
             let entries = ring.completion();
             let entries = entries.map(|entry| (entry.user_data(), entry.result()));
             (submitted, entries.collect::<Vec<_>>())
@@ -317,11 +332,22 @@ fn refused(error: &io::Error) -> ! {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The kernel may still write there.
+        let mut under_way = false;
         for slot in self.slots.get_mut() {
             if !matches!(slot.state, State::Idle | State::Done(_)) {
+                under_way = true;
+                // The kernel may still write there.
                 std::mem::forget(slot.memory.take());
             }
+        }
+        if under_way
+            && let Some(remains) = self.remains.get_mut().take()
+            && let Some(ring) = self.ring.get_mut().take()
+        {
+            remains.keep(Remnant {
+                _ring: ring,
+                _file: Arc::clone(&self.file),
+            });
         }
     }
 }
