@@ -323,6 +323,16 @@ mod tests {
         assert_eq!(paths, ["/d0", "/d1", "", "/d2"]);
     }
 
+    #[test]
+    fn an_export_of_an_earlier_release_is_no_block_device() {
+        let old = format!(
+            r#"{{"array":"{0}","volume":"{0}","name":"pg","address":"tcp:127.0.0.1:1","read_only":true}}"#,
+            Uuid::nil()
+        );
+        let record: ExportRecord = serde_json::from_str(&old).unwrap();
+        assert_eq!((record.ublk, record.read_only), (None, true));
+    }
+
     #[tokio::test]
     async fn records_survive_until_they_are_forgotten() {
         let dir = TempDir::new();

@@ -319,6 +319,9 @@ resize_is_seen_or_said() {
     dd if="$device" of=/dev/null bs=1M count=4 iflag=direct status=none || die "no reads after it"
     quiet volume unexport pg && quiet volume export pg --ublk || die again
     is size "$(blockdev --getsize64 "$device")" $((128 << 20))
+    echo "  this kernel has no UPDATE_SIZE: said"
+  else
+    echo "  UPDATE_SIZE: seen"
   fi
 }
 
@@ -368,6 +371,10 @@ memory_pressure() {
   timeout 60 sync -f /mnt || die "the sync hangs"
   rm /dev/shm/ballast
   kill -0 "$daemon" || die "the daemon is gone"
+  # PF_MEMALLOC_NOIO, of PR_SET_IO_FLUSHER: no thread of the daemon waits for its own device.
+  for flags in $(sed 's/.*) //' /proc/"$daemon"/task/*/stat | cut -d' ' -f7); do
+    [ $((flags & 0x80000)) != 0 ] || die "a thread may wait for its own device"
+  done
 }
 
 # --- running them ------------------------------------------------------------------------------------
