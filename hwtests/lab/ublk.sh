@@ -113,6 +113,7 @@ begin() {
 # What is left goes, so that the next promise finds blank disks.
 tidy() {
   umount /mnt 2>/dev/null
+  umount /run/ballast 2>/dev/null
   kill -9 "$daemon" 2>/dev/null
   wait "$daemon" 2>/dev/null
   # A device without a server holds its users for ever: a fresh server takes it away.
@@ -365,11 +366,13 @@ memory_pressure() {
   mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
   echo 1 >/proc/sys/vm/overcommit_memory
   echo 60 >/proc/sys/vm/dirty_ratio
-  # What is left of the machine's memory: some tens of MiB.
-  head -c $(($(awk '/MemAvailable/ {print $2}' /proc/meminfo) / 1024 - 160))M /dev/zero >/dev/shm/ballast
+  # What is left of the machine's memory: about as much as is written.
+  mkdir -p /run/ballast && mount -t tmpfs -o size=100% ballast /run/ballast
+  available=$(awk '/MemAvailable/ {print $2}' /proc/meminfo)
+  head -c $((available / 1024 - 160))M /dev/zero >/run/ballast/file || die ballast
   timeout 120 dd if=/dev/zero of=/mnt/large bs=1M count=160 status=none || die "the write hangs"
   timeout 60 sync -f /mnt || die "the sync hangs"
-  rm /dev/shm/ballast
+  umount /run/ballast
   kill -0 "$daemon" || die "the daemon is gone"
   # PF_MEMALLOC_NOIO, of PR_SET_IO_FLUSHER: no thread of the daemon waits for its own device.
   for flags in $(sed 's/.*) //' /proc/"$daemon"/task/*/stat | cut -d' ' -f7); do
