@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use cairn_blockdev::export::ublk;
 use cairnd::daemon::{ConfigSource, SetLog, run};
 use cairnd::engine::THREAD_NAME;
 use cairnd::error::DaemonError;
@@ -75,7 +76,7 @@ fn start(arguments: Arguments) -> Result<(), DaemonError> {
     }
     let set_log = start_log(&config.log)?;
     // Before the first thread: all of them inherit it.
-    promise_to_write();
+    prepare_for_short_memory();
     abort_on_engine_panic();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // The admin API alone: arrays have threads of their own.
@@ -93,14 +94,19 @@ fn start(arguments: Arguments) -> Result<(), DaemonError> {
     ended
 }
 
-/// Tells the kernel that memory is freed through this process: its threads never wait, in an
-/// allocation, for a file system that may lie on one of its own volumes.
-fn promise_to_write() {
-    if let Err(error) = cairn_blockdev::export::ublk::promise_to_write() {
+/// A file system of this host may lie on one of the daemon's own volumes: when memory is short, no
+/// thread may wait for it, neither in an allocation nor for a page of the program.
+fn prepare_for_short_memory() {
+    if let Err(error) = ublk::promise_to_write() {
         tracing::info!(
             "the kernel may make the daemon wait for its own volumes when memory is short \
              (PR_SET_IO_FLUSHER: {error}; it wants CAP_SYS_RESOURCE)"
         );
+    }
+    match ublk::stay_in_memory() {
+        Ok(true) => {}
+        Ok(false) => tracing::debug!("memory isn't locked: RLIMIT_MEMLOCK has a limit"),
+        Err(error) => tracing::info!("memory can't be locked: {error}"),
     }
 }
 

@@ -337,6 +337,7 @@ left_device_is_taken_up_or_removed() {
   # shellcheck disable=SC2086
   cairn array assemble pool --scan $members $spare >/dev/null 2>&1 ||
     quiet array assemble pool --scan $members $spare --force || die assemble
+  cairn events | grep -q DeviceLeft || die "nobody is told"
   is device "$(cairn volume export pg --ublk 2>/dev/null)" "$device"
   [ "$(ls -d /dev/ublkb* | wc -l)" = 1 ] || die "a second device"
   dd if="$device" bs=1M count=1 iflag=direct status=none | cmp - /run/data || die "other data"

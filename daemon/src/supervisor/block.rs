@@ -200,6 +200,45 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Tells of devices of this array's volumes that wait for a server although nobody asked for
+    /// them here: their users hang until they are exported again.
+    pub(super) async fn tell_leftovers(&self, array: Uuid, engine: &EngineHandle) {
+        let exports = self.exports_of(array);
+        let wanted: Vec<Uuid> = exports
+            .iter()
+            .filter(|record| record.ublk.is_some())
+            .map(|record| record.volume)
+            .collect();
+        let left = engine.call(move |engine| async move {
+            let volumes = engine.array().map(|array| array.volumes());
+            let volumes: Vec<_> = volumes
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|volume| !wanted.contains(&volume.uuid))
+                .map(|volume| (Identity::of(volume.uuid), volume.name))
+                .collect();
+            let identities: Vec<Identity> = volumes.iter().map(|(identity, _)| *identity).collect();
+            // Whoever may not look is told so when it is exported.
+            let left = ublk::leftovers(&identities).await.unwrap_or_default();
+            let name = |of: Identity| volumes.iter().find(|(identity, _)| *identity == of);
+            let named = left.iter().filter_map(|(identity, number)| {
+                name(*identity).map(|(_, name)| (name.clone(), *number))
+            });
+            named.collect::<Vec<(String, u32)>>()
+        });
+        for (name, number) in left.await.unwrap_or_default() {
+            let path = ublk::path(number);
+            let what = format!(
+                "{} is left by an earlier daemon and waits: `cairn volume export {name} --ublk` takes \
+                 it up",
+                path.display()
+            );
+            tracing::warn!("{what}");
+            self.events
+                .record(NewEvent::new("DeviceLeft", what).volume(&name));
+        }
+    }
+
     /// Serves the device; the answer is its number.
     async fn serve_block(
         &self,

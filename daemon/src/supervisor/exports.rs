@@ -313,6 +313,7 @@ impl Supervisor {
                 entry.error = error;
             }
         }
+        self.tell_leftovers(array, engine).await;
     }
 
     async fn serve(&self, engine: &EngineHandle, record: &ExportRecord) -> Result<(), String> {

@@ -207,10 +207,19 @@ pub async fn probe() -> Result<(), UblkError> {
     Control::open().await.map(drop)
 }
 
-/// The number of the device that a server of this identity left, or serves.
-pub async fn leftover(identity: Identity) -> Result<Option<u32>, UblkError> {
+/// Devices that wait for a server of one of these identities, with their numbers.
+pub async fn leftovers(identities: &[Identity]) -> Result<Vec<(Identity, u32)>, UblkError> {
+    if identities.is_empty() || Control::numbers().is_empty() {
+        return Ok(Vec::new());
+    }
     let control = Control::open().await?;
-    Ok(find(&control, identity, None).await.map(|info| info.dev_id))
+    let mut left = Vec::new();
+    for identity in identities {
+        if let Some(info) = find(&control, *identity, None).await {
+            left.push((*identity, info.dev_id));
+        }
+    }
+    Ok(left)
 }
 
 /// Removes a device that nobody serves any more. False if there is none.

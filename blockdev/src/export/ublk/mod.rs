@@ -35,10 +35,11 @@ mod ring;
 mod uapi;
 
 pub use device::{
-    Grown, Identity, Origin, Place, Ublk, Wish, leftover, path, probe, remove_leftover, shown_bytes,
+    Grown, Identity, Origin, Place, Ublk, Wish, leftovers, path, probe, remove_leftover,
+    shown_bytes,
 };
 pub use error::UblkError;
-pub use flusher::promise_to_write;
+pub use flusher::{promise_to_write, stay_in_memory};
 pub use holders::{holder, is_used};
 pub use params::Choice;
 pub use remains::Remains;
