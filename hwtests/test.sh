@@ -4,6 +4,7 @@
 #   sh hwtests/test.sh              everything, as CI runs it
 #   sh hwtests/test.sh --quick      without storm, the end-to-end tests and the demo; needs no root
 #   sh hwtests/test.sh --full       everything, and all rounds of what CI does a few of; over an hour
+#   sh hwtests/test.sh --kernel     block devices in a virtual machine, all of it: a quarter of an hour
 #   sh hwtests/test.sh fmt clippy   these parts alone; --list shows them
 #
 # What it needs and isn't there it installs by apt where it may (as root); else it says exactly what
@@ -15,20 +16,28 @@ PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/local/sbin:/usr/sbin:/sbin
 export PATH
 target=${CARGO_TARGET_DIR:-target}
 
-all="fmt clippy build tests doc fuzz storm end-to-end demo"
+all="fmt clippy build tests doc fuzz storm end-to-end kernel demo"
 quick="fmt clippy build tests doc fuzz"
 parts=
 full=
+kernel=smoke
 for argument in "$@"; do
   case $argument in
     --quick) parts="$parts $quick" ;;
-    --full) full=yes ;;
+    --full)
+      full=yes
+      kernel=whole
+      ;;
+    --kernel)
+      parts="$parts build kernel"
+      kernel=whole
+      ;;
     --list)
       echo "$all" | tr ' ' '\n'
       exit 0
       ;;
     -h | --help)
-      sed -n '2,10s/^# \{0,1\}//p' hwtests/test.sh
+      sed -n '2,11s/^# \{0,1\}//p' hwtests/test.sh
       exit 0
       ;;
     *)
@@ -79,6 +88,7 @@ look() {
   packages=
   program cc gcc
   wants fuzz && program c++ g++
+  wants kernel && look_kernel
   wants end-to-end || return 0
   program fio fio
   program nbdkit nbdkit
@@ -102,6 +112,20 @@ look() {
   for name in initdb pgbench pg_amcheck pg_checksums; do
     ls /usr/lib/postgresql/*/bin/$name >/dev/null 2>&1 || lacks "PostgreSQL's $name" postgresql
   done
+}
+
+# What the virtual machine is made of; the kernel itself is fetched by lab/kernel.sh.
+look_kernel() {
+  program qemu-system-x86_64 qemu-system-x86
+  [ -x /usr/libexec/virtiofsd ] || [ -x /usr/lib/qemu/virtiofsd ] || lacks virtiofsd "qemu-system-common virtiofsd"
+  program busybox busybox-static
+  program cpio cpio
+  program depmod kmod
+  program xz xz-utils
+  program setpriv util-linux
+  program fio fio
+  program mkfs.ext4 e2fsprogs
+  program mkfs.xfs xfsprogs
 }
 
 install_packages() {
@@ -210,6 +234,11 @@ part_end_to_end() {
   cargo nextest run --release --workspace --locked --profile "$profile" -E 'binary(e2e)'
 }
 
+# On a kernel that has what this host's may not have; emulated, so for right or wrong alone.
+part_kernel() {
+  CAIRN_BIN_DIR=$target/release bash hwtests/lab/ublk.sh "$kernel"
+}
+
 part_demo() {
   "$target/release/cairn" demo
 }
@@ -226,7 +255,7 @@ for part in $all; do
   echo "== $part"
   begin=$(date +%s)
   case $built$part in
-    notests | nostorm | noend-to-end | nodemo)
+    notests | nostorm | noend-to-end | nokernel | nodemo)
       echo "not run: the build failed"
       false
       ;;

@@ -22,11 +22,13 @@ use std::thread::JoinHandle;
 
 use cairn_blockdev::disk::{Backend, IoKind, Reactor, ReactorConfig};
 use cairn_blockdev::export::nbd::Limits;
+use cairn_blockdev::export::ublk::Remains;
 use cairn_blockdev::{BlockDevice, BufPool, Env, LocalFuture};
 use cairn_raid::{Array, Hooks, MemberDisk};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+use crate::block::BlockServing;
 use crate::refuse::{Answer, internal};
 use crate::serving::Serving;
 
@@ -57,6 +59,10 @@ pub struct Engine {
     pub(crate) opening: RefCell<BTreeMap<PathBuf, usize>>,
     /// Exports of the array's volumes, by volume and address.
     pub exports: RefCell<BTreeMap<(Uuid, String), Rc<Serving>>>,
+    /// What block devices leave that were given up.
+    pub(crate) remains: Remains,
+    /// Volumes that are block devices of this host.
+    pub devices: RefCell<BTreeMap<Uuid, Rc<BlockServing>>>,
 }
 
 impl Engine {
@@ -107,6 +113,7 @@ pub struct EngineHandle {
     jobs: mpsc::Sender<Message>,
     backend: IoKind,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    remains: Remains,
 }
 
 impl EngineHandle {
@@ -114,9 +121,11 @@ impl EngineHandle {
     pub async fn start(config: EngineConfig) -> Answer<Self> {
         let (jobs, queue) = mpsc::channel(JOBS_MAX);
         let (started, wait) = oneshot::channel();
+        let remains = Remains::default();
+        let kept = remains.clone();
         let thread = std::thread::Builder::new()
             .name(THREAD_NAME.into())
-            .spawn(move || run(config, queue, started))
+            .spawn(move || run(config, kept, queue, started))
             .map_err(|error| internal(format!("an engine thread can't be started: {error}")))?;
         let backend = wait
             .await
@@ -126,6 +135,7 @@ impl EngineHandle {
             jobs,
             backend,
             thread: Arc::new(Mutex::new(Some(thread))),
+            remains,
         })
     }
 
@@ -169,11 +179,14 @@ impl EngineHandle {
         if !matches!(joined, Ok(Ok(()))) {
             tracing::error!("an engine thread ended in a panic");
         }
+        // Not before: see there.
+        self.remains.clear();
     }
 }
 
 fn run(
     config: EngineConfig,
+    remains: Remains,
     mut queue: mpsc::Receiver<Message>,
     started: oneshot::Sender<Result<IoKind, std::io::Error>>,
 ) {
@@ -220,6 +233,8 @@ fn run(
             held: RefCell::default(),
             opening: RefCell::default(),
             exports: RefCell::default(),
+            devices: RefCell::default(),
+            remains,
         });
         while let Some(Message::Run(job)) = queue.recv().await {
             tokio::task::spawn_local(job(Rc::clone(&engine)));
@@ -227,6 +242,7 @@ fn run(
         // Late callers get "gone" instead of waiting in a queue that nobody reads.
         queue.close();
         engine.exports.borrow_mut().clear();
+        engine.devices.borrow_mut().clear();
         engine.array.borrow_mut().take();
         engine.held.borrow_mut().clear();
     });

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::as_conversions))]
 
 pub mod api;
+pub mod block;
 pub mod config;
 pub mod daemon;
 pub mod df;

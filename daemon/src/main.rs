@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use cairn_blockdev::export::ublk;
 use cairnd::daemon::{ConfigSource, SetLog, run};
 use cairnd::engine::THREAD_NAME;
 use cairnd::error::DaemonError;
@@ -74,6 +75,8 @@ fn start(arguments: Arguments) -> Result<(), DaemonError> {
         return Ok(());
     }
     let set_log = start_log(&config.log)?;
+    // Before the first thread: all of them inherit it.
+    prepare_for_short_memory();
     abort_on_engine_panic();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // The admin API alone: arrays have threads of their own.
@@ -89,6 +92,22 @@ fn start(arguments: Arguments) -> Result<(), DaemonError> {
     // A dead network mount that df asked must not keep a stopped daemon alive.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     ended
+}
+
+/// A file system of this host may lie on one of the daemon's own volumes: when memory is short, no
+/// thread may wait for it, neither in an allocation nor for a page of the program.
+fn prepare_for_short_memory() {
+    if let Err(error) = ublk::promise_to_write() {
+        tracing::info!(
+            "the kernel may make the daemon wait for its own volumes when memory is short \
+             (PR_SET_IO_FLUSHER: {error}; it wants CAP_SYS_RESOURCE)"
+        );
+    }
+    match ublk::stay_in_memory() {
+        Ok(true) => {}
+        Ok(false) => tracing::debug!("memory isn't locked: RLIMIT_MEMLOCK has a limit"),
+        Err(error) => tracing::info!("memory can't be locked: {error}"),
+    }
 }
 
 fn start_log(filter: &str) -> Result<SetLog, DaemonError> {

@@ -155,10 +155,22 @@ pub struct ExportRecord {
     pub volume: Uuid,
     /// Its name, which is the NBD export's.
     pub name: String,
-    /// An [`cairn_api::NbdAddress`] as text.
+    /// An [`cairn_api::NbdAddress`] as text, or [`cairn_api::UBLK`].
     pub address: String,
     /// Refuses writes.
     pub read_only: bool,
+    /// It is a ublk device.
+    #[serde(default)]
+    pub ublk: Option<UblkRecord>,
+}
+
+/// A ublk device that the operator asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UblkRecord {
+    /// Its number when it was last served: the one that it should have again.
+    pub number: Option<u32>,
+    /// Its logical block in bytes.
+    pub logical_block: u32,
 }
 
 /// A disk of the host's pool of spares.
@@ -311,6 +323,16 @@ mod tests {
         assert_eq!(paths, ["/d0", "/d1", "", "/d2"]);
     }
 
+    #[test]
+    fn an_export_of_an_earlier_release_is_no_block_device() {
+        let old = format!(
+            r#"{{"array":"{0}","volume":"{0}","name":"pg","address":"tcp:127.0.0.1:1","read_only":true}}"#,
+            Uuid::nil()
+        );
+        let record: ExportRecord = serde_json::from_str(&old).unwrap();
+        assert_eq!((record.ublk, record.read_only), (None, true));
+    }
+
     #[tokio::test]
     async fn records_survive_until_they_are_forgotten() {
         let dir = TempDir::new();
@@ -323,6 +345,7 @@ mod tests {
             name: "pg".into(),
             address: "unix:/run/pg.sock".into(),
             read_only: false,
+            ublk: None,
         };
         for export in [export(7, 1), export(8, 2)] {
             save_export(&store, &export).await.unwrap();

@@ -21,11 +21,11 @@ mod identity;
 mod open;
 mod reactor;
 mod ring;
-mod sys;
-mod sysfs;
+pub(crate) mod sys;
+pub(crate) mod sysfs;
 mod table;
 mod threads;
-mod usage;
+pub(crate) mod usage;
 
 pub use self::counters::{DiskCounters, OpCounters};
 pub use self::device::Disk;

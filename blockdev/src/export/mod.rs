@@ -3,3 +3,4 @@
 //! Knows protocols, not sockets: accepted streams are handed in by the daemon.
 
 pub mod nbd;
+pub mod ublk;

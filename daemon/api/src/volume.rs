@@ -50,9 +50,10 @@ crate::wire::wire_names!(ExportState {
 pub struct Export {
     /// Name of the volume, and of the NBD export.
     pub volume: String,
-    /// As it was asked for: `unix:/run/cairn/pg.sock` or `tcp:127.0.0.1:10809`.
+    /// As it was asked for: `unix:/run/cairn/pg.sock`, `tcp:127.0.0.1:10809` or [`UBLK`].
     pub nbd: String,
-    /// For clients that take a URI: `nbd+unix:///pg?socket=/run/cairn/pg.sock`.
+    /// For clients that take a URI: `nbd+unix:///pg?socket=/run/cairn/pg.sock`; of a block device its
+    /// path, `/dev/ublkb0`.
     pub uri: String,
     /// Whether it refuses writes.
     #[serde(default)]
@@ -116,11 +117,15 @@ pub struct DeleteVolume {
 }
 
 /// Serves a volume under an address; it stays so over restarts until unexported.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportVolume {
-    /// An [`NbdAddress`] as text.
+    /// An [`NbdAddress`] as text; empty if a block device is asked for.
+    #[serde(default)]
     pub nbd: String,
+    /// As a block device of this host, by ublk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ublk: Option<UblkExport>,
     /// Refuse writes.
     #[serde(default)]
     pub read_only: bool,
@@ -129,13 +134,27 @@ pub struct ExportVolume {
     pub dry_run: bool,
 }
 
+/// What stands for an address where a volume is exported as a ublk device: it has one at most.
+pub const UBLK: &str = "ublk";
+
+/// How a ublk device is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UblkExport {
+    /// Its logical block in bytes, 512 or 4096.
+    pub logical_block: u32,
+}
+
 /// Ends the export of a volume under one address, or under all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnexportVolume {
-    /// This address only.
+    /// This address only; [`UBLK`] for the block device.
     #[serde(default)]
     pub nbd: Option<String>,
+    /// Although its block device is mounted or open: what wasn't written yet is lost.
+    #[serde(default)]
+    pub force: bool,
     /// Although clients are connected.
     #[serde(default)]
     pub yes: bool,

@@ -401,7 +401,10 @@ impl Supervisor {
         };
         entry.set_run(Run::Running(engine.clone()));
         self.remember(&entry).await;
+        // Nobody ends or makes an export of it meanwhile.
+        let within = entry.changes.lock().await;
         self.restore_exports(uuid, &engine).await;
+        drop(within);
         Ok(entry)
     }
 

@@ -1,14 +1,16 @@
 //! One array that the daemon knows: its record, whether it runs, and what it looks like.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use cairn_api::{
     Array, ArrayFlag, ArrayState, ErrorCounters, Member, MemberState, Space, Spare, SyncStatus,
+    UBLK,
 };
 use cairn_blockdev::export::nbd::Stop;
+use cairn_blockdev::export::ublk;
 use uuid::Uuid;
 
 use super::locked;
@@ -74,6 +76,8 @@ pub(crate) struct Snapshot {
     pub(crate) volumes: Vec<cairn_raid::VolumeInfo>,
     /// Clients connected, by volume and address.
     pub(crate) connections: BTreeMap<(Uuid, String), usize>,
+    /// Volumes whose block device was taken away by somebody else.
+    pub(crate) taken: BTreeSet<Uuid>,
 }
 
 impl Entry {
@@ -208,7 +212,12 @@ impl Entry {
                         .iter()
                         .map(|(key, serving)| (key.clone(), serving.connections()))
                         .collect();
-                    Some((array.status(), array.volumes(), connections))
+                    let devices = engine.devices.borrow();
+                    let devices: Vec<(Uuid, Option<u32>)> = devices
+                        .iter()
+                        .map(|(volume, serving)| (*volume, serving.number()))
+                        .collect();
+                    Some((array.status(), array.volumes(), connections, devices))
                 })
                 .await
                 .ok()
@@ -216,13 +225,25 @@ impl Entry {
         };
         let described = tokio::time::timeout(DESCRIBE_TIMEOUT, described).await;
         match (described, self.run()) {
-            (Ok(Some((status, volumes, connections))), _) => Snapshot {
-                uuid: self.uuid(),
-                array: self.shown(&status),
-                running: true,
-                volumes,
-                connections,
-            },
+            (Ok(Some((status, volumes, mut connections, devices))), _) => {
+                let mut taken = BTreeSet::new();
+                for (volume, number) in devices {
+                    let Some(number) = number else {
+                        taken.insert(volume);
+                        continue;
+                    };
+                    let users = usize::from(ublk::is_used(number));
+                    connections.insert((volume, UBLK.to_owned()), users);
+                }
+                Snapshot {
+                    uuid: self.uuid(),
+                    array: self.shown(&status),
+                    running: true,
+                    volumes,
+                    connections,
+                    taken,
+                }
+            }
             (_, Run::Running(_)) => self.remembered(
                 ArrayState::Incomplete,
                 Some((
@@ -301,6 +322,7 @@ impl Entry {
             running: false,
             volumes: Vec::new(),
             connections: BTreeMap::new(),
+            taken: BTreeSet::new(),
         }
     }
 
@@ -317,6 +339,10 @@ impl Entry {
                     if !serving.stop(Stop::Restart).await {
                         tracing::warn!(address, "clients of this export didn't drain in time");
                     }
+                }
+                let devices = std::mem::take(&mut *engine.devices.borrow_mut());
+                for serving in devices.into_values() {
+                    serving.give_up().await;
                 }
                 let Some(array) = engine.array.borrow_mut().take() else {
                     return Ok(());

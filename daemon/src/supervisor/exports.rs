@@ -5,14 +5,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use cairn_api::{
-    Changed, ErrorCode, Export, ExportState, ExportVolume, NbdAddress, UnexportVolume,
+    Changed, ErrorCode, Export, ExportState, ExportVolume, NbdAddress, UBLK, UnexportVolume,
 };
+use cairn_blockdev::BlockDevice;
 use cairn_blockdev::export::nbd::Stop;
 use cairn_blockdev::units::usize_of_u32;
 use uuid::Uuid;
 
+use super::block::Way;
 use super::volumes::Found;
-use super::{Entry, Snapshot, Supervisor, locked};
+use super::{Entry, Run, Snapshot, Supervisor, locked};
 use crate::engine::{Engine, EngineHandle};
 use crate::events::NewEvent;
 use crate::record::{ExportRecord, forget_export, save_export};
@@ -23,7 +25,7 @@ use crate::serving::{Served, Serving, check_address};
 pub(super) struct ExportEntry {
     pub(super) record: ExportRecord,
     /// Why it isn't served although its array runs.
-    error: Option<String>,
+    pub(super) error: Option<String>,
 }
 
 impl ExportEntry {
@@ -45,7 +47,9 @@ impl Supervisor {
                 .iter()
                 .find(|s| s.uuid == record.array && s.running);
             let connected = snapshot.and_then(|s| s.connections.get(key).copied());
+            let taken = snapshot.is_some_and(|s| record.ublk.is_some() && s.taken.contains(&key.0));
             let (state, error) = match (&entry.error, snapshot, connected) {
+                _ if taken => (ExportState::Failed, Some(super::block::TAKEN.to_owned())),
                 (_, _, Some(_)) => (ExportState::Listening, None),
                 (Some(error), Some(_), None) => (ExportState::Failed, Some(error.clone())),
                 (None, Some(_), None) => (ExportState::Waiting, Some("it is being opened".into())),
@@ -54,11 +58,17 @@ impl Supervisor {
                     Some("its array doesn't run".to_owned()),
                 ),
             };
-            let uri = record.address.parse::<NbdAddress>();
+            let uri = match &record.ublk {
+                Some(block) => super::block::device_path(block),
+                None => record
+                    .address
+                    .parse::<NbdAddress>()
+                    .map_or_else(|_| String::new(), |address| address.uri(&record.name)),
+            };
             let export = Export {
                 volume: record.name.clone(),
                 nbd: record.address.clone(),
-                uri: uri.map_or_else(|_| String::new(), |address| address.uri(&record.name)),
+                uri,
                 read_only: record.read_only,
                 state,
                 connections: u32::try_from(connected.unwrap_or(0)).unwrap_or(u32::MAX),
@@ -81,12 +91,16 @@ impl Supervisor {
         let found = self.find_volume(name).await?;
         let _within = found.entry.changes.lock().await;
         self.check_running()?;
+        if let Some(wish) = &request.ublk {
+            return self.export_block(&found, &request, wish).await;
+        }
         let Found {
             entry,
             engine,
             info,
         } = &found;
         let name = info.name.clone();
+        self.check_one_writer(info.uuid, Way::Client, request.read_only)?;
         let address: NbdAddress = request
             .nbd
             .parse()
@@ -131,6 +145,7 @@ impl Supervisor {
             name: name.clone(),
             address: address.to_string(),
             read_only: request.read_only,
+            ublk: None,
         };
         if request.dry_run {
             return Ok(Changed {
@@ -170,8 +185,15 @@ impl Supervisor {
             None => None,
         };
         self.check_running()?;
+        if let Some(entry) = &entry
+            && matches!(entry.run(), Run::Starting)
+        {
+            // What it brings back would come after what is ended here.
+            entry.running()?;
+        }
         let wanted = match &request.nbd {
             None => None,
+            Some(text) if text == UBLK => Some(text.clone()),
             Some(text) => {
                 let parsed: Result<NbdAddress, String> = text.parse();
                 let address = parsed.map_err(|why| invalid(why, "see `cairn volume show`"))?;
@@ -197,13 +219,18 @@ impl Supervisor {
             None => 0,
             Some(entry) => {
                 let connections = entry.snapshot().await.connections;
+                // Whoever uses a block device is named, and force is asked for, not yes.
+                let over_nbd = ending.iter().filter(|record| record.ublk.is_none());
                 let count = |record: &ExportRecord| {
                     let key = (record.volume, record.address.clone());
                     connections.get(&key).copied().unwrap_or(0)
                 };
-                ending.iter().map(count).sum()
+                over_nbd.map(count).sum()
             }
         };
+        for block in ending.iter().filter_map(|record| record.ublk.as_ref()) {
+            super::block::check_unused(&name, block, request.force).await?;
+        }
         if request.dry_run {
             return Ok(Changed {
                 dry_run: true,
@@ -219,7 +246,10 @@ impl Supervisor {
             )));
         }
         for record in &ending {
-            if let Some(engine) = entry.as_ref().and_then(|entry| entry.engine()) {
+            let engine = entry.as_ref().and_then(|entry| entry.engine());
+            if record.ublk.is_some() {
+                self.remove_block(engine.as_ref(), record).await?;
+            } else if let Some(engine) = engine {
                 self.unserve(&engine, record, Stop::Unexport).await?;
             }
             forget_export(self.store.as_ref(), record.volume, &record.address)
@@ -255,10 +285,12 @@ impl Supervisor {
             Ok(found) => Ok((Some(found.entry), known(Some(found.info.uuid)))),
             Err(detail) if detail.code == ErrorCode::UnknownVolume => {
                 let records = known(None);
-                if records.is_empty() {
+                let Some(first) = records.first() else {
                     return Err(detail);
-                }
-                Ok((None, records))
+                };
+                let mut entries = self.entries().into_iter();
+                let entry = entries.find(|entry| entry.uuid() == first.array);
+                Ok((entry, records))
             }
             Err(detail) => Err(detail),
         }
@@ -267,7 +299,10 @@ impl Supervisor {
     /// Brings back the exports of an array that has just been started.
     pub(super) async fn restore_exports(&self, array: Uuid, engine: &EngineHandle) {
         for record in self.exports_of(array) {
-            let error = self.serve(engine, &record).await.err();
+            let error = match &record.ublk {
+                Some(_) => self.restore_block(engine, &record).await.err(),
+                None => self.serve(engine, &record).await.err(),
+            };
             if let Some(error) = &error {
                 tracing::error!(volume = record.name, "not exported: {error}");
                 self.events
@@ -278,6 +313,7 @@ impl Supervisor {
                 entry.error = error;
             }
         }
+        self.tell_leftovers(array, engine).await;
     }
 
     async fn serve(&self, engine: &EngineHandle, record: &ExportRecord) -> Result<(), String> {
@@ -312,9 +348,11 @@ fn join(records: &[ExportRecord]) -> Option<String> {
     (!addresses.is_empty()).then(|| addresses.join(" and "))
 }
 
-/// On the engine's thread.
-fn serve(engine: &Engine, record: &ExportRecord, connections_max: usize) -> Result<(), String> {
-    let address: NbdAddress = record.address.parse()?;
+/// The volume that a record is about, on the engine's thread.
+pub(super) fn open(
+    engine: &Engine,
+    record: &ExportRecord,
+) -> Result<(String, Rc<dyn BlockDevice>), String> {
     let array = engine.array().map_err(|detail| detail.message)?;
     // By identity: the name is only what it was called when it was exported.
     let volumes = array.volumes();
@@ -325,8 +363,15 @@ fn serve(engine: &Engine, record: &ExportRecord, connections_max: usize) -> Resu
     let device = array
         .open_volume(&volume.name)
         .map_err(|error| error.to_string())?;
+    Ok((volume.name.clone(), device))
+}
+
+/// On the engine's thread.
+fn serve(engine: &Engine, record: &ExportRecord, connections_max: usize) -> Result<(), String> {
+    let address: NbdAddress = record.address.parse()?;
+    let (name, device) = open(engine, record)?;
     let served = Served {
-        name: volume.name.clone(),
+        name,
         device,
         read_only: record.read_only,
         connections_max,

@@ -8,6 +8,7 @@
 //!
 //! - [`assembly`]: starting arrays, at the daemon's start and by request.
 //! - [`arrays`], [`destruction`], [`disks`], [`volumes`], [`exports`]: what their names say.
+//! - [`block`]: volumes as block devices of this host.
 //! - [`scrubs`]: scrubs by request and by their windows.
 //! - [`located`]: which array has a disk.
 //! - [`returning`]: members that come back, and disks that still owe answers.
@@ -22,6 +23,7 @@
 
 mod arrays;
 mod assembly;
+mod block;
 mod destruction;
 mod disks;
 mod entry;

@@ -196,7 +196,7 @@ impl Supervisor {
                 "make a smaller volume and copy what you need to it",
             ));
         }
-        let warnings = overcommit(&entry.snapshot().await, old, size_bytes);
+        let mut warnings = overcommit(&entry.snapshot().await, old, size_bytes);
         if request.dry_run {
             return Ok(Changed {
                 dry_run: true,
@@ -213,6 +213,7 @@ impl Supervisor {
                 resized.map_err(|error| refuse::raid(&error))
             })
             .await??;
+        warnings.extend(self.grow_block(engine, info.uuid, &name).await);
         let summary = format!("changed volume {name} from {old} to {size_bytes} bytes");
         self.events.record(
             NewEvent::new("VolumeResized", summary.clone())

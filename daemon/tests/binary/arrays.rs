@@ -20,8 +20,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(20);
 fn export(daemon: &Daemon, name: &str, nbd: &str) -> Result<Changed, ErrorDetail> {
     let request = ExportVolume {
         nbd: nbd.into(),
-        read_only: false,
-        dry_run: false,
+        ..ExportVolume::default()
     };
     change(daemon, routes::VOLUME_EXPORT, name, &request)
 }

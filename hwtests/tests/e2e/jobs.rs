@@ -114,7 +114,8 @@ fn staged(scratch: &Scratch) -> String {
         let of_the_system = [".target", ".slice", ".mount"]
             .iter()
             .any(|end| name.ends_with(end));
-        if plain && (of_the_system || name == "systemd-udev-settle.service") {
+        let named = ["systemd-udev-settle.service", "modprobe@.service"];
+        if plain && (of_the_system || named.contains(&name.as_str())) {
             copy(&entry.path(), &format!("usr/lib/systemd/system/{name}"));
         }
     }
@@ -124,7 +125,26 @@ fn staged(scratch: &Scratch) -> String {
 #[test]
 fn the_unit_verifies_in_a_staged_root() {
     let scratch = Scratch::new();
-    let root = format!("--root={}", staged(&scratch));
+    verify(&staged(&scratch));
+}
+
+#[test]
+fn the_unit_verifies_with_what_block_devices_want() {
+    let scratch = Scratch::new();
+    let root = staged(&scratch);
+    let dir = Path::new(&root).join("etc/systemd/system/cairnd.service.d");
+    std::fs::create_dir_all(&dir).unwrap();
+    let drop_in = program::tree().join("daemon/packaging/cairnd-ublk.conf");
+    std::fs::copy(drop_in, dir.join("ublk.conf")).unwrap();
+    // What the driver's unit runs.
+    std::fs::create_dir_all(Path::new(&root).join("sbin")).unwrap();
+    std::fs::copy("/bin/true", Path::new(&root).join("sbin/modprobe")).unwrap();
+    verify(&root);
+}
+
+/// Nothing is said about the unit in this root.
+fn verify(root: &str) {
+    let root = format!("--root={root}");
     let verified = run(
         "systemd-analyze",
         &["verify", &root, "--man=no", "cairnd.service"],

@@ -42,7 +42,8 @@ Example: cairn volume create pg --array pool --size 8GiB")]
 
     /// Make a volume larger; shrinking is refused
     #[command(after_help = "\
-Clients that are connected see the new size when they connect again.
+NBD clients that are connected see the new size when they connect again; a block device has it at once
+where the kernel can (ublk's UPDATE_SIZE), else the answer says that it must be exported again.
 
 Example: cairn volume resize pg --size 16GiB")]
     Resize {
@@ -65,11 +66,13 @@ Example: cairn volume resize pg --size 16GiB")]
         consent: Consent,
     },
 
-    /// Serve a volume as a block device over NBD; it stays so over restarts
+    /// Serve a volume as a block device, of this host or over NBD; it stays so over restarts
     #[command(after_help = "\
-The export's name is the volume's.
+--ublk makes a device of this host and prints it. It stays through a restart or crash of the daemon:
+its users see a pause. Over NBD the export's name is the volume's.
 
 Examples:
+  cairn volume export pg --ublk
   cairn volume export pg --nbd unix:/run/cairn/pg.sock
   cairn volume export pg --nbd tcp:127.0.0.1:10809
   nbd-client -unix /run/cairn/pg.sock /dev/nbd0 -N pg")]
@@ -78,8 +81,20 @@ Examples:
         #[arg(value_parser = parse_name)]
         name: String,
         /// unix:PATH or tcp:ADDRESS:PORT (loopback)
-        #[arg(long, value_name = "ADDRESS", value_parser = parse_nbd)]
-        nbd: NbdAddress,
+        #[arg(
+            long,
+            value_name = "ADDRESS",
+            value_parser = parse_nbd,
+            required_unless_present = "ublk",
+            conflicts_with = "ublk"
+        )]
+        nbd: Option<NbdAddress>,
+        /// As /dev/ublkbN of this host (the kernel's ublk_drv, Linux 6.8 or newer)
+        #[arg(long)]
+        ublk: bool,
+        /// Logical block of the ublk device in bytes: 4096, or 512 for what can't do with it
+        #[arg(long, value_name = "BYTES", requires = "ublk", value_parser = parse_block)]
+        logical_block: Option<u32>,
         /// Refuse writes
         #[arg(long)]
         read_only: bool,
@@ -95,9 +110,23 @@ Examples:
         /// Only this address, where there are several
         #[arg(long, value_name = "ADDRESS", value_parser = parse_nbd)]
         nbd: Option<NbdAddress>,
+        /// Only the ublk device
+        #[arg(long, conflicts_with = "nbd")]
+        ublk: bool,
+        /// Although its block device is mounted or open; what isn't written yet is lost
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         consent: Consent,
     },
+}
+
+fn parse_block(text: &str) -> Result<u32, String> {
+    match text {
+        "512" => Ok(512),
+        "4096" => Ok(4096),
+        _ => Err(format!("{text:?} is no logical block: 512 or 4096")),
+    }
 }
 
 /// An NBD address; a relative socket path is taken from here, not from where the daemon runs.

@@ -7,7 +7,7 @@ use super::Context;
 use crate::cli::{Consent, DryRun, Format};
 use crate::confirm;
 use crate::error::ToolError;
-use crate::output::say;
+use crate::output::{say, write_stdout};
 use crate::progress::spinning;
 use crate::views;
 
@@ -45,6 +45,24 @@ pub(super) async fn with_consent<R: Serialize>(
         }
     }
     plain(context, label, target, &request(yes, dry)).await
+}
+
+/// Sends a request that makes something whose path is what scripts want: on the standard output, alone.
+pub(super) async fn with_path<R: Serialize>(
+    context: &Context,
+    label: &str,
+    target: &str,
+    request: &R,
+    path: impl FnOnce(&Changed) -> Option<String>,
+) -> Result<Exit, ToolError> {
+    let reply = send(context, label, target, request).await?;
+    let exit = show(context, &reply)?;
+    if context.output.format == Format::Table
+        && let Some(path) = path(&reply)
+    {
+        write_stdout(&format!("{path}\n"))?;
+    }
+    Ok(exit)
 }
 
 async fn send<R: Serialize>(

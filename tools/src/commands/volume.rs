@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use cairn_api::{
-    CreateVolume, DeleteVolume, Exit, ExportVolume, ResizeVolume, UnexportVolume, Volume,
-    VolumeList, routes,
+    CreateVolume, DeleteVolume, Exit, ExportVolume, ResizeVolume, UBLK, UblkExport, UnexportVolume,
+    Volume, VolumeList, routes,
 };
 
 use super::{Context, change};
 use crate::cli::VolumeVerb;
 use crate::error::ToolError;
 use crate::views;
+
+/// Of ublk devices, unless another is asked for: the unit that volumes are checksummed in.
+const LOGICAL_BLOCK_BYTES: u32 = 4096;
 
 pub(super) async fn run(context: &Context, verb: VolumeVerb) -> Result<Exit, ToolError> {
     match verb {
@@ -70,24 +73,45 @@ pub(super) async fn run(context: &Context, verb: VolumeVerb) -> Result<Exit, Too
         VolumeVerb::Export {
             name,
             nbd,
+            ublk,
+            logical_block,
             read_only,
             dry,
         } => {
             let request = ExportVolume {
-                nbd: nbd.to_string(),
+                nbd: nbd.map_or_else(String::new, |address| address.to_string()),
+                ublk: ublk.then(|| UblkExport {
+                    logical_block: logical_block.unwrap_or(LOGICAL_BLOCK_BYTES),
+                }),
                 read_only,
                 dry_run: dry.dry_run,
             };
             let target = routes::VOLUME_EXPORT.with_name(&name);
-            change::plain(context, &format!("exporting {name}"), &target, &request).await
+            let label = format!("exporting {name}");
+            change::with_path(context, &label, &target, &request, |reply| {
+                let exports = reply.volume.iter().flat_map(|volume| &volume.exports);
+                let device = exports.filter(|export| ublk && export.nbd == UBLK);
+                device.map(|export| export.uri.clone()).next()
+            })
+            .await
         }
-        VolumeVerb::Unexport { name, nbd, consent } => {
+        VolumeVerb::Unexport {
+            name,
+            nbd,
+            ublk,
+            force,
+            consent,
+        } => {
             let label = format!("unexporting {name}");
             let target = routes::VOLUME_UNEXPORT.with_name(&name);
-            let nbd = nbd.map(|address| address.to_string());
+            let nbd = match nbd {
+                Some(address) => Some(address.to_string()),
+                None => ublk.then(|| UBLK.to_owned()),
+            };
             change::with_consent(context, &label, &target, &name, consent, |yes, dry| {
                 UnexportVolume {
                     nbd: nbd.clone(),
+                    force,
                     yes,
                     dry_run: dry.dry_run,
                 }

@@ -247,8 +247,7 @@ impl<'a> Stages<'a> {
         say(format!("$ cairn volume export {VOLUME} --nbd {nbd}"));
         let request = ExportVolume {
             nbd,
-            read_only: false,
-            dry_run: false,
+            ..ExportVolume::default()
         };
         let target = routes::VOLUME_EXPORT.with_name(VOLUME);
         self.change(&target, &request).await

@@ -1,6 +1,6 @@
 //! Volumes and exports.
 
-use cairn_api::{Export, ExportState, Volume, VolumeList};
+use cairn_api::{Export, ExportState, UBLK, Volume, VolumeList};
 
 use crate::output::{Cell, Sheet, Tone, View, fact};
 
@@ -20,7 +20,7 @@ pub(super) fn list_sheet(volumes: &[Volume]) -> Sheet {
         rows: volumes
             .iter()
             .map(|volume| {
-                let exports: Vec<&str> = volume.exports.iter().map(|e| e.nbd.as_str()).collect();
+                let exports: Vec<&str> = volume.exports.iter().map(place).collect();
                 let exports = (!exports.is_empty()).then(|| exports.join(" "));
                 vec![
                     Cell::text(&volume.name),
@@ -57,6 +57,14 @@ pub(crate) fn volume(volume: &Volume) -> View {
     }
 }
 
+/// Where an export is, for people.
+fn place(export: &Export) -> &str {
+    if export.nbd == UBLK && !export.uri.is_empty() {
+        return &export.uri;
+    }
+    &export.nbd
+}
+
 /// A line per export.
 pub(super) fn exports_sheet(exports: &[Export]) -> Sheet {
     Sheet {
@@ -79,7 +87,7 @@ pub(super) fn exports_sheet(exports: &[Export]) -> Sheet {
                 };
                 vec![
                     Cell::text(&export.volume),
-                    Cell::text(&export.nbd),
+                    Cell::text(&export.nbd).shown_as(place(export)),
                     Cell::text(export.state.as_str()).toned(tone),
                     Cell::count(export.connections),
                     Cell::text(export.read_only.to_string()),

@@ -1,0 +1,368 @@
+//! Volumes as block devices of this host: made, taken up again, resized, removed.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use cairn_api::{Changed, ErrorCode, ExportVolume, UBLK, UblkExport};
+use cairn_blockdev::export::ublk::{self, Grown, Identity, Origin, UblkError};
+use uuid::Uuid;
+
+use super::exports::{ExportEntry, open};
+use super::volumes::Found;
+use super::{Supervisor, locked};
+use crate::block::BlockServing;
+use crate::engine::EngineHandle;
+use crate::events::NewEvent;
+use crate::record::{ExportRecord, UblkRecord, save_export};
+use crate::refuse::{self, Answer, invalid, refuse};
+use crate::serving::DRAIN_TIMEOUT;
+
+/// Why an export that was served has no device any more.
+pub(super) const TAKEN: &str = "its block device was removed by somebody else";
+
+/// How a volume is to be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By a client of ours, which the host doesn't cache.
+    Client,
+    /// As a block device.
+    Block,
+}
+
+/// Where the device is; empty if that isn't known.
+pub(super) fn device_path(block: &UblkRecord) -> String {
+    let path = block.number.map(ublk::path);
+    path.map_or_else(String::new, |path| path.display().to_string())
+}
+
+/// Refuses to take away a device that is in use, unless forced.
+pub(super) async fn check_unused(name: &str, block: &UblkRecord, force: bool) -> Answer<()> {
+    let Some(number) = block.number else {
+        return Ok(());
+    };
+    let asked = tokio::task::spawn_blocking(move || ublk::holder(number));
+    match asked.await.ok().flatten() {
+        Some(holder) if !force => Err(refuse(
+            ErrorCode::DiskInUse,
+            format!("volume {name} is in use: {holder}"),
+            "end that first (umount, swapoff, stop the program); with --force it goes all the same, \
+             and what isn't written yet is lost",
+        )),
+        _ => Ok(()),
+    }
+}
+
+impl Supervisor {
+    /// Refuses a second way to write to a volume where one of the two is a block device: the host
+    /// caches what it reads and writes there, and doesn't hear of others.
+    pub(super) fn check_one_writer(&self, volume: Uuid, wish: Way, read_only: bool) -> Answer<()> {
+        let exports = locked(&self.exports);
+        let other = exports.values().map(|export| &export.record).find(|other| {
+            other.volume == volume
+                && (other.ublk.is_some() != (wish == Way::Block))
+                && !(read_only && other.read_only)
+        });
+        match other {
+            None => Ok(()),
+            Some(other) => Err(refuse(
+                ErrorCode::ExportAddress,
+                format!(
+                    "volume {} is exported at {}: beside a block device, which the host caches, \
+                     nobody else may write, nor read what is being written",
+                    other.name, other.address
+                ),
+                format!(
+                    "`cairn volume unexport {}` first, or export it read-only both ways",
+                    other.name
+                ),
+            )),
+        }
+    }
+
+    /// Makes a volume a block device of this host, now and after every restart.
+    pub(super) async fn export_block(
+        &self,
+        found: &Found,
+        request: &ExportVolume,
+        wish: &UblkExport,
+    ) -> Answer<Changed> {
+        let Found {
+            entry,
+            engine,
+            info,
+        } = found;
+        let name = info.name.clone();
+        if !request.nbd.is_empty() {
+            return Err(invalid(
+                "an export is either at an NBD address or a block device",
+                "export twice, read-only",
+            ));
+        }
+        if !matches!(wish.logical_block, 512 | 4096) {
+            return Err(invalid(
+                format!("a logical block of {} bytes can't be", wish.logical_block),
+                "512 or 4096",
+            ));
+        }
+        let key = (info.uuid, UBLK.to_owned());
+        let present = locked(&self.exports)
+            .get(&key)
+            .map(|export| (export.record.clone(), export.error.is_none()));
+        let mut record = ExportRecord {
+            array: entry.uuid(),
+            volume: info.uuid,
+            name: name.clone(),
+            address: UBLK.to_owned(),
+            read_only: request.read_only,
+            ublk: Some(UblkRecord {
+                number: None,
+                logical_block: wish.logical_block,
+            }),
+        };
+        if let Some((old, served)) = present {
+            let block = old.ublk.as_ref();
+            if old.read_only != request.read_only
+                || block.is_some_and(|block| block.logical_block != wish.logical_block)
+            {
+                return Err(refuse(
+                    ErrorCode::ExportAddress,
+                    format!("volume {name} is a block device already, of another kind"),
+                    format!("`cairn volume unexport {name} --ublk` first"),
+                ));
+            }
+            let taken = entry.snapshot().await.taken.contains(&info.uuid);
+            if served && !taken {
+                let path = block.map(device_path).unwrap_or_default();
+                return Ok(Changed {
+                    dry_run: request.dry_run,
+                    summary: format!("volume {name} is exported already: {path}"),
+                    volume: Some(self.volume(&info.uuid.to_string()).await?),
+                    ..Changed::default()
+                });
+            }
+            record = old;
+        }
+        self.check_one_writer(info.uuid, Way::Block, request.read_only)?;
+        if request.dry_run {
+            // As far as can be told without making one.
+            let probed = engine.call(|_| async { ublk::probe().await.map_err(|e| e.to_string()) });
+            probed.await?.map_err(unusable)?;
+            return Ok(Changed {
+                dry_run: true,
+                changed: true,
+                summary: format!("would export volume {name} as a block device"),
+                ..Changed::default()
+            });
+        }
+        let number = self.serve_block(engine, &record).await.map_err(unusable)?;
+        if let Some(block) = &mut record.ublk {
+            block.number = Some(number);
+        }
+        // Served first, so that what can't be is never remembered.
+        if let Err(error) = save_export(self.store.as_ref(), &record).await {
+            self.remove_block(Some(engine), &record).await?;
+            return Err(refuse::store(&error));
+        }
+        let path = ublk::path(number);
+        locked(&self.exports).insert(key, ExportEntry::new(record));
+        self.events.record(
+            NewEvent::new("VolumeExported", format!("as {}", path.display()))
+                .array(&entry.name())
+                .volume(&name),
+        );
+        Ok(Changed {
+            changed: true,
+            summary: format!("exported volume {name}: {}", path.display()),
+            volume: Some(self.volume(&info.uuid.to_string()).await?),
+            ..Changed::default()
+        })
+    }
+
+    /// Brings a device back after a start, and remembers its number if it has another.
+    pub(super) async fn restore_block(
+        &self,
+        engine: &EngineHandle,
+        record: &ExportRecord,
+    ) -> Result<(), String> {
+        let number = Some(self.serve_block(engine, record).await?);
+        let mut record = record.clone();
+        match &mut record.ublk {
+            Some(block) if block.number != number => block.number = number,
+            _ => return Ok(()),
+        }
+        let key = (record.volume, record.address.clone());
+        if let Some(entry) = locked(&self.exports).get_mut(&key) {
+            entry.record = record.clone();
+        }
+        if let Err(error) = save_export(self.store.as_ref(), &record).await {
+            self.store_failed(&error.to_string());
+        }
+        Ok(())
+    }
+
+    /// Tells of devices of this array's volumes that wait for a server although nobody asked for
+    /// them here: their users hang until they are exported again.
+    pub(super) async fn tell_leftovers(&self, array: Uuid, engine: &EngineHandle) {
+        let exports = self.exports_of(array);
+        let wanted: Vec<Uuid> = exports
+            .iter()
+            .filter(|record| record.ublk.is_some())
+            .map(|record| record.volume)
+            .collect();
+        let left = engine.call(move |engine| async move {
+            let volumes = engine.array().map(|array| array.volumes());
+            let volumes: Vec<_> = volumes
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|volume| !wanted.contains(&volume.uuid))
+                .map(|volume| (Identity::of(volume.uuid), volume.name))
+                .collect();
+            let identities: Vec<Identity> = volumes.iter().map(|(identity, _)| *identity).collect();
+            // Whoever may not look is told so when it is exported.
+            let left = ublk::leftovers(&identities).await.unwrap_or_default();
+            let name = |of: Identity| volumes.iter().find(|(identity, _)| *identity == of);
+            let named = left.iter().filter_map(|(identity, number)| {
+                name(*identity).map(|(_, name)| (name.clone(), *number))
+            });
+            named.collect::<Vec<(String, u32)>>()
+        });
+        for (name, number) in left.await.unwrap_or_default() {
+            let path = ublk::path(number);
+            let what = format!(
+                "{} is left by an earlier daemon and waits: `cairn volume export {name} --ublk` takes \
+                 it up",
+                path.display()
+            );
+            tracing::warn!("{what}");
+            self.events
+                .record(NewEvent::new("DeviceLeft", what).volume(&name));
+        }
+    }
+
+    /// Serves the device; the answer is its number.
+    async fn serve_block(
+        &self,
+        engine: &EngineHandle,
+        record: &ExportRecord,
+    ) -> Result<u32, String> {
+        let asked = record.clone();
+        let served = engine.call(move |engine| async move {
+            let block = asked.ublk.as_ref().ok_or("the export is no block device")?;
+            let (_, device) = open(&engine, &asked)?;
+            // One that was taken away makes place.
+            let old = engine.devices.borrow_mut().remove(&asked.volume);
+            drop(old);
+            let (volume, read_only) = (asked.volume, asked.read_only);
+            let (serving, origin) =
+                BlockServing::start(&engine, volume, block, read_only, device).await?;
+            let number = serving.number().ok_or(TAKEN)?;
+            let serving = Rc::new(serving);
+            engine.devices.borrow_mut().insert(volume, serving);
+            Ok((number, origin))
+        });
+        let served: Result<(u32, Origin), String> = served.await.map_err(|error| error.message)?;
+        let (number, origin) = served?;
+        if origin == Origin::TakenUp {
+            let path = ublk::path(number);
+            tracing::info!(volume = record.name, path = %path.display(), "taken up again");
+            self.events.record(
+                NewEvent::new("DeviceTakenUp", format!("{} goes on", path.display()))
+                    .volume(&record.name),
+            );
+        }
+        Ok(number)
+    }
+
+    /// Takes the device of a volume from the host, served or left over.
+    pub(super) async fn remove_block(
+        &self,
+        engine: Option<&EngineHandle>,
+        record: &ExportRecord,
+    ) -> Answer<()> {
+        let failed = |why: String| refuse(ErrorCode::Io, why, "see `cairn events` and the log");
+        let volume = record.volume;
+        if let Some(engine) = engine {
+            let serving = engine
+                .call(move |engine| async move {
+                    let devices = engine.devices.borrow();
+                    devices.get(&volume).and_then(|serving| serving.number())
+                })
+                .await?;
+            if let Some(number) = serving {
+                write_back(ublk::path(number)).await;
+                let removed = engine
+                    .call(move |engine| async move {
+                        let serving = engine.devices.borrow().get(&volume).cloned();
+                        if let Some(serving) = serving {
+                            serving.remove().await?;
+                        }
+                        engine.devices.borrow_mut().remove(&volume);
+                        Ok(())
+                    })
+                    .await?;
+                return removed.map_err(failed);
+            }
+            engine
+                .call(move |engine| async move {
+                    let gone = engine.devices.borrow_mut().remove(&volume);
+                    drop(gone);
+                })
+                .await?;
+        }
+        let removed = self.scanner.call(move |engine| async move {
+            let left = ublk::remove_leftover(Identity::of(volume), &engine.env);
+            match tokio::time::timeout(DRAIN_TIMEOUT, left).await {
+                // Without the driver there is no device.
+                Ok(Ok(_) | Err(UblkError::NoModule | UblkError::TooOld { .. })) => Ok(()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("the kernel doesn't let the device go; its users must end".into()),
+            }
+        });
+        removed.await?.map_err(failed)
+    }
+
+    /// Shows a volume's new size on its device, if it has one; what hindered it.
+    pub(super) async fn grow_block(
+        &self,
+        engine: &EngineHandle,
+        volume: Uuid,
+        name: &str,
+    ) -> Option<String> {
+        let grown = engine.call(move |engine| async move {
+            let serving = engine.devices.borrow().get(&volume).cloned()?;
+            let path = ublk::path(serving.number()?);
+            Some((path, serving.grow().await))
+        });
+        let keeps = |path: PathBuf, why: String| {
+            Some(format!(
+                "{} keeps its size ({why}): `cairn volume unexport {name} --ublk` and export it again",
+                path.display()
+            ))
+        };
+        match grown.await.ok().flatten()? {
+            (_, Ok(Grown::Shown)) => None,
+            (path, Ok(Grown::Unsupported)) => {
+                keeps(path, "this kernel can't resize a ublk device".to_owned())
+            }
+            (path, Err(why)) => keeps(path, why),
+        }
+    }
+}
+
+fn unusable(why: String) -> cairn_api::ErrorDetail {
+    refuse(ErrorCode::ExportAddress, why, "")
+}
+
+/// Has the kernel write what it caches of the device, as far as that goes in time: whoever removes a
+/// device in use has been told that the rest is lost.
+async fn write_back(path: PathBuf) {
+    let written = tokio::task::spawn_blocking(move || {
+        let device = std::fs::OpenOptions::new().write(true).open(path)?;
+        device.sync_all()
+    });
+    match tokio::time::timeout(DRAIN_TIMEOUT, written).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::debug!(%error, "a device can't be written back"),
+        Ok(Err(_)) | Err(_) => tracing::warn!("a device isn't written back in time"),
+    }
+}

@@ -1,0 +1,403 @@
+#!/bin/bash
+# ublk.sh: what a volume promises as /dev/ublkbN, in a virtual machine with a kernel that has ublk.
+#
+#   ublk.sh smoke      the device, ext4, kill -9 and restarts under fio, refusals: some minutes
+#   ublk.sh whole      also xfs, trim, a failed member, zeroing, resizing, memory pressure
+#   ublk.sh PROMISE…   some by name; --list names them
+#
+# Binaries: CAIRN_BIN_DIR, else target/release. Needs fio, mkfs.ext4, mkfs.xfs, and what vm.sh does.
+# Inside the machine (that is how it calls itself) every promise gets an array of its own: RAID 6 on
+# four virtio disks, one spare, a volume, its device.
+set -u
+
+# Those of the smoke first.
+smoke="device_is_what_it_says kill_9_is_a_pause restart_is_a_pause in_use_stays refusals"
+whole="$smoke xfs_keeps_its_files trim_gives_extents_back member_fails_and_is_rebuilt zeroes_and_discards
+ resize_is_seen_or_said left_device_is_taken_up_or_removed array_stops_and_goes_on memory_pressure"
+
+bin=${CAIRN_BIN_DIR:-${CARGO_TARGET_DIR:-target}/release}
+
+if [ "${1:-}" != --inside ]; then
+  case ${1:-smoke} in
+    --list)
+      # shellcheck disable=SC2086  # a list of words
+      printf '%s\n' $whole
+      exit 0
+      ;;
+    smoke) promises=$smoke ;;
+    whole) promises=$whole ;;
+    *) promises=$* ;;
+  esac
+  self=$(realpath "$0")
+  bin=$(realpath "$bin") || exit 1
+  for program in cairn cairnd; do
+    [ -x "$bin/$program" ] || {
+      echo "ublk.sh: no $bin/$program: cargo build --release -p cairnd -p cairn-tools --bins" >&2
+      exit 1
+    }
+  done
+  # shellcheck disable=SC2086
+  DISKS=5 DISK_MIB=200 TIMEOUT=${TIMEOUT:-900} MODULES='virtio_blk' \
+    exec bash "$(dirname "$self")/vm.sh" "CAIRN_BIN_DIR='$bin' bash '$self' --inside $(echo $promises)"
+fi
+shift
+
+# --- inside ------------------------------------------------------------------------------------------
+
+bin=$CAIRN_BIN_DIR
+state=/run/state
+export CAIRN_SOCKET=$state/cairnd.sock
+members="/dev/vda /dev/vdb /dev/vdc /dev/vdd"
+spare=/dev/vde
+daemon=
+device=
+
+die() {
+  echo "  failed: $*" >&2
+  exit 1
+}
+
+cairn() { "$bin/cairn" "$@"; }
+
+# As cairn, without what it says of what it did.
+quiet() { cairn "$@" >/dev/null 2>&1; }
+
+# Starts the daemon and waits until it answers.
+up() {
+  mkdir -m 700 -p $state
+  rm -f $CAIRN_SOCKET
+  "$bin/cairnd" --state-dir $state >>/vmout/cairnd.log 2>&1 &
+  daemon=$!
+  answers
+}
+
+# Waits until the daemon answers, and its array, if it has one, is started.
+answers() {
+  for _ in $(seq 300); do
+    quiet status
+    # 4: it can't be reached.
+    if [ $? -ne 4 ]; then
+      quiet array show pool && quiet array wait pool --for idle --timeout 60s
+      return
+    fi
+    sleep 0.1
+  done
+  die "cairnd doesn't answer"
+}
+
+killed() {
+  kill -9 "$daemon"
+  wait "$daemon" 2>/dev/null
+}
+
+stopped() {
+  kill "$daemon"
+  wait "$daemon" || die "cairnd stopped with $?"
+}
+
+# begin [SIZE [EXPORT OPTIONS]]: the array, the volume and its device.
+begin() {
+  size=${1:-128MiB}
+  shift $(($# > 0))
+  modprobe ublk_drv || die "no ublk_drv"
+  up
+  # shellcheck disable=SC2086
+  cairn array create pool --level raid6 --disks $members --spares $spare 2>/dev/null || die create
+  cairn volume create pg --array pool --size "$size" 2>/dev/null || die volume
+  # The device alone is what scripts get.
+  device=$(cairn volume export pg --ublk "$@" 2>/dev/null) || die export
+  [ -b "$device" ] || die "no device: $device"
+  name=${device#/dev/}
+}
+
+# What is left goes, so that the next promise finds blank disks.
+tidy() {
+  umount /mnt 2>/dev/null
+  umount /run/ballast 2>/dev/null
+  kill -9 "$daemon" 2>/dev/null
+  wait "$daemon" 2>/dev/null
+  # A device without a server holds its users for ever: a fresh server takes it away.
+  if ls /dev/ublkb* >/dev/null 2>&1; then
+    up
+    quiet array wait pool --timeout 60s
+    quiet volume unexport pg --force --yes
+    kill -9 "$daemon"
+    wait "$daemon" 2>/dev/null
+  fi
+  rm -rf $state
+  for disk in $members $spare; do
+    blkdiscard -f $disk 2>/dev/null || dd if=/dev/zero of=$disk bs=1M status=none
+  done
+}
+
+allocated() { cairn -o json volume show pg | grep -o '"allocated_bytes": *[0-9]*' | grep -o '[0-9]*$'; }
+
+# What df says that the array uses, in KiB.
+df_used() {
+  cairn -o json df | tr -d ' \n' | tr '{' '\n' | grep '"kind":"array"' | grep -o '"used_kib":[0-9]*' | grep -o '[0-9]*$'
+}
+
+# fio with checksums, at depth 32, on the device for so many seconds.
+verify() {
+  fio --name=verify --filename="$device" --direct=1 --ioengine=libaio --iodepth=32 --rw=randrw \
+    --bsrange=4k-64k --size=48M --verify=crc32c --verify_fatal=1 --verify_backlog=200 --do_verify=1 \
+    --time_based --runtime="$1" --output=/vmout/fio.log >/dev/null 2>&1
+}
+
+queue() { cat "/sys/block/$name/queue/$1"; }
+
+is() { [ "$2" = "$3" ] || die "$1 is $2, not $3"; }
+
+# --- the promises ------------------------------------------------------------------------------------
+
+device_is_what_it_says() {
+  begin 128MiB
+  is size "$(blockdev --getsize64 "$device")" $((128 << 20))
+  is "logical block" "$(queue logical_block_size)" 4096
+  is io_min "$(queue minimum_io_size)" 65536
+  is io_opt "$(queue optimal_io_size)" 131072
+  is "discard granularity" "$(queue discard_granularity)" 131072
+  is cache "$(queue write_cache)" "write back"
+  is fua "$(queue fua)" 1
+  cairn volume show pg | grep -q "$device" || die "show doesn't name the device"
+  mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
+  cp -r /etc/ssl /mnt/ && sync -f /mnt && umount /mnt || die files
+  e2fsck -fn "$device" >/dev/null || die fsck
+  quiet volume unexport pg || die unexport
+  [ ! -e "$device" ] || die "$device is still there"
+  quiet volume export pg --ublk --logical-block 512 --read-only || die "export again"
+  is "logical block" "$(queue logical_block_size)" 512
+  is read-only "$(cat "/sys/block/$name/ro")" 1
+  mount -o ro,noload "$device" /mnt && diff -r /etc/ssl /mnt/ssl || die "what was written is another"
+}
+
+kill_9_is_a_pause() {
+  begin
+  verify 45 &
+  fio=$!
+  for round in 1 2 3; do
+    sleep 6
+    killed
+    # The middle one is left alone for a while: requests wait.
+    [ $round != 2 ] || sleep 3
+    up
+  done
+  wait $fio || die "fio saw an error: $(tail -n 5 /vmout/fio.log)"
+  ! grep -iE 'error|blk_update' <(dmesg | grep "$name") || die "the kernel saw an error"
+  [ "$(ls -d /dev/ublkb* | wc -l)" = 1 ] || die "a second device"
+  cairn events | grep -q DeviceTakenUp || die "no event"
+}
+
+restart_is_a_pause() {
+  begin
+  verify 25 &
+  fio=$!
+  for _ in 1 2; do
+    sleep 4
+    stopped
+    sleep 1
+    [ -b "$device" ] || die "the device went with the daemon"
+    up
+  done
+  wait $fio || die "fio saw an error: $(tail -n 5 /vmout/fio.log)"
+  # A clean stop is one: nothing is replayed.
+  stopped
+  up
+  dd if="$device" of=/dev/null bs=1M count=4 iflag=direct status=none || die "no reads after it"
+}
+
+in_use_stays() {
+  begin
+  mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
+  said=$(cairn volume unexport pg --yes 2>&1) && die "a mounted device was taken away"
+  echo "$said" | grep -q "mounted at /mnt" || die "the holder isn't named: $said"
+  echo "$said" | grep -q -- --force || die "no way on: $said"
+  umount /mnt
+  sleep 30 <"$device" &
+  user=$!
+  said=$(cairn volume unexport pg 2>&1) && die "an open device was taken away"
+  echo "$said" | grep -q "process $user (sleep)" || die "the process isn't named: $said"
+  quiet volume unexport pg --force || die force
+  [ ! -e "$device" ] || die "$device is still there"
+  kill $user
+}
+
+refusals() {
+  begin
+  said=$(cairn volume export pg --nbd unix:/run/pg.sock 2>&1) && die "a second writer"
+  echo "$said" | grep -q "at ublk" || die "$said"
+  said=$(cairn volume export pg --ublk --logical-block 512 2>&1) && die "another kind"
+  echo "$said" | grep -q unexport || die "$said"
+  cairn volume export pg --ublk 2>&1 | grep -q already || die "not idempotent"
+  quiet volume delete pg --yes && die "deleted while exported"
+  quiet volume unexport pg || die unexport
+  rmmod ublk_drv || die rmmod
+  said=$(cairn volume export pg --ublk 2>&1) && die "without the module"
+  echo "$said" | grep -q "modprobe ublk_drv" || die "$said"
+  echo "$said" | grep -q -- --nbd || die "NBD isn't offered: $said"
+  cairn volume show pg | grep -q ublkb && die "an export that failed is remembered"
+  modprobe ublk_drv
+  chmod 000 /dev/ublk-control
+  stopped
+  # Without the capability to pass by file modes, and without that to administer.
+  setpriv --bounding-set=-dac_override,-sys_admin "$bin/cairnd" --state-dir $state >>/vmout/cairnd.log 2>&1 &
+  daemon=$!
+  answers
+  said=$(cairn volume export pg --ublk 2>&1) && die "without permission"
+  echo "$said" | grep -q "may not use ublk" || die "$said"
+  chmod 600 /dev/ublk-control
+  said=$(cairn volume export pg --ublk 2>&1) && die "without CAP_SYS_ADMIN"
+  echo "$said" | grep -q "may not use ublk" || die "$said"
+}
+
+xfs_keeps_its_files() {
+  begin 400MiB
+  mkfs.xfs -q "$device" && mount "$device" /mnt || die xfs
+  cp -r /etc/ssl /mnt/ || die files
+  killed
+  (sync -f /mnt && echo synced >/run/synced) &
+  sync=$!
+  sleep 2
+  [ ! -e /run/synced ] || die "a sync without a daemon"
+  up
+  wait $sync
+  umount /mnt || die umount
+  xfs_repair -n "$device" >/dev/null 2>&1 || die xfs_repair
+  mount "$device" /mnt && diff -r /etc/ssl /mnt/ssl || die "what was written is another"
+}
+
+trim_gives_extents_back() {
+  begin 192MiB
+  mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
+  head -c 150M /dev/zero >/mnt/large && sync -f /mnt || die write
+  full=$(allocated)
+  full_df=$(df_used)
+  rm /mnt/large && sync -f /mnt && fstrim -v /mnt || die fstrim
+  left=$(allocated)
+  [ "$left" -lt "$full" ] || die "$full bytes allocated before, $left after"
+  [ "$(df_used)" -lt "$full_df" ] || die "df shows $full_df KiB before, $(df_used) after"
+}
+
+member_fails_and_is_rebuilt() {
+  begin
+  verify 30 &
+  fio=$!
+  sleep 3
+  quiet disk fail /dev/vdb --yes || die fail
+  quiet array wait pool --for clean --timeout 120s || die "not rebuilt"
+  wait $fio || die "fio saw an error: $(tail -n 5 /vmout/fio.log)"
+  cairn array show pool | grep -q "$spare" || die "the spare isn't in it"
+}
+
+zeroes_and_discards() {
+  begin 128MiB
+  yes cairn | head -c 8M >/run/data
+  dd if=/run/data of="$device" bs=1M oflag=direct status=none || die write
+  # Of some rows the middle, and whole ones beside.
+  fallocate --zero-range -o 4096 -l 1M "$device" 2>/dev/null || blkdiscard -z -o 4096 -l 1M "$device" || die zeroout
+  dd if=/dev/zero of=/run/data bs=4096 seek=1 count=256 conv=notrunc status=none
+  cmp -n $((8 << 20)) /run/data "$device" || die "what was zeroed, or what was beside it"
+  blkdiscard -o $((2 << 20)) -l $((3 << 20)) "$device" || die discard
+  dd if=/dev/zero of=/run/data bs=1M seek=2 count=3 conv=notrunc status=none
+  cmp -n $((8 << 20)) /run/data "$device" || die "what was discarded, or what was beside it"
+  blkdiscard "$device" || die "discard of all"
+  is allocated "$(allocated)" 0
+  killed
+  up
+  dd if="$device" bs=1M count=8 iflag=direct status=none | cmp -n $((8 << 20)) - /dev/zero || die "not zeros"
+}
+
+resize_is_seen_or_said() {
+  begin 64MiB
+  said=$(cairn volume resize pg --size 128MiB 2>&1) || die resize
+  now=$(blockdev --getsize64 "$device")
+  if [ "$now" != $((128 << 20)) ]; then
+    is "size before" "$now" $((64 << 20))
+    echo "$said" | grep -q "export it again" || die "not said: $said"
+    # A restart takes the smaller device up again and leaves it as it is.
+    killed
+    up
+    dd if="$device" of=/dev/null bs=1M count=4 iflag=direct status=none || die "no reads after it"
+    quiet volume unexport pg && quiet volume export pg --ublk || die again
+    is size "$(blockdev --getsize64 "$device")" $((128 << 20))
+    echo "  this kernel has no UPDATE_SIZE: said"
+  else
+    echo "  UPDATE_SIZE: seen"
+  fi
+}
+
+left_device_is_taken_up_or_removed() {
+  begin
+  yes cairn | head -c 1M >/run/data
+  dd if=/run/data of="$device" bs=1M oflag=direct status=none || die write
+  killed
+  # The daemon's memory is lost, the device is not.
+  rm -rf $state
+  up
+  # shellcheck disable=SC2086
+  cairn array assemble pool --scan $members $spare >/dev/null 2>&1 ||
+    quiet array assemble pool --scan $members $spare --force || die assemble
+  cairn events | grep -q DeviceLeft || die "nobody is told"
+  is device "$(cairn volume export pg --ublk 2>/dev/null)" "$device"
+  [ "$(ls -d /dev/ublkb* | wc -l)" = 1 ] || die "a second device"
+  dd if="$device" bs=1M count=1 iflag=direct status=none | cmp - /run/data || die "other data"
+  # Left over and not wanted any more: it can be removed although its array doesn't run.
+  quiet array stop pool --yes || die stop
+  quiet volume unexport pg || die unexport
+  [ ! -e "$device" ] || die "$device is still there"
+}
+
+array_stops_and_goes_on() {
+  begin
+  yes cairn | head -c 1M >/run/data
+  dd if=/run/data of="$device" bs=1M oflag=direct status=none || die write
+  quiet array stop pool --yes || die stop
+  dd if="$device" of=/run/read bs=1M count=1 iflag=direct status=none &
+  reader=$!
+  sleep 1
+  quiet array assemble pool || die assemble
+  wait $reader || die "a read over the stop failed"
+  cmp /run/read /run/data || die "other data"
+}
+
+# Dirty pages in plenty, of a file system on the device, in a group with little memory; and the host
+# itself short of it. Nothing may wait for itself.
+memory_pressure() {
+  begin 256MiB
+  mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
+  echo 1 >/proc/sys/vm/overcommit_memory
+  echo 60 >/proc/sys/vm/dirty_ratio
+  # What is left of the machine's memory: about as much as is written.
+  mkdir -p /run/ballast && mount -t tmpfs -o size=100% ballast /run/ballast
+  available=$(awk '/MemAvailable/ {print $2}' /proc/meminfo)
+  head -c $((available / 1024 - 160))M /dev/zero >/run/ballast/file || die ballast
+  timeout 120 dd if=/dev/zero of=/mnt/large bs=1M count=160 status=none || die "the write hangs"
+  timeout 60 sync -f /mnt || die "the sync hangs"
+  umount /run/ballast
+  kill -0 "$daemon" || die "the daemon is gone"
+  # PF_MEMALLOC_NOIO, of PR_SET_IO_FLUSHER: no thread of the daemon waits for its own device.
+  for flags in $(sed 's/.*) //' /proc/"$daemon"/task/*/stat | cut -d' ' -f7); do
+    [ $((flags & 0x80000)) != 0 ] || die "a thread may wait for its own device"
+  done
+}
+
+# --- running them ------------------------------------------------------------------------------------
+
+failed=0
+for promise in "$@"; do
+  begun=$(date +%s)
+  if (
+    trap tidy EXIT
+    "$promise"
+  ); then
+    echo "ok $promise ($(($(date +%s) - begun)) s)"
+  else
+    failed=$((failed + 1))
+    echo "FAILED $promise ($(($(date +%s) - begun)) s)"
+    tail -n 15 /vmout/cairnd.log
+    dmesg | grep -i ublk | tail -n 5
+  fi
+  rm -f /vmout/cairnd.log
+done
+echo "$failed of $# promises failed"
+[ "$failed" = 0 ]
