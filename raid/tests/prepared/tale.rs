@@ -62,6 +62,9 @@ struct Did {
     kind: u8,
 }
 
+/// Operations that an owner keeps in the journal at most: three quarters of a log's quota.
+const UNTRIMMED_MAX: u64 = 24;
+
 /// The owner of a log.
 struct Owner {
     log: LogId,
@@ -74,6 +77,8 @@ struct Owner {
     committed: Cell<u64>,
     /// Commit was called, and a flush followed.
     surely: Cell<u64>,
+    /// It wants to keep what is above.
+    kept: Cell<u64>,
     /// An abort was called from here, and isn't acked.
     aborting: Cell<Option<u64>>,
     /// The hook agreed through this.
@@ -93,6 +98,7 @@ impl Owner {
             acked: Cell::new(4),
             committed: Cell::new(4),
             surely: Cell::new(4),
+            kept: Cell::new(4),
             aborting: Cell::new(None),
             released: Rc::default(),
             meta: Cell::new((0, 0)),
@@ -144,6 +150,14 @@ impl Owner {
     async fn step(&self, device: &Rc<dyn PreparedDevice>, rng: &mut Rng) {
         match rng.below(12) {
             0..=4 => {
+                // Nobody else could give the log room if it used up its quota.
+                if self.next.get() - self.kept.get() > UNTRIMMED_MAX {
+                    let through = self.acked.get();
+                    self.committed.set(through);
+                    device.commit(self.log, Seq(through));
+                    device.set_floor(self.log, Seq(through));
+                    self.kept.set(through);
+                }
                 // Some at once, all in flight together.
                 let count = 1 + rng.below(3);
                 let mut waits = Vec::new();
@@ -187,6 +201,7 @@ impl Owner {
             10 => {
                 let keep = self.committed.get().saturating_sub(rng.below(4));
                 device.set_floor(self.log, Seq(keep));
+                self.kept.set(keep.max(self.kept.get()));
             }
             _ => {
                 let (_, acked) = self.meta.get();
@@ -276,6 +291,7 @@ impl Owner {
                 }
             }
         }
+        self.kept.set(marks.trimmed.0.max(4));
         self.aborting.set(None);
         let meta = device.meta(self.log).first().copied().unwrap_or(0);
         let (called, acked) = self.meta.get();
