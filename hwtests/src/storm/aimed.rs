@@ -289,7 +289,7 @@ fn spoilt_rings(world: &mut World) {
         // Where something newer lies by now the place isn't free.
         if world.disk(disk).peek(page, usize_of(BLOCK)) == bytes {
             let at = page + world.rng.below(BLOCK);
-                    rot(world, disk, at);
+            rot(world, disk, at);
         }
     }
     let count = usize_of(world.rng.below(left + 1));

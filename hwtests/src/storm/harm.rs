@@ -195,6 +195,7 @@ impl Harm {
         for _ in 0..4 {
             let at = somewhere(world, victim) + world.rng.below(512);
             rot(world, victim, at);
+            world.rotten += 1;
         }
     }
 

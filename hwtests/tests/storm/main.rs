@@ -8,6 +8,7 @@ use cairn_hwtests::storm::aimed::{self, Turn};
 use cairn_hwtests::storm::exhaustive::{Place, Subject, cut_everywhere};
 use cairn_hwtests::storm::history::history;
 use cairn_hwtests::storm::hunt;
+use cairn_hwtests::storm::matrix::{self, Choice};
 use cairn_raid::Level;
 
 #[test]
@@ -34,6 +35,22 @@ fn a_spare_that_joined_after_the_last_check_may_be_the_member_that_a_crash_takes
 #[test]
 fn a_row_is_not_completed_by_a_write_that_covers_a_logged_block_in_part() {
     assert_eq!(history(818_565_780_191, 6000).finding, None);
+}
+
+#[test]
+fn d8_rot_in_a_row_that_a_crash_cut_off_is_no_content_where_disks_tear_no_block() {
+    // Every other seed has disks that write 4096 bytes at once: here the second.
+    for first_seed in [59, 219] {
+        let outcome = matrix::run(&Choice {
+            seeds: 2,
+            jobs: 1,
+            fault: Some("D8 rot in data".to_owned()),
+            state: Some("replaying".to_owned()),
+            first_seed,
+            waiting: false,
+        });
+        assert_eq!(outcome.failures, Vec::<String>::new());
+    }
 }
 
 #[test]
