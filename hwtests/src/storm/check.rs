@@ -21,10 +21,10 @@ fn block(first: u64) -> Range<u64> {
     first..first + BLOCK_SECTORS
 }
 
-/// What rot may have cost, by the limit that raid/README.md documents: blocks that rotted in complete rows
-/// which a crash cut off, where nothing tells the rotten block from one that was half written.
-struct Rotted {
-    /// How many blocks at most: those that rotted since everything was checked last.
+/// What a fault of single blocks may have cost, by the exception that raid/README.md documents: blocks that
+/// it spoilt in complete rows which a crash cut off.
+struct Spoilt {
+    /// How many blocks at most: those that were spoilt since everything was checked last.
     left: Cell<usize>,
     /// Rows (a volume's name, its row) of which at least half was cut off, as complete rows are.
     rows: BTreeSet<(String, u64)>,
@@ -38,7 +38,7 @@ impl World {
             return;
         }
         let after = self.worst.take();
-        let rotted = self.rotted(after);
+        let spoilt = self.spoilt(after);
         for volume in &self.volumes {
             let Some(device) = volume.device() else {
                 continue;
@@ -47,20 +47,20 @@ impl World {
             let mut at = 0;
             while at < size {
                 let len = CHECK_BYTES.min(size - at);
-                self.check_range(volume, &device, at, len, (after, &rotted));
+                self.check_range(volume, &device, at, len, (after, &spoilt));
                 at += len;
             }
         }
         self.lost_in_crash = false;
-        self.rotten = 0;
+        self.spoilt = 0;
         self.checked_members = self.members();
     }
 
-    /// What rot may have cost in the crash that is about to be checked.
-    fn rotted(&self, after: Option<Crash>) -> Rotted {
+    /// What a fault of single blocks may have cost in the crash that is about to be checked.
+    fn spoilt(&self, after: Option<Crash>) -> Spoilt {
         let row_sectors = self.shape.row_bytes() / SECTOR;
         let mut rows = BTreeSet::new();
-        if let Some(crash) = after.filter(|_| self.rotten > 0) {
+        if let Some(crash) = after.filter(|_| self.spoilt > 0) {
             for volume in &self.volumes {
                 let model = volume.model.borrow();
                 for row in 0..model.sectors().div_ceil(row_sectors) {
@@ -73,30 +73,30 @@ impl World {
                 }
             }
         }
-        Rotted {
-            left: Cell::new(self.rotten),
+        Spoilt {
+            left: Cell::new(self.spoilt),
             rows,
         }
     }
 
-    /// Whether what was found of a block, bytes of no write or an error, is what rot may have cost. A
-    /// disk that tears no block leaves no doubt: then it must be the error.
-    fn is_rotted(
+    /// Whether what was found of a block, bytes of no write or an error, is what such a fault may have cost.
+    /// A disk that tears no block leaves no doubt: then it must be the error.
+    fn is_spoilt(
         &self,
         volume: &Volume,
         crash: Crash,
         first: u64,
-        rotted: &Rotted,
+        spoilt: &Spoilt,
         garbage: bool,
     ) -> bool {
         let row = first / (self.shape.row_bytes() / SECTOR);
         let model = volume.model.borrow();
-        let is_it = rotted.left.get() > 0
-            && rotted.rows.contains(&(volume.name.clone(), row))
+        let is_it = spoilt.left.get() > 0
+            && spoilt.rows.contains(&(volume.name.clone(), row))
             && model.cut_off(crash, block(first))
             && (!garbage || self.shape.tear_bytes < 4096);
         if is_it {
-            rotted.left.set(rotted.left.get() - 1);
+            spoilt.left.set(spoilt.left.get() - 1);
         }
         is_it
     }
@@ -135,7 +135,7 @@ impl World {
         device: &Rc<dyn BlockDevice>,
         at: u64,
         len: u64,
-        (after, rotted): (Option<Crash>, &Rotted),
+        (after, spoilt): (Option<Crash>, &Spoilt),
     ) {
         let began = volume.model.borrow_mut().read_begins();
         let (buf, result) = self.run(device.read(at, Buf::zeroed(usize_of(len))));
@@ -144,8 +144,8 @@ impl World {
         let halves = || {
             // What is right of it, block by block.
             let half = (len / 2).next_multiple_of(4096);
-            self.check_range(volume, device, at, half, (after, rotted));
-            self.check_range(volume, device, at + half, len - half, (after, rotted));
+            self.check_range(volume, device, at, half, (after, spoilt));
+            self.check_range(volume, device, at + half, len - half, (after, spoilt));
         };
         if let Err(error) = result {
             if len > 4096 {
@@ -154,7 +154,7 @@ impl World {
             let excused = after.is_some_and(|crash| {
                 len == 4096
                     && (self.was_cut_off(volume, crash, first)
-                        || self.is_rotted(volume, crash, first, rotted, false))
+                        || self.is_spoilt(volume, crash, first, spoilt, false))
             });
             if excused {
                 return self.heal(volume, first, device);
@@ -172,11 +172,11 @@ impl World {
             None => volume.model.borrow().check(first, &buf, began),
         };
         if let Err(complaint) = checked {
-            if let Some(crash) = after.filter(|_| rotted.left.get() > 0) {
+            if let Some(crash) = after.filter(|_| spoilt.left.get() > 0) {
                 if len > 4096 {
                     return halves();
                 }
-                if len == 4096 && self.is_rotted(volume, crash, first, rotted, true) {
+                if len == 4096 && self.is_spoilt(volume, crash, first, spoilt, true) {
                     return self.heal(volume, first, device);
                 }
             }

@@ -421,12 +421,20 @@ impl Array {
         None
     }
 
-    /// A block as it lies on a member, whatever it is.
+    /// A block as it lies on a member, whatever it is. What fails is asked for once more: where nothing
+    /// else tells what a block holds, one refusal must not lose it.
     async fn read_raw(&self, row: Row, disk: &Disk, cols: &Columns) -> Option<Buf> {
-        let buf = self.pool.take(bytes_of(cols));
-        let read = disk.read(&self.geometry, row, cols.start, buf, Patience::Eject);
-        let (buf, result) = read.await;
-        result.is_ok().then_some(buf)
+        let mut buf = self.pool.take(bytes_of(cols));
+        for _ in 0..2 {
+            let read = disk.read(&self.geometry, row, cols.start, buf, Patience::Eject);
+            let (back, result) = read.await;
+            match result {
+                Ok(()) => return Some(back),
+                Err(error) if error.kind == IoErrorKind::Medium => buf = back,
+                Err(_) => return None,
+            }
+        }
+        None
     }
 
     pub(super) async fn read_raw_slot(
