@@ -155,8 +155,9 @@ impl Array {
                 // disk mixes nothing: then it has rotted. What was never written before its intent never
                 // held anything.
                 let zeros = || self.pool.take_zeroed(BLOCK_BYTES).freeze();
+                let known = self.sum_before(history, (index, col)).is_some();
                 block = if written {
-                    in_place.filter(|_| may_be_torn(view, index))
+                    in_place.filter(|_| !known || may_be_torn(view, index))
                 } else {
                     Some(zeros())
                 };
@@ -178,6 +179,13 @@ impl Array {
         let at = usize_of(u64_of(index) * self.geometry.chunk_blocks() + col);
         let sum = history.last_intent().and_then(|sums| sums.get(at));
         Some(&cairn_blockdev::crc::crc32c(block)) == sum
+    }
+
+    /// The sum of what the row's last intent was to overwrite, durable at that time.
+    fn sum_before(&self, history: &RowHistory, (index, col): (usize, u64)) -> Option<u32> {
+        let at = usize_of(u64_of(index) * self.geometry.chunk_blocks() + col);
+        let blocks = usize_of(self.geometry.row_bytes() / BLOCK);
+        history.last_intent()?.get(blocks + at).copied()
     }
 
     /// Those of a column's blocks that lie in place as something else than the last intent announced, and
@@ -276,7 +284,8 @@ impl Array {
             return None;
         }
         let slot = self.geometry.data_slot(view.row, index);
-        let expected = self.expected_sum(view.row, col, slot);
+        let before = self.sum_before(history, (index, col));
+        let expected = before.or_else(|| self.expected_sum(view.row, col, slot));
         let old = found
             .iter()
             .find(|block| expected.is_some_and(|sum| cairn_blockdev::crc::crc32c(block) == sum));
