@@ -67,6 +67,21 @@ fn d3_a_member_that_fails_while_a_replay_begins_takes_nothing_along_that_was_ack
 }
 
 #[test]
+fn d4_a_member_that_hangs_while_the_journal_is_read_takes_nothing_along_that_was_acked() {
+    cells("D4 a disk hangs", "replaying", 31);
+}
+
+#[test]
+fn a2_a_block_that_is_given_up_under_a_read_is_an_error_and_not_zeros() {
+    cells("D6 lost writes", "rebuilding", 27);
+}
+
+#[test]
+fn a2_a_block_leaves_the_list_of_the_lost_no_sooner_than_what_healed_it_is_durable() {
+    cells("D7", "degraded 2", 23);
+}
+
+#[test]
 fn a_hunt_tells_of_what_it_did() {
     let caught = hunt::hunt(1, Duration::from_secs(3), 1);
     if let Some((seed, finding)) = caught.finding {

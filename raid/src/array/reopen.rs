@@ -56,7 +56,10 @@ impl Array {
             *self.journal.borrow_mut() = Some(Rc::clone(&journal));
             let level = self.bring_headers_level(&journal, current).await;
             level.map_err(|_| self.lost_error())?;
-            // That flushes, which a disk may not survive.
+            if unclean {
+                current.keep_single().await;
+            }
+            // A disk may have failed in that.
             if !current.lost_a_disk() {
                 break journal;
             }

@@ -159,7 +159,6 @@ impl Array {
         self.log_homeless(journal, &view, &overlay);
         let end = journal.next();
         self.note_in_place(row, end);
-        self.heal_row(row);
         let superseded = self.dirty_rows.supersede(row, Rc::clone(&overlay));
         let keep = superseded.unwrap_or(first).min(first);
         let hold = journal.hold(if on(Mutation::TrimBeforeBypassFlushed) {
@@ -178,6 +177,8 @@ impl Array {
         // If it isn't, the array has failed, and the next start finds everything in the journal. Until
         // then reads go on finding what superseded the older data.
         done?;
+        // Not before: a list without its lost blocks may be durable before the row is.
+        self.heal_row(row);
         self.dirty_rows.applied(row);
         self.in_place(hold);
         self.kick_apply_if_crowded(journal);

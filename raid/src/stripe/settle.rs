@@ -44,7 +44,18 @@ impl Array {
         let mut lost: Vec<(usize, u64)> = Vec::new();
         for col in 0..self.geometry.chunk_blocks() {
             let column = self.settle_column(&view, history, col, written).await;
-            for (index, block) in column.into_iter().enumerate() {
+            for (index, mut block) in column.into_iter().enumerate() {
+                let in_journal = history.newest(index, &(col..col + 1)).is_some();
+                if !in_journal && self.is_lost(row, index, &(col..col + 1)) {
+                    // Zeros stood for it. Only what the intent announced is new.
+                    let is_new =
+                        |block: &SharedBuf| self.is_announced(history, (index, col), block);
+                    if block.as_ref().is_some_and(is_new) {
+                        self.heal(row, index, &(col..col + 1));
+                    } else {
+                        block = None;
+                    }
+                }
                 let is_lost = block.is_none();
                 let zeros = || self.pool.take_zeroed(BLOCK_BYTES).freeze();
                 let block = block.unwrap_or_else(zeros);
