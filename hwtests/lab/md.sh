@@ -52,6 +52,11 @@ image() {
   dd if="$(device "$1")" of="/run/$1.$2" bs=1M iflag=direct conv=sparse status=none || die "read of $1"
 }
 
+# What lies between md's part of the members and Cairn's first zone.
+labels() {
+  for disk in "$@"; do dd if="$disk" bs=1M skip=2 count=2 iflag=direct status=none; done | md5sum
+}
+
 # assembled DISK…: md reads it like Cairn from these.
 assembled() {
   # Without udev, whom it would wait for.
@@ -59,7 +64,7 @@ assembled() {
   is "md's state" "$(cat /sys/block/md0/md/array_state)" readonly
   is "md's members" "$(ls -d /sys/block/md0/md/rd[0-9]* | wc -l)" $#
   # shellcheck disable=SC2086  # a list of words
-  "$lab" compare --md $md $volumes $disks || die "with $*"
+  "$lab" compare --md $md $volumes $disks >/run/compared || die "with $*"
   mdadm --quiet --stop $md || die "md doesn't stop"
 }
 
@@ -109,20 +114,19 @@ geometry() {
   quiet array stop pool --yes || die stop
   stopped
   # shellcheck disable=SC2086
-  "$lab" map $disks && "$lab" handover $volumes $disks || die handover
-  mdadm --examine "$1" | grep -E 'Raid Level|Layout|Data Offset|State :|Checksum' || die "no superblock"
+  "$lab" handover $volumes $disks || die handover
   mdadm --examine "$1" | grep -q 'Checksum.*correct' || die "md doesn't like the superblock"
-  for label in "$@"; do dd if="$label" bs=1M skip=2 count=2 iflag=direct status=none; done | md5sum >/run/labels
+  labels "$@" >/run/labels
   # shellcheck disable=SC2086
   assembled $disks
+  sed 's/^/  /' /run/compared
   for one in "$@"; do
     without "$one"
     for two in "$@"; do
       [ "$level" = raid6 ] && [[ "$one" < "$two" ]] && without "$one" "$two"
     done
   done
-  for label in "$@"; do dd if="$label" bs=1M skip=2 count=2 iflag=direct status=none; done | md5sum |
-    cmp - /run/labels || die "md wrote where Cairn's labels are"
+  labels "$@" | cmp - /run/labels || die "md wrote where Cairn's labels are"
 
   # All parity of all rows, also those of zeros.
   MDADM_NO_UDEV=1 mdadm --quiet --assemble $md "$@" || die "md doesn't assemble"
@@ -144,7 +148,7 @@ geometry() {
     image $name again
     cmp "/run/$name.image" "/run/$name.again" || die "$name is another after md had it"
   done
-  cairn array show pool
+  is "pool" "$(cairn -o json array show pool | tr -d ' \n' | grep -o '"state":"[a-z]*"' | head -n 1)" '"state":"clean"'
 }
 
 # Blank disks for the next.
@@ -154,7 +158,7 @@ tidy() {
   kill -9 "$daemon" 2>/dev/null
   wait "$daemon" 2>/dev/null
   rm -rf $state /run/*.image /run/*.again /run/*.device
-  for disk in /dev/vd?; do blkdiscard -f "$disk"; done
+  for disk in /dev/vd?; do blkdiscard -f "$disk" 2>/dev/null; done
 }
 
 failed=0

@@ -37,9 +37,20 @@ if [ "${1:-}" != --inside ]; then
       exit 1
     }
   done
+  here=$(dirname "$self")
+  run=$(mktemp -d)
+  trap 'rm -rf "$run"' EXIT
+  case $promises in
+    *postgres*)
+      # A database made here: emulated it takes minutes. The machine sees it under its own path.
+      mkdir "$run/mnt" && chmod 755 "$run" "$run/mnt"
+      { SCALE=2 bash "$here/pg-on-nbd.sh" start "$run" && bash "$here/pg-on-nbd.sh" stop "$run"; } || exit 1
+      ;;
+  esac
   # shellcheck disable=SC2086
   DISKS=5 DISK_MIB=200 TIMEOUT=${TIMEOUT:-900} MODULES='virtio_blk' \
-    exec bash "$(dirname "$self")/vm.sh" "CAIRN_BIN_DIR='$bin' bash '$self' --inside $(echo $promises)"
+    bash "$here/vm.sh" "CAIRN_BIN_DIR='$bin' DATABASE='$run/mnt/data' bash '$self' --inside $(echo $promises)"
+  exit
 fi
 shift
 
@@ -346,7 +357,8 @@ postgres_runs_through_an_upgrade() {
   pg="bash $here/pg-on-nbd.sh"
   mkdir -p /run/pg/mnt && chmod 755 /run/pg /run/pg/mnt
   mkfs.ext4 -q "$device" && mount "$device" /run/pg/mnt || die ext4
-  SCALE=2 $pg start /run/pg || die "PostgreSQL doesn't start"
+  cp -a "$DATABASE" /run/pg/mnt/data || die "the database can't be copied"
+  $pg start /run/pg || die "PostgreSQL doesn't start"
   $pg load /run/pg 60 >/run/pg/load 2>&1 &
   load=$!
   sleep 15

@@ -151,7 +151,10 @@ fn run(what: What) -> Answer<()> {
             let array = Stopped::open(&disks)?;
             for (volume, image) in volumes {
                 let done = handover::compare(&array, &md, &volume, &image)?;
-                println!("{volume}: the same: {done:?}");
+                println!(
+                    "{volume}: {} rows, {} bytes: the same",
+                    done.rows, done.bytes
+                );
             }
         }
         What::Record { disks, mib, dir } => {
@@ -197,7 +200,7 @@ fn run(what: What) -> Answer<()> {
                 only,
                 dir,
             };
-            println!("{:?}", outage.run()?);
+            println!("{}", outage.run()?);
         }
     }
     Ok(())

@@ -140,6 +140,9 @@ pub fn compare(array: &Stopped, md: &Path, volume: &str, image: &Path) -> Answer
         done.bytes += stretch.len;
         done.telling += u64::from(ours.iter().any(|byte| *byte != 0));
     }
+    if done.telling == 0 {
+        return Err(format!("{volume} has no row that tells anything"));
+    }
     Ok(done)
 }
 

@@ -12,6 +12,7 @@
 //! - A block that can't be read is right only where members were lost with the power: the exception in
 //!   raid/README.md. It is given to the file system as garbage.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::BufReader;
 use std::os::unix::fs::FileExt;
@@ -77,6 +78,17 @@ pub struct Found {
     pub files: u64,
     /// Blocks of complete rows that were cut off with a member.
     pub cut_off: u64,
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} power cuts, {} of them right after a sync, {} with members lost, {} writes in the disks' caches: \
+             ext4 clean each time, {} files as they were synced, {} blocks cut off",
+            self.cuts, self.after_syncs, self.with_losses, self.in_caches, self.files, self.cut_off
+        )
+    }
 }
 
 /// What becomes of what was in a cache.
@@ -393,4 +405,54 @@ fn run(program: &str, arguments: &[&str]) -> Answer<()> {
         said(&done.stdout),
         said(&done.stderr)
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_keeps_what_was_flushed_or_forced_and_of_the_rest_what_the_cache_kept_in_its_order() {
+        let outage = Outage {
+            record: PathBuf::new(),
+            notes: PathBuf::new(),
+            disks: 1,
+            disk_bytes: 1 << 20,
+            volume: String::new(),
+            lose: 0,
+            seed: 1,
+            only: None,
+            dir: PathBuf::new(),
+        };
+        let write = |offset, byte, fua| Deed::Write {
+            offset,
+            data: vec![byte; 4096],
+            fua,
+        };
+        let mut disks = outage.blank();
+        let disk = &mut disks[0];
+        let deeds = [
+            write(0, 1, false),
+            Deed::Flush,
+            write(0, 2, false),
+            write(0, 3, true),
+            write(4096, 4, false),
+            write(8192, 5, true),
+            write(8192, 6, false),
+        ];
+        deeds.into_iter().for_each(|deed| disk.take(deed));
+        let sim = Sim::new(1);
+        let mut rng = Rng::new(1);
+        let mut bytes = |cache| {
+            let after = outage.after(&disks[0], &sim, cache, &mut rng);
+            after.peek(0, 12288)
+        };
+        let firsts = |bytes: &[u8]| [bytes[0], bytes[4096], bytes[8192]];
+        assert_eq!(firsts(&bytes(Cache::Lost)), [3, 0, 5]);
+        assert_eq!(firsts(&bytes(Cache::Kept)), [3, 4, 6]);
+        let torn = bytes(Cache::Sectors);
+        assert!(torn[..4096].iter().all(|byte| *byte == 3));
+        assert!(torn[4096..8192].contains(&4) && torn[4096..8192].contains(&0));
+        assert!(torn[8192..].contains(&5) && torn[8192..].contains(&6));
+    }
 }
