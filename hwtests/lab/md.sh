@@ -22,7 +22,7 @@ if [ "${1:-}" != --inside ]; then
       exit 1
     }
   done
-  DISKS=5 DISK_MIB=200 TIMEOUT=${TIMEOUT:-600} MODULES='virtio_blk ublk_drv raid456' \
+  DISKS=5 DISK_MIB=200 TIMEOUT=${TIMEOUT:-900} MODULES='virtio_blk ublk_drv raid456' \
     exec bash "$(dirname "$self")/vm.sh" "CAIRN_BIN_DIR='$bin' bash '$self' --inside ${*:-raid5 raid6}"
 fi
 shift

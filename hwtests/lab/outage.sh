@@ -28,7 +28,7 @@ if [ "${1:-}" != --inside ]; then
   trap 'rm -rf "$run"' EXIT
   out=${KEEP:-$run/out}
   mkdir -p "$out" "$run/cuts"
-  OUT=$out MEM=2048 TIMEOUT=${TIMEOUT:-300} MODULES='ublk_drv' \
+  OUT=$out MEM=2048 TIMEOUT=${TIMEOUT:-900} MODULES='ublk_drv' \
     bash "$(dirname "$self")/vm.sh" "CAIRN_BIN_DIR='$bin' bash '$self' --inside ${1:-60}" || exit 1
   "$bin/lab" outage --record "$out/record" --notes "$out/notes" --disks $disks --mib $mib --volume pg --lose 2 \
     "$run/cuts"
