@@ -440,7 +440,9 @@ mod tests {
             write(8192, 5, true),
             write(8192, 6, false),
         ];
-        deeds.into_iter().for_each(|deed| disk.take(deed));
+        for deed in deeds {
+            disk.take(deed);
+        }
         let sim = Sim::new(1);
         let mut rng = Rng::new(1);
         let mut bytes = |cache| {
