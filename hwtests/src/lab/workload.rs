@@ -10,8 +10,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use cairn_blockdev::Buf;
 use cairn_blockdev::sim::Rng;
@@ -27,6 +28,8 @@ const FILES: u32 = 10;
 const BLOCKS_MAX: u64 = 40;
 /// Files that nobody syncs.
 const LOOSE: u64 = 48;
+/// What is done to them for each sync, at most: the record grows by work, not by time.
+const LOOSE_PER_SYNC: u64 = 5;
 
 /// What writers share.
 pub struct Workload {
@@ -47,12 +50,15 @@ impl Workload {
     /// Runs until each of two writers has synced `rounds` times.
     pub fn run(&self, rounds: u64, seed: u64) -> Answer<()> {
         let is_over = AtomicBool::new(false);
+        // One ahead of the first sync.
+        let syncs = AtomicU64::new(1);
         std::thread::scope(|scope| {
             let writers = [0u32, 1].map(|writer| {
                 let seed = seed ^ (u64::from(writer) << 32);
-                scope.spawn(move || self.write(writer, rounds, seed))
+                let syncs = &syncs;
+                scope.spawn(move || self.write(writer, rounds, seed, syncs))
             });
-            let loose = scope.spawn(|| self.churn(&is_over, !seed));
+            let loose = scope.spawn(|| self.churn(&is_over, &syncs, !seed));
             let done: Vec<Answer<()>> = writers.into_iter().map(join).collect();
             is_over.store(true, Ordering::Relaxed);
             done.into_iter().chain([join(loose)]).collect()
@@ -64,7 +70,7 @@ impl Workload {
         Ok(found.len())
     }
 
-    fn write(&self, writer: u32, rounds: u64, seed: u64) -> Answer<()> {
+    fn write(&self, writer: u32, rounds: u64, seed: u64, syncs: &AtomicU64) -> Answer<()> {
         let mut rng = Rng::new(seed);
         let mut sizes = vec![None; usize_of_u32(FILES)];
         for _ in 0..rounds {
@@ -109,6 +115,7 @@ impl Workload {
             };
             let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
             writeln!(notes, "{note}").map_err(|error| format!("the notes: {error}"))?;
+            syncs.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -125,11 +132,17 @@ impl Workload {
         sync_dir(&self.dir)
     }
 
-    fn churn(&self, is_over: &AtomicBool, seed: u64) -> Answer<()> {
+    fn churn(&self, is_over: &AtomicBool, syncs: &AtomicU64, seed: u64) -> Answer<()> {
         let mut rng = Rng::new(seed);
         let dir = self.dir.join("loose");
         fs::create_dir(&dir).map_err(at(&dir))?;
+        let mut done = 0;
         while !is_over.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(2));
+            if done >= LOOSE_PER_SYNC * syncs.load(Ordering::Relaxed) {
+                continue;
+            }
+            done += 1;
             let path = |rng: &mut Rng| dir.join(format!("{}/f", rng.below(LOOSE)));
             let (one, other) = (path(&mut rng), path(&mut rng));
             // What isn't there, or there already, is another turn's.
@@ -148,7 +161,6 @@ impl Workload {
                     drop(fs::write(&one, &bytes));
                 }
             }
-            std::thread::sleep(std::time::Duration::from_millis(5));
         }
         Ok(())
     }
