@@ -97,6 +97,7 @@ impl BlockDevice for Recorded {
         DeviceGeometry {
             size: self.bytes,
             logical_block: SECTOR_BYTES,
+            physical_block: 512,
             io_min: 4096,
             io_opt: 0,
             rotational: false,
