@@ -77,7 +77,7 @@ fn a2_a_block_that_is_given_up_under_a_read_is_an_error_and_not_zeros() {
 }
 
 #[test]
-fn a2_a_block_leaves_the_list_of_the_lost_no_sooner_than_what_healed_it_is_durable() {
+fn a2_a_replay_takes_a_lost_block_off_the_list_only_if_it_is_what_an_intent_announced() {
     cells("D7", "degraded 2", 23);
 }
 
