@@ -4,6 +4,7 @@
 mod abuse;
 #[cfg(test)]
 mod client;
+mod extended;
 #[cfg(test)]
 mod handshake;
 #[cfg(test)]

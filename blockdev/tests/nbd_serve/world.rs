@@ -62,6 +62,12 @@ impl World {
         Self::over(Sim::new(seed), Rc::new(device), BUDGET_BYTES)
     }
 
+    /// A server over sparse memory of this size.
+    pub(crate) fn sized(seed: u64, size: u64) -> Self {
+        let device = MemDevice::new("memory", size);
+        Self::over(Sim::new(seed), Rc::new(device), BUDGET_BYTES)
+    }
+
     /// A server over a disk with random latencies, and the disk.
     pub(crate) fn with_disk(seed: u64, budget_bytes: usize) -> (Self, SimDisk) {
         let sim = Sim::new(seed);

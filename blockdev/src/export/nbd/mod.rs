@@ -10,8 +10,9 @@
 //! ```
 //!
 //! The protocol is that of the NBD project's `doc/proto.md`. Served are LIST, INFO, GO, ABORT,
-//! EXPORT_NAME, structured replies and `base:allocation`; TLS and extended headers are not, and are
-//! refused as unsupported options.
+//! EXPORT_NAME, simple and structured replies, extended headers (of the protocol's branch
+//! `extension-ext-header`) and two metadata contexts; TLS is not, and is refused as an unsupported
+//! option.
 //!
 //! Invariants
 //! - Whatever a client sends is answered as the protocol says or ends its connection; nothing of it
@@ -27,8 +28,10 @@
 //! Does not know: sockets, who may connect, clocks (one is injected), what a device is made of.
 
 pub mod connections;
+pub mod context;
 pub mod error;
 pub mod exports;
+pub mod framing;
 pub mod handshake;
 pub mod limits;
 pub mod option;

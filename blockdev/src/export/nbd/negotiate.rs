@@ -38,7 +38,7 @@ where
             receiver.exact(&mut payload).await?;
             handshake.option(option, &payload, exports, &mut out)?
         } else if len <= OPTION_SKIP_MAX_BYTES {
-            receiver.skip(len).await?;
+            receiver.skip(len.into()).await?;
             Handshake::oversize(option, len, &mut out)?;
             Step::Continue
         } else {

@@ -114,8 +114,8 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
     }
 
     /// Passes over `len` bytes without keeping them.
-    pub(crate) async fn skip(&mut self, len: u32) -> Result<(), NbdError> {
-        let mut rest = u64::from(len);
+    pub(crate) async fn skip(&mut self, len: u64) -> Result<(), NbdError> {
+        let mut rest = len;
         while rest > 0 {
             let there = u64_of(self.stream.fill_buf().await?.len()).min(rest);
             if there == 0 {
