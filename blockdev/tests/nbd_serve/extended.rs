@@ -3,6 +3,8 @@
 use cairn_blockdev::export::nbd::NbdError;
 use cairn_blockdev::export::nbd::proto::{cmd, cmd_flag, flag, opt, rep};
 
+use cairn_blockdev::export::nbd::request::Request;
+
 use crate::client::{Client, contexts, info, u32_at, u64_at};
 use crate::world::{SIZE, World};
 
@@ -219,6 +221,26 @@ fn a_compact_request_among_extended_ones_closes() {
         assert!(client.rest().await.is_empty());
         let end = world.end().await;
         assert!(matches!(end, Err(NbdError::RequestMagic(0x2560_9513))));
+    });
+}
+
+#[test]
+fn a_write_that_does_not_say_that_it_has_a_payload_is_a_write() {
+    let world = World::new(1);
+    world.sim.block_on(async {
+        let mut client = extended(&world).await;
+        let request = Request {
+            flags: 0,
+            kind: cmd::WRITE,
+            cookie: 7,
+            offset: 512,
+            len: 512,
+        };
+        // As qemu's client sends it.
+        client.send(&request.encode_extended()).await;
+        client.send(&[3; 512]).await;
+        assert_eq!(client.reply().await.errno, 0);
+        assert_eq!(client.read(512, 512).await, [3; 512]);
     });
 }
 
