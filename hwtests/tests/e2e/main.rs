@@ -12,6 +12,7 @@ mod jobs;
 mod journal_disks;
 mod kills;
 mod labels;
+mod newer;
 mod postgres;
 mod refusals;
 mod restart;
