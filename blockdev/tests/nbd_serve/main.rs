@@ -4,6 +4,7 @@
 mod abuse;
 #[cfg(test)]
 mod client;
+#[cfg(test)]
 mod extended;
 #[cfg(test)]
 mod handshake;
@@ -11,6 +12,8 @@ mod handshake;
 mod memory;
 #[cfg(test)]
 mod shutdown;
+#[cfg(test)]
+mod starttls;
 #[cfg(test)]
 mod transmission;
 #[cfg(test)]

@@ -41,6 +41,15 @@ pub enum NbdError {
     /// EXPORT_NAME after extended headers, which the protocol forbids and has no other answer to.
     #[error("NBD client chose an export by EXPORT_NAME after extended headers; connection closed")]
     ExportNameExtended,
+    /// EXPORT_NAME without TLS where it is required; the protocol has no other answer than closing.
+    #[error("NBD client chose an export without TLS, which is required here; connection closed")]
+    TlsRequired,
+    /// Bytes that came behind STARTTLS in the clear: somebody may have put them there.
+    #[error("NBD client, or somebody in between, sent more before TLS began; connection closed")]
+    BeforeTls,
+    /// TLS couldn't be agreed on.
+    #[error("TLS of an NBD client failed: {0}; connection closed")]
+    Tls(io::Error),
     /// A handshake that takes too long.
     #[error("NBD handshake not done after {0:?}; connection closed")]
     HandshakeTimeout(Duration),

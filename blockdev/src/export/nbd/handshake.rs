@@ -7,6 +7,8 @@
 //! - Block status is agreed only for the export that it was asked for, and only together with
 //!   structured replies or extended headers.
 //! - Extended headers, once agreed on, take precedence and stay.
+//! - Where TLS is required, nothing of the exports is told before it.
+//! - Nothing that was agreed on before TLS is kept.
 
 use zerocopy::IntoBytes;
 use zerocopy::network_endian::{U16, U32};
@@ -34,6 +36,20 @@ pub struct Session {
     pub contexts: Contexts,
 }
 
+/// What a negotiation knows of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Encryption {
+    /// There is none.
+    #[default]
+    Unavailable,
+    /// It may be started.
+    Offered,
+    /// It must be started before anything else.
+    Required,
+    /// It protects the connection.
+    Running,
+}
+
 /// What follows an option, once its reply is sent.
 #[derive(Debug)]
 pub enum Step {
@@ -41,6 +57,8 @@ pub enum Step {
     Continue,
     /// The end of the connection, as the client wished.
     Hangup,
+    /// TLS, and the negotiation from its begin.
+    StartTls,
     /// Transmission.
     Transmit(Session),
 }
@@ -49,6 +67,7 @@ pub enum Step {
 #[derive(Debug, Clone, Default)]
 pub struct Handshake {
     no_zeroes: bool,
+    encryption: Encryption,
     framing: Framing,
     /// The contexts that were chosen, and for which export name.
     chosen: Option<(String, Contexts)>,
@@ -74,7 +93,7 @@ pub fn option_header(bytes: [u8; 16]) -> Result<(u32, u32), NbdError> {
 
 impl Handshake {
     /// A negotiation that begins with the client's answer to the greeting.
-    pub fn new(client_flags: [u8; 4]) -> Result<Self, NbdError> {
+    pub fn new(client_flags: [u8; 4], encryption: Encryption) -> Result<Self, NbdError> {
         let flags = u32::from_be_bytes(client_flags);
         let no_zeroes = u32::from(FLAG_NO_ZEROES);
         if flags & !(u32::from(FLAG_FIXED_NEWSTYLE) | no_zeroes) != 0 {
@@ -82,8 +101,18 @@ impl Handshake {
         }
         Ok(Self {
             no_zeroes: flags & no_zeroes != 0,
+            encryption,
             ..Self::default()
         })
+    }
+
+    /// The negotiation that begins once TLS protects the connection.
+    pub fn encrypted(self) -> Self {
+        Self {
+            no_zeroes: self.no_zeroes,
+            encryption: Encryption::Running,
+            ..Self::default()
+        }
     }
 
     /// Takes one option and appends what the client is answered to `out`.
@@ -95,6 +124,14 @@ impl Handshake {
         out: &mut Vec<u8>,
     ) -> Result<Step, NbdError> {
         let mut replies = Replies { option, out };
+        let is_open_to_all = matches!(option, opt::STARTTLS | opt::ABORT);
+        if self.encryption == Encryption::Required && !is_open_to_all {
+            if option == opt::EXPORT_NAME {
+                return Err(NbdError::TlsRequired);
+            }
+            replies.error(rep::ERR_TLS_REQD, "this server wants TLS first");
+            return Ok(Step::Continue);
+        }
         let request = match OptionRequest::decode(option, payload) {
             Ok(request) => request,
             // This option has no way to say no.
@@ -138,9 +175,18 @@ impl Handshake {
             OptionRequest::MetaContext { set, name, queries } => {
                 self.meta_context(set, name, &queries, exports, &mut replies);
             }
-            OptionRequest::StartTls => {
-                replies.error(rep::ERR_UNSUP, "TLS is not available on this server");
-            }
+            OptionRequest::StartTls => match self.encryption {
+                Encryption::Unavailable => {
+                    replies.error(rep::ERR_UNSUP, "TLS is not available on this server");
+                }
+                Encryption::Running => {
+                    replies.error(rep::ERR_INVALID, "TLS is running already");
+                }
+                Encryption::Offered | Encryption::Required => {
+                    replies.ack();
+                    return Ok(Step::StartTls);
+                }
+            },
             OptionRequest::Unknown => {
                 replies.error(rep::ERR_UNSUP, "this server doesn't know the option");
             }

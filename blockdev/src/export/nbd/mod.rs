@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  bytes ──▶ option ──▶ handshake ──▶ Session        pure: values in, values out
+//!                           └─▶ TLS ─▶ handshake
 //!  bytes ──▶ request ──▶ Command ──▶ reply ──▶ bytes
 //!
 //!  serve: stream ─▶ negotiate ─▶ transmit ┬▶ reader ─▶ run (a task per request) ─▶ outbox ┐
@@ -11,8 +12,7 @@
 //!
 //! The protocol is that of the NBD project's `doc/proto.md`. Served are LIST, INFO, GO, ABORT,
 //! EXPORT_NAME, simple and structured replies, extended headers (of the protocol's branch
-//! `extension-ext-header`) and two metadata contexts; TLS is not, and is refused as an unsupported
-//! option.
+//! `extension-ext-header`), two metadata contexts, and STARTTLS with X.509 certificates.
 //!
 //! Invariants
 //! - Whatever a client sends is answered as the protocol says or ends its connection; nothing of it
@@ -38,6 +38,7 @@ pub mod option;
 pub mod proto;
 pub mod reply;
 pub mod request;
+pub mod tls;
 
 mod negotiate;
 mod outbox;
@@ -51,3 +52,4 @@ pub use error::NbdError;
 pub use exports::{Export, Exports, Listed};
 pub use limits::Limits;
 pub use serve::serve;
+pub use tls::Tls;
