@@ -103,6 +103,7 @@ look() {
   program mmdebstrap mmdebstrap
   program dpkg-source dpkg-dev
   program make make
+  program openssl openssl
   program bison bison
   program flex flex
   program pkg-config pkg-config

@@ -145,10 +145,14 @@ fn reload(source: &ConfigSource, supervisor: &Supervisor, set_log: &SetLog) {
         Ok(new) => {
             let restart = old.needs_restart(&new);
             if restart.is_empty() {
-                if let Err(error) = set_log(&new.log) {
+                let log = new.log.clone();
+                if let Err(error) = supervisor.set_config(new) {
+                    tracing::error!("the new configuration is refused, the old one stays: {error}");
+                    return;
+                }
+                if let Err(error) = set_log(&log) {
                     tracing::error!("the log filter stays: {error}");
                 }
-                supervisor.set_config(new);
                 tracing::info!("the configuration was reloaded");
             } else {
                 tracing::error!(

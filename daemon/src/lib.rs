@@ -26,5 +26,6 @@ pub mod statedir;
 pub mod supervisor;
 #[cfg(test)]
 mod testing;
+pub mod tls;
 pub mod view;
 pub mod witness;

@@ -70,6 +70,12 @@ fn start(arguments: Arguments) -> Result<(), DaemonError> {
     };
     let config = source.load()?;
     if arguments.check_config {
+        if let Some(tls) = &config.nbd_tls {
+            cairnd::tls::load(tls).map_err(|message| DaemonError::Config {
+                place: "nbd".into(),
+                message,
+            })?;
+        }
         println!("the configuration is valid");
         return Ok(());
     }

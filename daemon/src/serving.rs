@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - Connections are accepted on the thread that serves them: nothing is handed off.
-//! - TCP other than loopback is refused: the protocol's TLS isn't there yet.
+//! - TCP other than loopback is served with TLS only.
 //! - After [`Serving::stop`] no request of the export touches the volume any more, unless a request
 //!   hung for longer than [`DRAIN_TIMEOUT`].
 
@@ -18,6 +18,7 @@ use tokio::task::AbortHandle;
 
 use crate::engine::Engine;
 use crate::socket::{SocketFile, listen};
+use crate::tls::TlsShelf;
 
 /// Longest wait for requests in flight when an export ends: beyond a disk's own deadline.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(40);
@@ -34,6 +35,8 @@ pub struct Served {
     pub read_only: bool,
     /// Connections at once; further ones are closed.
     pub connections_max: usize,
+    /// TLS, as it is when a client comes.
+    pub tls: TlsShelf,
 }
 
 /// A running export.
@@ -51,10 +54,11 @@ enum Listener {
 impl Serving {
     /// Listens at `address` and serves whoever comes. The error is a sentence that names it.
     pub fn start(engine: &Engine, address: &NbdAddress, served: Served) -> Result<Self, String> {
-        let (listener, file) = bind(address)?;
+        let (listener, file) = bind(address, &served.tls)?;
         let connections = Connections::new();
         let one = Rc::new(One {
             served,
+            address: address.clone(),
             connections: connections.clone(),
         });
         let (env, limits) = (engine.env.clone(), engine.nbd_limits.clone());
@@ -90,23 +94,19 @@ impl Drop for Serving {
 }
 
 /// Whether the daemon may listen there; the error says why not.
-pub fn check_address(address: &NbdAddress) -> Result<(), String> {
+pub fn check_address(address: &NbdAddress, tls: &TlsShelf) -> Result<(), String> {
+    tls.at(address)?;
     match address {
         NbdAddress::Unix(path) => match crate::socket::obstacle(path.as_ref()) {
             crate::socket::Obstacle::None => Ok(()),
             crate::socket::Obstacle::Taken(why) => Err(why),
         },
-        NbdAddress::Tcp(address) if !address.ip().is_loopback() => Err(format!(
-            "{address} is no loopback address: NBD without TLS shows and takes the volume's data \
-             in the clear, so other addresses are refused until TLS is there. Use \
-             tcp:127.0.0.1:PORT, or a unix socket, and tunnel it (`ssh -L`)"
-        )),
         NbdAddress::Tcp(_) => Ok(()),
     }
 }
 
-fn bind(address: &NbdAddress) -> Result<(Listener, Option<SocketFile>), String> {
-    check_address(address)?;
+fn bind(address: &NbdAddress, tls: &TlsShelf) -> Result<(Listener, Option<SocketFile>), String> {
+    check_address(address, tls)?;
     match address {
         NbdAddress::Unix(path) => {
             let (listener, file) = listen(path.as_ref())?;
@@ -158,6 +158,7 @@ async fn accept(listener: Listener, one: Rc<One>, limits: nbd::Limits, env: Env)
 /// The one export of a listener, under its name and as the default.
 struct One {
     served: Served,
+    address: NbdAddress,
     connections: Connections,
 }
 
@@ -174,11 +175,19 @@ impl One {
             );
             return;
         }
+        // Now, not at the export: certificates are replaced while it runs.
+        let tls = match self.served.tls.at(&self.address) {
+            Ok(tls) => tls,
+            Err(why) => {
+                tracing::warn!(volume = self.served.name, "a connection is closed: {why}");
+                return;
+            }
+        };
         let (limits, env) = (limits.clone(), env.clone());
         tokio::task::spawn_local(async move {
             let listener = self.connections.clone();
             let exports: Rc<dyn Exports> = Rc::<Self>::clone(&self);
-            if let Err(error) = nbd::serve(stream, exports, limits, env, listener).await {
+            if let Err(error) = nbd::serve(stream, exports, limits, env, listener, tls).await {
                 tracing::info!(volume = self.served.name, %error, "NBD connection ended");
             }
         });
@@ -210,21 +219,10 @@ mod tests {
     use crate::testing::TempDir;
 
     #[test]
-    fn only_loopback_tcp_is_served() {
-        for good in ["tcp:127.0.0.1:10809", "tcp:127.8.9.1:1", "tcp:[::1]:10809"] {
-            assert_eq!(check_address(&good.parse().unwrap()), Ok(()), "{good}");
-        }
-        for bad in ["tcp:0.0.0.0:10809", "tcp:10.0.0.1:10809", "tcp:[::]:10809"] {
-            let error = check_address(&bad.parse().unwrap()).unwrap_err();
-            assert!(error.contains("TLS"), "{bad}: {error}");
-        }
-    }
-
-    #[test]
     fn a_unix_address_wants_its_directory() {
         let dir = TempDir::new();
         let address = format!("unix:{}/no/pg.sock", dir.path().display());
-        let error = check_address(&address.parse().unwrap()).unwrap_err();
+        let error = check_address(&address.parse().unwrap(), &TlsShelf::default()).unwrap_err();
         assert!(error.contains("create it first"), "{error}");
     }
 }

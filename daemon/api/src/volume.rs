@@ -161,6 +161,12 @@ impl NbdAddress {
             Self::Tcp(address) => format!("nbd://{address}/{name}"),
         }
     }
+
+    /// The same for an export that wants TLS.
+    pub fn tls_uri(&self, name: &str) -> String {
+        // `nbd+unix:` becomes `nbds+unix:`.
+        self.uri(name).replacen("nbd", "nbds", 1)
+    }
 }
 
 impl fmt::Display for NbdAddress {
@@ -265,5 +271,7 @@ mod tests {
             address.uri("pg"),
             "nbd+unix:///pg?socket=/run/a%20b%3Fc%26d/pg.sock"
         );
+        let address: NbdAddress = "tcp:10.0.0.1:10809".parse().unwrap();
+        assert_eq!(address.tls_uri("pg"), "nbds://10.0.0.1:10809/pg");
     }
 }

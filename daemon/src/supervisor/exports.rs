@@ -18,6 +18,7 @@ use crate::events::NewEvent;
 use crate::record::{ExportRecord, forget_export, save_export};
 use crate::refuse::{self, Answer, confirm, invalid, refuse};
 use crate::serving::{Served, Serving, check_address};
+use crate::tls::TlsShelf;
 
 /// An export that the operator asked for.
 pub(super) struct ExportEntry {
@@ -58,7 +59,10 @@ impl Supervisor {
             let export = Export {
                 volume: record.name.clone(),
                 nbd: record.address.clone(),
-                uri: uri.map_or_else(|_| String::new(), |address| address.uri(&record.name)),
+                uri: uri.map_or_else(
+                    |_| String::new(),
+                    |address| self.uri(&address, &record.name),
+                ),
                 read_only: record.read_only,
                 state,
                 connections: u32::try_from(connected.unwrap_or(0)).unwrap_or(u32::MAX),
@@ -67,6 +71,15 @@ impl Supervisor {
             (key.clone(), export)
         };
         exports.iter().map(show).collect()
+    }
+
+    /// How clients are told to reach an export.
+    fn uri(&self, address: &NbdAddress, name: &str) -> String {
+        if self.tls.is_required(address) {
+            address.tls_uri(name)
+        } else {
+            address.uri(name)
+        }
     }
 
     /// Every export, by volume and address.
@@ -124,7 +137,8 @@ impl Supervisor {
                 "choose another address: each export has a socket or port of its own",
             ));
         }
-        check_address(&address).map_err(|why| refuse(ErrorCode::ExportAddress, why, ""))?;
+        check_address(&address, &self.tls)
+            .map_err(|why| refuse(ErrorCode::ExportAddress, why, ""))?;
         let record = ExportRecord {
             array: entry.uuid(),
             volume: info.uuid,
@@ -156,7 +170,7 @@ impl Supervisor {
         );
         Ok(Changed {
             changed: true,
-            summary: format!("exported volume {name}: {}", address.uri(&name)),
+            summary: format!("exported volume {name}: {}", self.uri(&address, &name)),
             volume: Some(self.volume(&info.uuid.to_string()).await?),
             ..Changed::default()
         })
@@ -283,8 +297,9 @@ impl Supervisor {
     async fn serve(&self, engine: &EngineHandle, record: &ExportRecord) -> Result<(), String> {
         let record = record.clone();
         let connections_max = usize_of_u32(self.config().nbd.connections_max);
+        let tls = self.tls.clone();
         let served = engine
-            .call(move |engine| async move { serve(&engine, &record, connections_max) })
+            .call(move |engine| async move { serve(&engine, &record, connections_max, tls) })
             .await;
         served.map_err(|detail| detail.message)?
     }
@@ -313,7 +328,12 @@ fn join(records: &[ExportRecord]) -> Option<String> {
 }
 
 /// On the engine's thread.
-fn serve(engine: &Engine, record: &ExportRecord, connections_max: usize) -> Result<(), String> {
+fn serve(
+    engine: &Engine,
+    record: &ExportRecord,
+    connections_max: usize,
+    tls: TlsShelf,
+) -> Result<(), String> {
     let address: NbdAddress = record.address.parse()?;
     let array = engine.array().map_err(|detail| detail.message)?;
     // By identity: the name is only what it was called when it was exported.
@@ -330,6 +350,7 @@ fn serve(engine: &Engine, record: &ExportRecord, connections_max: usize) -> Resu
         device,
         read_only: record.read_only,
         connections_max,
+        tls,
     };
     let serving = Serving::start(engine, &address, served)?;
     let key = (record.volume, record.address.clone());

@@ -55,6 +55,7 @@ use crate::host::Host;
 use crate::record::{forget_array, load_arrays, load_exports, load_spares, save_array};
 use crate::refuse::{Answer, refuse};
 use crate::statedir::StateDir;
+use crate::tls::TlsShelf;
 use crate::witness::WitnessDir;
 pub(crate) use entry::{Entry, Run, Snapshot};
 use exports::ExportEntry;
@@ -78,6 +79,8 @@ pub struct Supervisor {
     scanner: EngineHandle,
     arrays: RwLock<BTreeMap<Uuid, Arc<Entry>>>,
     exports: Mutex<BTreeMap<(Uuid, String), ExportEntry>>,
+    /// TLS of exports.
+    tls: TlsShelf,
     /// Disks that are connected, as far as members that are away are concerned.
     arrivals: Mutex<returning::Arrivals>,
     /// The host's pool of spares.
@@ -137,6 +140,7 @@ impl Supervisor {
             (key, ExportEntry::new(record))
         });
         Ok(Arc::new(Self {
+            tls: TlsShelf::open(config.nbd_tls.as_ref()),
             arrays: RwLock::new(entries.collect()),
             exports: Mutex::new(exports.collect()),
             config: RwLock::new(config),
@@ -196,9 +200,12 @@ impl Supervisor {
             .clone()
     }
 
-    /// Takes over new settings. The caller has checked what can't change.
-    pub fn set_config(&self, config: Config) {
+    /// Takes over new settings, and reads TLS's files again. If one of them can't be used, nothing
+    /// changes, and the error names it. The caller has checked what can't change.
+    pub fn set_config(&self, config: Config) -> Result<(), String> {
+        self.tls.reload(config.nbd_tls.as_ref())?;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(())
     }
 
     /// The event history.

@@ -20,4 +20,5 @@ mod returning;
 mod screens;
 mod space;
 mod spares;
+mod tls;
 mod world;
