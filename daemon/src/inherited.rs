@@ -12,7 +12,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -71,12 +70,10 @@ fn address(fd: &OwnedFd) -> Result<NbdAddress, String> {
     let name: SockaddrStorage = getsockname(fd.as_raw_fd()).map_err(failed)?;
     let unix = name.as_unix_addr().and_then(|address| address.path());
     let path = unix.and_then(|path| path.to_str());
-    let v4 = name.as_sockaddr_in();
-    let v6 = name.as_sockaddr_in6();
-    match (name.family(), path, v4, v6) {
-        (Some(AddressFamily::Unix), Some(path), ..) => Ok(NbdAddress::Unix(path.to_owned())),
-        (_, _, Some(address), _) => Ok(NbdAddress::Tcp(SocketAddr::V4((*address).into()))),
-        (_, _, _, Some(address)) => Ok(NbdAddress::Tcp(SocketAddr::V6((*address).into()))),
+    let tcp = fd.try_clone().map(std::net::TcpListener::from);
+    match (name.family(), path, tcp.and_then(|tcp| tcp.local_addr())) {
+        (Some(AddressFamily::Unix), Some(path), _) => Ok(NbdAddress::Unix(path.to_owned())),
+        (_, _, Ok(address)) => Ok(NbdAddress::Tcp(address)),
         _ => Err("has an address that no export can have".to_owned()),
     }
 }

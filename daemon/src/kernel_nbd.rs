@@ -11,13 +11,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::time::Duration;
 
+use cairn_blockdev::Env;
 use cairn_blockdev::export::kernel_nbd::{
     Control, DeadLinks, Device, KernelNbdError, busy, device_path, find,
 };
 use cairn_blockdev::export::nbd::context::Contexts;
 use cairn_blockdev::export::nbd::framing::Framing;
 use cairn_blockdev::export::nbd::{Export, Limits, serve_agreed};
-use cairn_blockdev::{BlockDevice, Env};
 use tokio::net::UnixStream;
 use uuid::Uuid;
 
@@ -30,9 +30,7 @@ const BLOCK_BYTES: u32 = 4096;
 
 /// Whether devices can be set up at all; the error says what to do.
 pub fn available() -> Result<(), String> {
-    Control::open()
-        .map(drop)
-        .map_err(|error| error.to_string())
+    Control::open().map(drop).map_err(|error| error.to_string())
 }
 
 /// The device of a volume, if it is set up.

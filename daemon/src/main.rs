@@ -7,6 +7,7 @@ use std::time::Duration;
 use cairnd::daemon::{ConfigSource, SetLog, run};
 use cairnd::engine::THREAD_NAME;
 use cairnd::error::DaemonError;
+use cairnd::inherited::Inherited;
 use clap::Parser;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -81,6 +82,11 @@ fn start(arguments: Arguments) -> Result<(), DaemonError> {
     }
     let set_log = start_log(&config.log)?;
     abort_on_engine_panic();
+    // Before anything else opens descriptors.
+    let inherited = Inherited::take().map_err(|message| DaemonError::System {
+        what: "socket activation".into(),
+        error: std::io::Error::other(message),
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // The admin API alone: arrays have threads of their own.
         .worker_threads(2)
@@ -91,7 +97,7 @@ fn start(arguments: Arguments) -> Result<(), DaemonError> {
             what: "starting threads".into(),
             error,
         })?;
-    let ended = runtime.block_on(run(source, config, set_log));
+    let ended = runtime.block_on(run(source, config, set_log, inherited));
     // A dead network mount that df asked must not keep a stopped daemon alive.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     ended

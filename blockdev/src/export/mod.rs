@@ -2,4 +2,5 @@
 //!
 //! Knows protocols, not sockets: accepted streams are handed in by the daemon.
 
+pub mod kernel_nbd;
 pub mod nbd;

@@ -144,21 +144,28 @@ pub struct UnexportVolume {
     pub dry_run: bool,
 }
 
-/// Where an NBD server listens: `unix:/absolute/path` or `tcp:ADDRESS:PORT`.
+/// Where an NBD server listens: `unix:/absolute/path` or `tcp:ADDRESS:PORT`; or `kernel`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum NbdAddress {
     /// A unix socket at this absolute path of at most [`SOCKET_PATH_BYTES_MAX`] bytes.
     Unix(String),
     /// A TCP address. Other than loopback is the daemon's to refuse.
     Tcp(SocketAddr),
+    /// No address at all: a device of the daemon's host, by the kernel's own NBD client.
+    Kernel,
 }
 
+/// How [`NbdAddress::Kernel`] is written.
+const KERNEL: &str = "kernel";
+
 impl NbdAddress {
-    /// The address as an NBD URI of the export `name`.
+    /// The address as an NBD URI of the export `name`. The kernel's device has none: the daemon knows
+    /// its path.
     pub fn uri(&self, name: &str) -> String {
         match self {
             Self::Unix(path) => format!("nbd+unix:///{name}?socket={}", percent_encode(path)),
             Self::Tcp(address) => format!("nbd://{address}/{name}"),
+            Self::Kernel => String::new(),
         }
     }
 
@@ -174,6 +181,7 @@ impl fmt::Display for NbdAddress {
         match self {
             Self::Unix(path) => write!(f, "unix:{path}"),
             Self::Tcp(address) => write!(f, "tcp:{address}"),
+            Self::Kernel => f.write_str(KERNEL),
         }
     }
 }
@@ -182,6 +190,9 @@ impl FromStr for NbdAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text == KERNEL {
+            return Ok(Self::Kernel);
+        }
         if let Some(path) = text.strip_prefix("unix:") {
             if !Path::new(path).is_absolute() {
                 return Err(format!("the socket path {path:?} isn't absolute"));
@@ -236,6 +247,7 @@ mod tests {
             "unix:/run/cairn/pg.sock",
             "tcp:127.0.0.1:10809",
             "tcp:[::1]:10809",
+            "kernel",
         ] {
             assert_eq!(text.parse::<NbdAddress>().unwrap().to_string(), text);
         }

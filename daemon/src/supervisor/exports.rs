@@ -15,6 +15,8 @@ use super::volumes::Found;
 use super::{Entry, Snapshot, Supervisor, locked};
 use crate::engine::{Engine, EngineHandle};
 use crate::events::NewEvent;
+use crate::inherited::Inherited;
+use crate::kernel_nbd;
 use crate::record::{ExportRecord, forget_export, save_export};
 use crate::refuse::{self, Answer, confirm, invalid, refuse};
 use crate::serving::{Served, Serving, check_address};
@@ -59,10 +61,7 @@ impl Supervisor {
             let export = Export {
                 volume: record.name.clone(),
                 nbd: record.address.clone(),
-                uri: uri.map_or_else(
-                    |_| String::new(),
-                    |address| self.uri(&address, &record.name),
-                ),
+                uri: uri.map_or_else(|_| String::new(), |address| self.uri(&address, record)),
                 read_only: record.read_only,
                 state,
                 connections: u32::try_from(connected.unwrap_or(0)).unwrap_or(u32::MAX),
@@ -73,9 +72,12 @@ impl Supervisor {
         exports.iter().map(show).collect()
     }
 
-    /// How clients are told to reach an export.
-    fn uri(&self, address: &NbdAddress, name: &str) -> String {
-        if self.tls.is_required(address) {
+    /// How clients are told to reach an export: a URI, or the device.
+    fn uri(&self, address: &NbdAddress, record: &ExportRecord) -> String {
+        let name = &record.name;
+        if *address == NbdAddress::Kernel {
+            kernel_nbd::device_of(record.volume).unwrap_or_default()
+        } else if self.tls.is_required(address) {
             address.tls_uri(name)
         } else {
             address.uri(name)
@@ -129,6 +131,8 @@ impl Supervisor {
         let other = locked(&self.exports)
             .iter()
             .find(|((volume, at), _)| *at == key.1 && *volume != key.0)
+            // Every volume can be a device of its own.
+            .filter(|_| address != NbdAddress::Kernel)
             .map(|(_, export)| export.record.name.clone());
         if let Some(other) = other {
             return Err(refuse(
@@ -137,7 +141,7 @@ impl Supervisor {
                 "choose another address: each export has a socket or port of its own",
             ));
         }
-        check_address(&address, &self.tls)
+        check_address(&address, &self.tls, &self.inherited)
             .map_err(|why| refuse(ErrorCode::ExportAddress, why, ""))?;
         let record = ExportRecord {
             array: entry.uuid(),
@@ -162,6 +166,7 @@ impl Supervisor {
             self.unserve(engine, &record, Stop::Unexport).await?;
             return Err(refuse::store(&error));
         }
+        let served = record.clone();
         locked(&self.exports).insert(key, ExportEntry::new(record));
         self.events.record(
             NewEvent::new("VolumeExported", format!("at {address}"))
@@ -170,7 +175,7 @@ impl Supervisor {
         );
         Ok(Changed {
             changed: true,
-            summary: format!("exported volume {name}: {}", self.uri(&address, &name)),
+            summary: format!("exported volume {name}: {}", self.uri(&address, &served)),
             volume: Some(self.volume(&info.uuid.to_string()).await?),
             ..Changed::default()
         })
@@ -212,17 +217,23 @@ impl Supervisor {
             Some(entry) => {
                 let connections = entry.snapshot().await.connections;
                 let count = |record: &ExportRecord| {
+                    // The kernel's sockets are no clients: who uses the device is asked below.
+                    if is_kernel(record) {
+                        return 0;
+                    }
                     let key = (record.volume, record.address.clone());
                     connections.get(&key).copied().unwrap_or(0)
                 };
                 ending.iter().map(count).sum()
             }
         };
+        let mut kernel = ending.iter().filter(|record| is_kernel(record));
+        let user = kernel.find_map(|record| kernel_nbd::user_of(record.volume));
         if request.dry_run {
             return Ok(Changed {
                 dry_run: true,
                 changed: true,
-                needs_yes: clients > 0,
+                needs_yes: clients > 0 || user.is_some(),
                 summary: format!("would end the export of volume {name} at {addresses}"),
                 ..Changed::default()
             });
@@ -231,6 +242,9 @@ impl Supervisor {
             return Err(confirm(format!(
                 "{clients} clients are connected to volume {name}"
             )));
+        }
+        if let (Some(user), false) = (user, request.yes) {
+            return Err(confirm(format!("volume {name} is in use: {user}")));
         }
         for record in &ending {
             if let Some(engine) = entry.as_ref().and_then(|entry| entry.engine()) {
@@ -297,9 +311,14 @@ impl Supervisor {
     async fn serve(&self, engine: &EngineHandle, record: &ExportRecord) -> Result<(), String> {
         let record = record.clone();
         let connections_max = usize_of_u32(self.config().nbd.connections_max);
-        let tls = self.tls.clone();
+        let (tls, inherited) = (self.tls.clone(), self.inherited.clone());
+        let doors = Doors {
+            connections_max,
+            tls,
+            inherited,
+        };
         let served = engine
-            .call(move |engine| async move { serve(&engine, &record, connections_max, tls) })
+            .call(move |engine| async move { serve(&engine, &record, doors).await })
             .await;
         served.map_err(|detail| detail.message)?
     }
@@ -322,18 +341,24 @@ impl Supervisor {
     }
 }
 
+fn is_kernel(record: &ExportRecord) -> bool {
+    record.address.parse() == Ok(NbdAddress::Kernel)
+}
+
+/// What an export's listener needs besides its volume.
+struct Doors {
+    connections_max: usize,
+    tls: TlsShelf,
+    inherited: Inherited,
+}
+
 fn join(records: &[ExportRecord]) -> Option<String> {
     let addresses: Vec<&str> = records.iter().map(|r| r.address.as_str()).collect();
     (!addresses.is_empty()).then(|| addresses.join(" and "))
 }
 
 /// On the engine's thread.
-fn serve(
-    engine: &Engine,
-    record: &ExportRecord,
-    connections_max: usize,
-    tls: TlsShelf,
-) -> Result<(), String> {
+async fn serve(engine: &Engine, record: &ExportRecord, doors: Doors) -> Result<(), String> {
     let address: NbdAddress = record.address.parse()?;
     let array = engine.array().map_err(|detail| detail.message)?;
     // By identity: the name is only what it was called when it was exported.
@@ -349,10 +374,15 @@ fn serve(
         name: volume.name.clone(),
         device,
         read_only: record.read_only,
-        connections_max,
-        tls,
+        connections_max: doors.connections_max,
+        tls: doors.tls,
+        inherited: doors.inherited,
     };
-    let serving = Serving::start(engine, &address, served)?;
+    let serving = if address == NbdAddress::Kernel {
+        Serving::attach(engine, record.volume, served).await?
+    } else {
+        Serving::start(engine, &address, served)?
+    };
     let key = (record.volume, record.address.clone());
     engine.exports.borrow_mut().insert(key, Rc::new(serving));
     Ok(())

@@ -52,6 +52,7 @@ use crate::events::{EventLog, NewEvent};
 use crate::health::{Facts, verdict};
 use crate::hooks::EngineEvents;
 use crate::host::Host;
+use crate::inherited::Inherited;
 use crate::record::{forget_array, load_arrays, load_exports, load_spares, save_array};
 use crate::refuse::{Answer, refuse};
 use crate::statedir::StateDir;
@@ -81,6 +82,8 @@ pub struct Supervisor {
     exports: Mutex<BTreeMap<(Uuid, String), ExportEntry>>,
     /// TLS of exports.
     tls: TlsShelf,
+    /// Sockets that the service manager listens on for exports.
+    inherited: Inherited,
     /// Disks that are connected, as far as members that are away are concerned.
     arrivals: Mutex<returning::Arrivals>,
     /// The host's pool of spares.
@@ -106,7 +109,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Supervisor {
     /// Opens what the state directory holds. Starts no array yet.
-    pub async fn open(config: Config, state: StateDir) -> Result<Arc<Self>, DaemonError> {
+    pub async fn open(
+        config: Config,
+        state: StateDir,
+        inherited: Inherited,
+    ) -> Result<Arc<Self>, DaemonError> {
         let host = Host::load(state.path())?;
         let witness = WitnessDir::new(state.witness_dir()?);
         let store_path = state.store_path();
@@ -141,6 +148,7 @@ impl Supervisor {
         });
         Ok(Arc::new(Self {
             tls: TlsShelf::open(config.nbd_tls.as_ref()),
+            inherited,
             arrays: RwLock::new(entries.collect()),
             exports: Mutex::new(exports.collect()),
             config: RwLock::new(config),

@@ -72,14 +72,18 @@ The export's name is the volume's.
 Examples:
   cairn volume export pg --nbd unix:/run/cairn/pg.sock
   cairn volume export pg --nbd tcp:127.0.0.1:10809
+  cairn volume export pg --kernel-nbd        as /dev/nbdN of the daemon's host
   nbd-client -unix /run/cairn/pg.sock /dev/nbd0 -N pg")]
     Export {
         /// Name of the volume
         #[arg(value_parser = parse_name)]
         name: String,
-        /// unix:PATH or tcp:ADDRESS:PORT (loopback)
-        #[arg(long, value_name = "ADDRESS", value_parser = parse_nbd)]
-        nbd: NbdAddress,
+        /// unix:PATH or tcp:ADDRESS:PORT (beyond loopback with TLS only)
+        #[arg(long, value_name = "ADDRESS", value_parser = parse_nbd, required_unless_present = "kernel_nbd")]
+        nbd: Option<NbdAddress>,
+        /// A device of the daemon's host, by the kernel's NBD client (`modprobe nbd`)
+        #[arg(long, conflicts_with = "nbd")]
+        kernel_nbd: bool,
         /// Refuse writes
         #[arg(long)]
         read_only: bool,
@@ -95,6 +99,9 @@ Examples:
         /// Only this address, where there are several
         #[arg(long, value_name = "ADDRESS", value_parser = parse_nbd)]
         nbd: Option<NbdAddress>,
+        /// Only the device of the kernel's NBD client
+        #[arg(long, conflicts_with = "nbd")]
+        kernel_nbd: bool,
         #[command(flatten)]
         consent: Consent,
     },

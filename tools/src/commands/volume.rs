@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use cairn_api::{
-    CreateVolume, DeleteVolume, Exit, ExportVolume, ResizeVolume, UnexportVolume, Volume,
-    VolumeList, routes,
+    CreateVolume, DeleteVolume, Exit, ExportVolume, NbdAddress, ResizeVolume, UnexportVolume,
+    Volume, VolumeList, routes,
 };
 
 use super::{Context, change};
@@ -70,21 +70,30 @@ pub(super) async fn run(context: &Context, verb: VolumeVerb) -> Result<Exit, Too
         VolumeVerb::Export {
             name,
             nbd,
+            kernel_nbd,
             read_only,
             dry,
         } => {
+            // The command line has one of the two.
+            let address = nbd.filter(|_| !kernel_nbd).unwrap_or(NbdAddress::Kernel);
             let request = ExportVolume {
-                nbd: nbd.to_string(),
+                nbd: address.to_string(),
                 read_only,
                 dry_run: dry.dry_run,
             };
             let target = routes::VOLUME_EXPORT.with_name(&name);
             change::plain(context, &format!("exporting {name}"), &target, &request).await
         }
-        VolumeVerb::Unexport { name, nbd, consent } => {
+        VolumeVerb::Unexport {
+            name,
+            nbd,
+            kernel_nbd,
+            consent,
+        } => {
             let label = format!("unexporting {name}");
             let target = routes::VOLUME_UNEXPORT.with_name(&name);
-            let nbd = nbd.map(|address| address.to_string());
+            let kernel = kernel_nbd.then_some(NbdAddress::Kernel);
+            let nbd = nbd.or(kernel).map(|address| address.to_string());
             change::with_consent(context, &label, &target, &name, consent, |yes, dry| {
                 UnexportVolume {
                     nbd: nbd.clone(),

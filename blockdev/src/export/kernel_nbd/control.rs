@@ -61,11 +61,7 @@ impl Control {
     }
 
     /// Sets up a device over these sockets, which are in transmission. Gives its number.
-    pub fn connect(
-        &mut self,
-        device: &Device,
-        sockets: &[OwnedFd],
-    ) -> Result<u32, KernelNbdError> {
+    pub fn connect(&mut self, device: &Device, sockets: &[OwnedFd]) -> Result<u32, KernelNbdError> {
         let what = "setting up an NBD device";
         let (family, sockets) = (self.family, numbers(sockets));
         let message = |sequence| connect(family, sequence, device, &sockets);
@@ -106,8 +102,11 @@ impl Control {
         let bit = |group: u32| group.checked_sub(1).and_then(|bit| 1u32.checked_shl(bit));
         let mask = self.family.group.and_then(bit).unwrap_or(0);
         let fd = netlink_socket(SockFlag::SOCK_NONBLOCK, mask)?;
+        // SAFETY: an OwnedFd has the same open descriptor for all its life, and it is the AsyncFd's
+        // alone from here on.
+        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE)? };
         Ok(DeadLinks {
-            fd: AsyncFd::with_interest(fd, Interest::READABLE)?,
+            fd,
             family: self.family,
         })
     }

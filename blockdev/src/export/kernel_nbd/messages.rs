@@ -243,7 +243,12 @@ mod tests {
 
     #[test]
     fn news_of_a_dead_link_name_the_device() {
-        let message = request(33, cmd::LINK_DEAD, 0, &Attributes::new().u32(attr::INDEX, 2));
+        let message = request(
+            33,
+            cmd::LINK_DEAD,
+            0,
+            &Attributes::new().u32(attr::INDEX, 2),
+        );
         let news = received(&message).next().unwrap();
         assert_eq!(dead_link(NBD, news), Some(2));
         assert_eq!(dead_link(Family { id: 34, ..NBD }, news), None);

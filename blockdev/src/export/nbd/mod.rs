@@ -51,5 +51,5 @@ pub use connections::{Connections, Entered, Stop};
 pub use error::NbdError;
 pub use exports::{Export, Exports, Listed};
 pub use limits::Limits;
-pub use serve::serve;
+pub use serve::{serve, serve_agreed};
 pub use tls::Tls;

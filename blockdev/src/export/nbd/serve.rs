@@ -7,8 +7,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio_rustls::TlsAcceptor;
 
 use super::connections::Connections;
+use super::context::Contexts;
 use super::error::NbdError;
-use super::exports::Exports;
+use super::exports::{Export, Exports};
+use super::framing::Framing;
 use super::handshake::Session;
 use super::limits::{CONNECTIONS_MAX, Limits};
 use super::negotiate::{Negotiated, greet, negotiate};
@@ -79,6 +81,29 @@ where
             Ok(())
         }
     }
+}
+
+/// Serves a `stream` whose other end needs no handshake, as the kernel's client doesn't: replies are
+/// simple. The rest is as for [`serve()`], with the export's own set of connections for both.
+pub async fn serve_agreed<S>(
+    stream: S,
+    export: Export,
+    limits: Limits,
+    env: Env,
+) -> Result<(), NbdError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let connections = export.connections.clone();
+    let _counted = connections.enter();
+    let session = Session {
+        export,
+        framing: Framing::Simple,
+        contexts: Contexts::default(),
+    };
+    let (receive, send) = tokio::io::split(stream);
+    let receiver = Receiver::new(receive);
+    transmit(session, receiver, send, limits, env, &connections).await
 }
 
 /// How long a handshake is waited for.
