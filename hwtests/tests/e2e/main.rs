@@ -4,6 +4,7 @@
 //! what is missing. hwtests/README.md says which promise each test holds to.
 #![cfg(test)]
 
+mod activation;
 mod clients;
 mod disk_refusals;
 mod failures;
