@@ -1,7 +1,7 @@
 #!/bin/bash
 # kernel-nbd.sh BIN_DIR: a volume on RAID 6 as /dev/nbdN of a real kernel, used by file systems and fio
 # through kill -9 and restarts of cairnd. For a guest of vm.sh with the module nbd and six empty disks
-# (DISKS=6, MODS="nbd virtio_blk"); it ends with 0 only if nothing was lost and no error was seen.
+# (DISKS=6, MODS="nbd virtio_blk"); SIZE is of the file that fio writes. It ends with 0 only if nothing was lost and no error was seen.
 set -euo pipefail
 bin=${1:?directory with cairnd and cairn}
 dir=$(mktemp -d)
@@ -47,7 +47,7 @@ say "ext4, and fio through three kills"
 mkfs.ext4 -q "$device"
 mkdir "$dir/mnt"
 mount "$device" "$dir/mnt"
-fio --name=verify --directory="$dir/mnt" --size=96m --bsrange=4k-64k --rw=randwrite --direct=1 \
+fio --name=verify --directory="$dir/mnt" --size="${SIZE:-96m}" --bsrange=4k-64k --rw=randwrite --direct=1 \
   --ioengine=libaio --iodepth=32 --verify=crc32c --verify_fatal=1 --do_verify=1 --loops=2 \
   --output="$dir/fio.log" &
 fio=$!

@@ -4,6 +4,7 @@ use cairn_blockdev::export::nbd::NbdError;
 use cairn_blockdev::export::nbd::proto::{cmd, cmd_flag, flag, opt, rep};
 
 use cairn_blockdev::export::nbd::request::Request;
+use cairn_blockdev::units::u64_of;
 
 use crate::client::{Client, contexts, info, u32_at, u64_at};
 use crate::world::{SIZE, World};
@@ -25,7 +26,7 @@ fn runs(payload: &[u8]) -> (u32, Vec<(u64, u64)>) {
         .chunks(16)
         .map(|run| (u64_at(run, 0), u64_at(run, 8)))
         .collect();
-    assert_eq!(u32_at(payload, 4) as usize, runs.len());
+    assert_eq!(u64::from(u32_at(payload, 4)), u64_of(runs.len()));
     (u32_at(payload, 0), runs)
 }
 
@@ -105,7 +106,7 @@ fn a_block_status_can_name_its_contexts_in_a_payload() {
         for ids in [&[2][..], &[1], &[2, 1]] {
             let bytes = payload(8192, ids);
             client
-                .request(command, 4096, bytes.len() as u64, &bytes)
+                .request(command, 4096, u64_of(bytes.len()), &bytes)
                 .await;
             let chunks = client.status_chunks().await;
             let mut asked = ids.to_vec();
@@ -126,7 +127,7 @@ fn a_block_status_can_name_its_contexts_in_a_payload() {
             vec![0; 13],
             vec![0; 3],
         ] {
-            let len = bytes.len() as u64;
+            let len = u64_of(bytes.len());
             let reply = client.call(command, 4096, len, &bytes).await;
             assert_eq!(reply.errno, 22, "{len} bytes");
         }

@@ -358,7 +358,7 @@ mod tests {
         ) {
             let terms = Terms { framing: Framing::Extended, ..TERMS };
             let flags = cmd_flag::PAYLOAD_LEN;
-            let asking = request(cmd::BLOCK_STATUS, flags, 0, payload.len() as u64);
+            let asking = request(cmd::BLOCK_STATUS, flags, 0, u64_of(payload.len()));
             match asking.narrowed(&payload, &terms) {
                 Err(refusal) => prop_assert_eq!(refusal.errno, Errno::Inval),
                 Ok((narrowed, command)) => {
