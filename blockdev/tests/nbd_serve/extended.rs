@@ -2,7 +2,6 @@
 
 use cairn_blockdev::export::nbd::NbdError;
 use cairn_blockdev::export::nbd::proto::{cmd, cmd_flag, flag, opt, rep};
-
 use cairn_blockdev::export::nbd::request::Request;
 use cairn_blockdev::units::u64_of;
 
