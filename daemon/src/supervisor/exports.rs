@@ -234,7 +234,13 @@ impl Supervisor {
                 dry_run: true,
                 changed: true,
                 needs_yes: clients > 0 || user.is_some(),
-                summary: format!("would end the export of volume {name} at {addresses}"),
+                // Who is asked for consent must see what it is about.
+                summary: match &user {
+                    Some(user) => format!(
+                        "would end the export of volume {name} at {addresses}, although {user}"
+                    ),
+                    None => format!("would end the export of volume {name} at {addresses}"),
+                },
                 ..Changed::default()
             });
         }
