@@ -109,6 +109,17 @@ look() {
   program runuser util-linux
   program losetup mount
   program systemd-analyze systemd
+  # For the newer clients: lab/newer-clients.sh.
+  program mmdebstrap mmdebstrap
+  program dpkg-source dpkg-dev
+  program make make
+  program openssl openssl
+  program bison bison
+  program flex flex
+  program pkg-config pkg-config
+  for library in glib-2.0:libglib2.0-dev gnutls:libgnutls28-dev; do
+    pkg-config --exists "${library%%:*}" 2>/dev/null || lacks "the library ${library%%:*}" "${library#*:}"
+  done
   for name in initdb pgbench pg_amcheck pg_checksums; do
     ls /usr/lib/postgresql/*/bin/$name >/dev/null 2>&1 || lacks "PostgreSQL's $name" postgresql
   done
@@ -231,6 +242,9 @@ part_mutations() {
 }
 
 part_end_to_end() {
+  # Before the tests, none of which has time to wait for it.
+  sh hwtests/lab/newer-clients.sh \
+    "${CAIRN_NEWER_CLIENTS:-${XDG_CACHE_HOME:-$HOME/.cache}/cairn-lab/newer-clients}" || return 1
   cargo nextest run --release --workspace --locked --profile "$profile" -E 'binary(e2e)'
 }
 

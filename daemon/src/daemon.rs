@@ -17,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::config::Config;
 use crate::error::DaemonError;
 use crate::events::NewEvent;
+use crate::inherited::Inherited;
 use crate::socket::listen;
 use crate::statedir::StateDir;
 use crate::supervisor::Supervisor;
@@ -48,7 +49,12 @@ impl ConfigSource {
 }
 
 /// Runs until SIGTERM or SIGINT.
-pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Result<(), DaemonError> {
+pub async fn run(
+    source: ConfigSource,
+    config: Config,
+    set_log: SetLog,
+    inherited: Inherited,
+) -> Result<(), DaemonError> {
     // Whatever the daemon makes, sockets above all, is for its own user alone.
     umask(Mode::from_bits_truncate(0o077));
     let mut signals = Signals::new()?;
@@ -63,7 +69,7 @@ pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Resul
         error,
     })?;
     let socket = config.socket.clone();
-    let supervisor = Supervisor::open(config, state).await?;
+    let supervisor = Supervisor::open(config, state, inherited).await?;
     supervisor
         .events()
         .record(NewEvent::new("DaemonStarted", "cairnd started"));
@@ -145,10 +151,14 @@ fn reload(source: &ConfigSource, supervisor: &Supervisor, set_log: &SetLog) {
         Ok(new) => {
             let restart = old.needs_restart(&new);
             if restart.is_empty() {
-                if let Err(error) = set_log(&new.log) {
+                let log = new.log.clone();
+                if let Err(error) = supervisor.set_config(new) {
+                    tracing::error!("the new configuration is refused, the old one stays: {error}");
+                    return;
+                }
+                if let Err(error) = set_log(&log) {
                     tracing::error!("the log filter stays: {error}");
                 }
-                supervisor.set_config(new);
                 tracing::info!("the configuration was reloaded");
             } else {
                 tracing::error!(

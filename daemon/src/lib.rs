@@ -16,6 +16,8 @@ pub mod events;
 pub mod health;
 pub mod hooks;
 pub mod host;
+pub mod inherited;
+pub mod kernel_nbd;
 pub mod looking;
 pub mod record;
 pub mod refuse;
@@ -25,7 +27,9 @@ pub mod serving;
 pub mod socket;
 pub mod statedir;
 pub mod supervisor;
+mod sys;
 #[cfg(test)]
 mod testing;
+pub mod tls;
 pub mod view;
 pub mod witness;

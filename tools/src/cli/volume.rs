@@ -75,26 +75,30 @@ Examples:
   cairn volume export pg --ublk
   cairn volume export pg --nbd unix:/run/cairn/pg.sock
   cairn volume export pg --nbd tcp:127.0.0.1:10809
+  cairn volume export pg --kernel-nbd        as /dev/nbdN of the daemon's host
   nbd-client -unix /run/cairn/pg.sock /dev/nbd0 -N pg")]
     Export {
         /// Name of the volume
         #[arg(value_parser = parse_name)]
         name: String,
-        /// unix:PATH or tcp:ADDRESS:PORT (loopback)
+        /// unix:PATH or tcp:ADDRESS:PORT (beyond loopback with TLS only)
         #[arg(
             long,
             value_name = "ADDRESS",
             value_parser = parse_nbd,
-            required_unless_present = "ublk",
-            conflicts_with = "ublk"
+            required_unless_present_any = ["ublk", "kernel_nbd"],
+            conflicts_with_all = ["ublk", "kernel_nbd"]
         )]
         nbd: Option<NbdAddress>,
         /// As /dev/ublkbN of this host (the kernel's ublk_drv, Linux 6.8 or newer)
-        #[arg(long)]
+        #[arg(long, conflicts_with = "kernel_nbd")]
         ublk: bool,
         /// Logical block of the ublk device in bytes: 4096, or 512 for what can't do with it
         #[arg(long, value_name = "BYTES", requires = "ublk", value_parser = parse_block)]
         logical_block: Option<u32>,
+        /// As /dev/nbdN of the daemon's host, by the kernel's NBD client (`modprobe nbd`)
+        #[arg(long)]
+        kernel_nbd: bool,
         /// Refuse writes
         #[arg(long)]
         read_only: bool,
@@ -111,9 +115,12 @@ Examples:
         #[arg(long, value_name = "ADDRESS", value_parser = parse_nbd)]
         nbd: Option<NbdAddress>,
         /// Only the ublk device
-        #[arg(long, conflicts_with = "nbd")]
+        #[arg(long, conflicts_with_all = ["nbd", "kernel_nbd"])]
         ublk: bool,
-        /// Although its block device is mounted or open; what isn't written yet is lost
+        /// Only the device of the kernel's NBD client
+        #[arg(long, conflicts_with = "nbd")]
+        kernel_nbd: bool,
+        /// Although its ublk device is mounted or open; what isn't written yet is lost
         #[arg(long)]
         force: bool,
         #[command(flatten)]

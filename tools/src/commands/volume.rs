@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use cairn_api::{
-    CreateVolume, DeleteVolume, Exit, ExportVolume, ResizeVolume, UBLK, UblkExport, UnexportVolume,
-    Volume, VolumeList, routes,
+    CreateVolume, DeleteVolume, Exit, ExportVolume, NbdAddress, ResizeVolume, UBLK, UblkExport,
+    UnexportVolume, Volume, VolumeList, routes,
 };
 
 use super::{Context, change};
@@ -75,11 +75,14 @@ pub(super) async fn run(context: &Context, verb: VolumeVerb) -> Result<Exit, Too
             nbd,
             ublk,
             logical_block,
+            kernel_nbd,
             read_only,
             dry,
         } => {
+            // The command line has one of the three.
+            let address = nbd.or(kernel_nbd.then_some(NbdAddress::Kernel));
             let request = ExportVolume {
-                nbd: nbd.map_or_else(String::new, |address| address.to_string()),
+                nbd: address.map_or_else(String::new, |address| address.to_string()),
                 ublk: ublk.then(|| UblkExport {
                     logical_block: logical_block.unwrap_or(LOGICAL_BLOCK_BYTES),
                 }),
@@ -99,12 +102,14 @@ pub(super) async fn run(context: &Context, verb: VolumeVerb) -> Result<Exit, Too
             name,
             nbd,
             ublk,
+            kernel_nbd,
             force,
             consent,
         } => {
             let label = format!("unexporting {name}");
             let target = routes::VOLUME_UNEXPORT.with_name(&name);
-            let nbd = match nbd {
+            let kernel = kernel_nbd.then_some(NbdAddress::Kernel);
+            let nbd = match nbd.or(kernel) {
                 Some(address) => Some(address.to_string()),
                 None => ublk.then(|| UBLK.to_owned()),
             };
