@@ -48,8 +48,9 @@ impl World {
         let row_sectors = self.shape.row_bytes() / SECTOR;
         let row = first / row_sectors * row_sectors;
         let is_first = (volume.model.borrow()).is_first_write(row..row + row_sectors);
-        if is_first || !self.lost_in_crash || !volume.model.borrow().cut_off(crash, sectors.clone())
-        {
+        // One that joined after the last check may be gone as well.
+        let all_there = self.members().len() == self.shape.members && !self.lost_in_crash;
+        if is_first || all_there || !volume.model.borrow().cut_off(crash, sectors.clone()) {
             return false;
         }
         let id = volume.model.borrow_mut().begin_write(sectors, true);

@@ -27,6 +27,16 @@ fn a_seed_replays_to_the_letter_and_another_tells_another_story() {
 }
 
 #[test]
+fn a_spare_that_joined_after_the_last_check_may_be_the_member_that_a_crash_takes() {
+    assert_eq!(history(758_485_797_361, 6000).finding, None);
+}
+
+#[test]
+fn a_row_is_not_completed_by_a_write_that_covers_a_logged_block_in_part() {
+    assert_eq!(history(818_565_780_191, 6000).finding, None);
+}
+
+#[test]
 fn a_hunt_tells_of_what_it_did() {
     let caught = hunt::hunt(1, Duration::from_secs(3), 1);
     if let Some((seed, finding)) = caught.finding {

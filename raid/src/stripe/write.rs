@@ -138,6 +138,14 @@ impl Array {
         if self.covers_row(&mut ranges) {
             return Some(Whole::Batch);
         }
+        // A block that is lost in a crash must be one that is being overwritten as a whole, or be in the
+        // journal as it is announced: the rest of one that is written in part may be durable.
+        let aligned = |p: &Pending| {
+            p.within.is_multiple_of(BLOCK) && u64_of(p.data.len()).is_multiple_of(BLOCK)
+        };
+        if !batch.iter().all(aligned) {
+            return None;
+        }
         let bytes: u64 = batch.iter().map(|p| u64_of(p.data.len())).sum();
         // Less is cheaper in the journal: its ack needs no write in place. And zeros that stand for a
         // lost block are logged as well: they must not come to be its contents.
