@@ -19,6 +19,7 @@ pub mod host;
 pub mod inherited;
 pub mod kernel_nbd;
 pub mod looking;
+mod notify;
 pub mod record;
 pub mod refuse;
 pub mod runtime;

@@ -120,18 +120,30 @@ pub struct DeleteVolume {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportVolume {
-    /// An [`NbdAddress`] as text; empty if a block device is asked for.
+    /// An [`NbdAddress`] as text; empty if `ublk` or `block` is given.
     #[serde(default)]
     pub nbd: String,
     /// As a block device of this host, by ublk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ublk: Option<UblkExport>,
+    /// As a block device of this host, whose kind the daemon chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<BlockChoice>,
     /// Refuse writes.
     #[serde(default)]
     pub read_only: bool,
     /// Say what would be done, and do nothing.
     #[serde(default)]
     pub dry_run: bool,
+}
+
+/// How the daemon chooses between the kernel's kinds of block devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockChoice {
+    /// The one that the volume is already; else ublk if it can be used here; else the kernel's NBD
+    /// client.
+    Auto,
 }
 
 /// What stands for an address where a volume is exported as a ublk device: it has one at most.
@@ -175,7 +187,7 @@ pub enum NbdAddress {
 }
 
 /// How [`NbdAddress::Kernel`] is written.
-const KERNEL: &str = "kernel";
+pub const KERNEL: &str = "kernel";
 
 impl NbdAddress {
     /// The address as an NBD URI of the export `name`. The kernel's device has none: the daemon knows

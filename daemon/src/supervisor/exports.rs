@@ -105,6 +105,7 @@ impl Supervisor {
         let found = self.find_volume(name).await?;
         let _within = found.entry.changes.lock().await;
         self.check_running()?;
+        let request = self.choose_block(&found, request).await?;
         if let Some(wish) = &request.ublk {
             return self.export_block(&found, &request, wish).await;
         }

@@ -24,6 +24,7 @@
 mod arrays;
 mod assembly;
 mod block;
+mod choice;
 mod destruction;
 mod disks;
 mod entry;
