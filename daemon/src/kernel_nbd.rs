@@ -1,10 +1,10 @@
-//! A volume as `/dev/nbdN` of this host: the kernel's NBD client, served by the engine thread over
-//! socket pairs, and kept supplied with live ones.
+//! A volume as `/dev/nbdN` of this host: the kernel's NBD client, served by the engine thread over a
+//! socket pair, and kept supplied with a live one.
 //!
 //! Invariants
 //! - A device that a daemon before this one has left is taken up again, never set up a second time.
-//! - A lost socket is replaced for as long as the export lasts, and so is the device's size when the
-//!   volume has grown.
+//! - A lost socket is replaced for as long as the export lasts, but not before its last request is
+//!   answered: what the kernel sends again must not be under way still. A volume's new size is told.
 //! - The end of the daemon leaves the device: its requests wait for the next.
 
 use std::os::fd::OwnedFd;
@@ -21,8 +21,6 @@ use cairn_blockdev::export::nbd::{Export, Limits, serve_agreed};
 use tokio::net::UnixStream;
 use uuid::Uuid;
 
-/// Sockets of one device: requests of several processors don't wait for one another.
-const SOCKETS: usize = 4;
 /// Between two looks whether all is well: news of a dead link may get lost, growth makes none.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Logical block of a device; 512 if the volume's size wants it.
@@ -79,23 +77,20 @@ impl Server {
         }
     }
 
-    /// Serves one end of each of so many socket pairs, and gives the others.
-    fn sockets(&self, count: usize) -> std::io::Result<Vec<OwnedFd>> {
-        let pair = || {
-            let (ours, theirs) = StdStream::pair()?;
-            ours.set_nonblocking(true)?;
-            let ours = UnixStream::from_std(ours)?;
-            let (export, limits) = (self.export.clone(), self.limits.clone());
-            let connection = serve_agreed(ours, export, limits, self.env.clone());
-            let volume = self.export.name.clone();
-            tokio::task::spawn_local(async move {
-                if let Err(error) = connection.await {
-                    tracing::info!(volume, %error, "a socket of the kernel's NBD device ended");
-                }
-            });
-            Ok(theirs.into())
-        };
-        (0..count).map(|_| pair()).collect()
+    /// Serves one end of a socket pair, and gives the other.
+    fn socket(&self) -> std::io::Result<OwnedFd> {
+        let (ours, theirs) = StdStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let ours = UnixStream::from_std(ours)?;
+        let (export, limits) = (self.export.clone(), self.limits.clone());
+        let connection = serve_agreed(ours, export, limits, self.env.clone());
+        let volume = self.export.name.clone();
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::info!(volume, %error, "the socket of the kernel's NBD device ended");
+            }
+        });
+        Ok(theirs.into())
     }
 }
 
@@ -104,11 +99,11 @@ impl Attached {
     pub(crate) async fn new(volume: Uuid, serving: Server) -> Result<Self, String> {
         let identifier = identifier(volume);
         let told = serving.device(&identifier);
-        let sockets = serving
-            .sockets(SOCKETS)
-            .map_err(|error| format!("sockets for an NBD device: {error}"))?;
+        let socket = serving
+            .socket()
+            .map_err(|error| format!("a socket for an NBD device: {error}"))?;
         let device = told.clone();
-        let attached = tokio::task::spawn_blocking(move || attach(&device, &sockets)).await;
+        let attached = tokio::task::spawn_blocking(move || attach(&device, &socket)).await;
         let (index, news) = attached
             .map_err(|error| format!("setting up an NBD device: {error}"))?
             .map_err(|error| error.to_string())?;
@@ -127,35 +122,32 @@ impl Attached {
         self.index
     }
 
-    /// Replaces sockets that are lost and tells a new size, until somebody else ends the device.
+    /// Replaces the socket if it is lost and tells a new size, until somebody else ends the device.
     pub(crate) async fn keep(mut self) {
         loop {
             self.wait().await;
             let device = self.serving.device(&self.identifier);
-            let alive = self.serving.export.connections.count();
-            let missing = SOCKETS.saturating_sub(alive);
-            if missing == 0 && device == self.told {
+            // One whose requests are still being served counts as alive.
+            let is_lost = self.serving.export.connections.count() == 0;
+            if !is_lost && device == self.told {
                 continue;
             }
             let volume = self.serving.export.name.clone();
-            let sockets = match self.serving.sockets(missing) {
-                Ok(sockets) => sockets,
+            let socket = match is_lost.then(|| self.serving.socket()).transpose() {
+                Ok(socket) => socket,
                 Err(error) => {
-                    tracing::warn!(volume, %error, "no new sockets for /dev/nbd{}", self.index);
+                    tracing::warn!(volume, %error, "no new socket for /dev/nbd{}", self.index);
                     continue;
                 }
             };
             let (index, asked) = (self.index, device.clone());
             let told = tokio::task::spawn_blocking(move || {
-                Control::open()?.reconfigure(index, &asked, &sockets)
+                Control::open()?.reconfigure(index, &asked, socket.as_ref())
             });
             match told.await {
                 Ok(Ok(())) => {
-                    tracing::info!(
-                        volume,
-                        "/dev/nbd{index} got {missing} new sockets, {} bytes",
-                        device.size
-                    );
+                    let size = device.size;
+                    tracing::info!(volume, is_lost, "/dev/nbd{index} goes on with {size} bytes");
                     self.told = device;
                 }
                 _ if find(&self.identifier) != Some(index) => {
@@ -202,17 +194,14 @@ pub(crate) async fn detach(index: u32) -> Result<(), String> {
 }
 
 /// On a thread that may block.
-fn attach(
-    device: &Device,
-    sockets: &[OwnedFd],
-) -> Result<(u32, Option<DeadLinks>), KernelNbdError> {
+fn attach(device: &Device, socket: &OwnedFd) -> Result<(u32, Option<DeadLinks>), KernelNbdError> {
     let mut control = Control::open()?;
     let index = match find(&device.identifier) {
-        None => control.connect(device, sockets)?,
-        Some(index) => match control.reconfigure(index, device, sockets) {
+        None => control.connect(device, socket)?,
+        Some(index) => match control.reconfigure(index, device, Some(socket)) {
             Ok(()) => index,
             // It has ended in between.
-            Err(_) if find(&device.identifier).is_none() => control.connect(device, sockets)?,
+            Err(_) if find(&device.identifier).is_none() => control.connect(device, socket)?,
             Err(error) => return Err(error),
         },
     };

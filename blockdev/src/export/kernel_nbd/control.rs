@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -27,6 +28,11 @@ const DATAGRAM_BYTES_MAX: usize = 16 << 10;
 const ANSWER_TIMEOUT_SECONDS: i64 = 30;
 /// Answers to one request: a message and its acknowledgement, and room for what is none of ours.
 const ANSWERS_MAX: usize = 16;
+
+/// How often the kernel looks whether a request must be sent again, as its socket was replaced since
+/// it was sent. It bounds the pause after a crash of the daemon; for a request that is only slow it
+/// makes a line in the kernel's log, and nothing else.
+pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// A way to tell the kernel what devices to have. Its calls block for a moment.
 pub struct Control {
@@ -60,27 +66,33 @@ impl Control {
         Ok(control)
     }
 
-    /// Sets up a device over these sockets, which are in transmission. Gives its number.
-    pub fn connect(&mut self, device: &Device, sockets: &[OwnedFd]) -> Result<u32, KernelNbdError> {
+    /// Sets up a device over this socket, which is in transmission. Gives its number.
+    pub fn connect(&mut self, device: &Device, socket: &OwnedFd) -> Result<u32, KernelNbdError> {
         let what = "setting up an NBD device";
-        let (family, sockets) = (self.family, numbers(sockets));
-        let message = |sequence| connect(family, sequence, device, &sockets);
+        let (family, socket) = (self.family, number(socket.as_fd(), what)?);
+        let message = |sequence| connect(family, sequence, device, socket);
         let index = self.ask(what, message, connected)?;
-        index.ok_or(KernelNbdError::NoAnswer { what })
+        let index = index.ok_or(KernelNbdError::NoAnswer { what })?;
+        look_often(index);
+        Ok(index)
     }
 
-    /// Gives a device these sockets in the place of dead ones, and its size. Sockets for which there
-    /// is no dead one are closed by the kernel.
+    /// Gives a device this socket in the place of the dead one, and its size. If the old one isn't
+    /// dead the kernel closes the new one.
     pub fn reconfigure(
         &mut self,
         index: u32,
         device: &Device,
-        sockets: &[OwnedFd],
+        socket: Option<&OwnedFd>,
     ) -> Result<(), KernelNbdError> {
-        let (family, sockets) = (self.family, numbers(sockets));
-        let message = |sequence| reconfigure(family, sequence, index, device, &sockets);
-        self.ask("handing an NBD device new sockets", message, |_| Some(()))
-            .map(drop)
+        let what = "handing an NBD device a new socket";
+        let family = self.family;
+        let socket = socket.map(|socket| number(socket.as_fd(), what));
+        let socket = socket.transpose()?;
+        let message = |sequence| reconfigure(family, sequence, index, device, socket);
+        self.ask(what, message, |_| Some(()))?;
+        look_often(index);
+        Ok(())
     }
 
     /// Ends a device. One that has ended already is as good.
@@ -189,9 +201,18 @@ fn netlink_socket(flags: SockFlag, groups: u32) -> nix::Result<OwnedFd> {
     Ok(fd)
 }
 
-fn numbers(sockets: &[OwnedFd]) -> Vec<u32> {
-    let number = |socket: BorrowedFd<'_>| u32::try_from(socket.as_raw_fd()).ok();
-    sockets.iter().filter_map(|s| number(s.as_fd())).collect()
+fn number(socket: BorrowedFd<'_>, what: &'static str) -> Result<u32, KernelNbdError> {
+    u32::try_from(socket.as_raw_fd()).map_err(|_| KernelNbdError::of(what, Errno::EBADF))
+}
+
+/// Has the kernel look more often than it does by itself (30 s). To be done again after every
+/// change: it forgets it with each.
+fn look_often(index: u32) {
+    let setting = format!("/sys/block/nbd{index}/queue/io_timeout");
+    if let Err(error) = std::fs::write(&setting, LOOK_EVERY.as_millis().to_string()) {
+        // A sandbox may show /sys read-only.
+        tracing::info!(%error, "{setting} stays: after a crash /dev/nbd{index} pauses for up to 30 s");
+    }
 }
 
 /// The device's file.

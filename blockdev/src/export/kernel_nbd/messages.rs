@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use super::netlink::{Attributes, GENL_ID_CTRL, List, Received, request};
 
-/// How long the device waits for new sockets after it has lost all: longer than any daemon's
-/// restart, with an array that waits for its disks. After it requests fail.
+/// How long the device waits for a new socket after it has lost its own: longer than any daemon's
+/// restart, with an array that waits for its disks. After it new requests fail.
 pub const DEAD_LINK_TIMEOUT: Duration = Duration::from_mins(15);
 
-/// After it a request is sent again, over another socket if its own is gone. It bounds the pause
-/// after a crash of the daemon; a request that is only slow does no harm, as the server finishes it
-/// before it begins the repeated one.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// What TIMEOUT says: none. With one, a request that is only slow would cost its socket and be sent
+/// again while the first is still being served, and a late first write could undo a later one. With
+/// none the kernel only looks, every [`super::LOOK_EVERY`], whether the request's socket has been
+/// replaced since, and sends it again then.
+const NO_TIMEOUT_SECONDS: u64 = 0;
 
 const FAMILY: &str = "nbd";
 const GROUP: &str = "nbd_mc_group";
@@ -90,25 +91,25 @@ pub fn resolved(attributes: List<'_>) -> Option<Family> {
     })
 }
 
-/// Sets up a device, the first that is free, over sockets that are in transmission already.
-pub fn connect(family: Family, sequence: u32, device: &Device, sockets: &[u32]) -> Vec<u8> {
+/// Sets up a device, the first that is free, over a socket that is in transmission already.
+pub fn connect(family: Family, sequence: u32, device: &Device, socket: u32) -> Vec<u8> {
     let attributes = shape(device)
         .u64(attr::SERVER_FLAGS, device.flags.into())
-        .nested(attr::SOCKETS, &socket_list(sockets));
+        .nested(attr::SOCKETS, &socket_list(socket));
     request(family.id, cmd::CONNECT, sequence, &attributes)
 }
 
-/// Hands over sockets in the place of dead ones, and tells the size again.
+/// Hands over a socket in the place of the dead one, and tells the size again.
 pub fn reconfigure(
     family: Family,
     sequence: u32,
     index: u32,
     device: &Device,
-    sockets: &[u32],
+    socket: Option<u32>,
 ) -> Vec<u8> {
     let mut attributes = shape(device).u32(attr::INDEX, index);
-    if !sockets.is_empty() {
-        attributes = attributes.nested(attr::SOCKETS, &socket_list(sockets));
+    if let Some(socket) = socket {
+        attributes = attributes.nested(attr::SOCKETS, &socket_list(socket));
     }
     request(family.id, cmd::RECONFIGURE, sequence, &attributes)
 }
@@ -141,16 +142,14 @@ fn shape(device: &Device) -> Attributes {
     Attributes::new()
         .u64(attr::SIZE_BYTES, device.size)
         .u64(attr::BLOCK_SIZE_BYTES, device.block.into())
-        .u64(attr::TIMEOUT, REQUEST_TIMEOUT.as_secs())
+        .u64(attr::TIMEOUT, NO_TIMEOUT_SECONDS)
         .u64(attr::DEAD_CONN_TIMEOUT, DEAD_LINK_TIMEOUT.as_secs())
         .text(attr::BACKEND_IDENTIFIER, &device.identifier)
 }
 
-fn socket_list(sockets: &[u32]) -> Attributes {
-    sockets.iter().fold(Attributes::new(), |list, &socket| {
-        let item = Attributes::new().u32(attr::DESCRIPTOR, socket);
-        list.nested(attr::SOCKET, &item)
-    })
+fn socket_list(socket: u32) -> Attributes {
+    let item = Attributes::new().u32(attr::DESCRIPTOR, socket);
+    Attributes::new().nested(attr::SOCKET, &item)
 }
 
 #[cfg(test)]
@@ -190,29 +189,28 @@ mod tests {
         ];
         assert_eq!(disconnect(NBD, 4, 3), expected.concat());
         let expected = [
-            // 124 bytes, family 33, sequence 2; CONNECT.
-            &[124, 0, 0, 0, 33, 0, 5, 0, 2, 0, 0, 0, 0, 0, 0, 0][..],
+            // 112 bytes, family 33, sequence 2; CONNECT.
+            &[112, 0, 0, 0, 33, 0, 5, 0, 2, 0, 0, 0, 0, 0, 0, 0][..],
             &[1, 1, 0, 0],
-            // Size, block, timeout of 20 s, dead links' of 900 s.
+            // Size, block, no timeout, dead links' of 900 s.
             &[12, 0, 2, 0, 0, 0, 0, 64, 0, 0, 0, 0],
             &[12, 0, 3, 0, 0, 16, 0, 0, 0, 0, 0, 0],
-            &[12, 0, 4, 0, 20, 0, 0, 0, 0, 0, 0, 0],
+            &[12, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             &[12, 0, 8, 0, 132, 3, 0, 0, 0, 0, 0, 0],
             // The identifier with its NUL.
             &[12, 0, 10, 0, b'c', b'a', b'i', b'r', b'n', b'-', b'1', 0],
             // Server flags.
             &[12, 0, 5, 0, 0x25, 0, 0, 0, 0, 0, 0, 0],
-            // Two sockets: 9 and 10.
-            &[28, 0, 7, 0x80],
+            // The socket, 9.
+            &[16, 0, 7, 0x80],
             &[12, 0, 1, 0x80, 8, 0, 1, 0, 9, 0, 0, 0],
-            &[12, 0, 1, 0x80, 8, 0, 1, 0, 10, 0, 0, 0],
         ];
-        assert_eq!(connect(NBD, 2, &device(), &[9, 10]), expected.concat());
+        assert_eq!(connect(NBD, 2, &device(), 9), expected.concat());
     }
 
     #[test]
-    fn a_change_names_its_device_and_may_have_no_sockets() {
-        let message = reconfigure(NBD, 1, 5, &device(), &[]);
+    fn a_change_names_its_device_and_may_have_no_socket() {
+        let message = reconfigure(NBD, 1, 5, &device(), None);
         let attributes = attributes(&message);
         assert_eq!(attributes.u32(attr::INDEX), Some(5));
         assert_eq!(attributes.text(attr::BACKEND_IDENTIFIER), Some("cairn-1"));

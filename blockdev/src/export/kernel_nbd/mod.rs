@@ -6,16 +6,23 @@
 //!                  CONNECT, RECONFIGURE, DISCONNECT (netlink)
 //! ```
 //!
-//! The kernel's ends of the sockets die with the daemon, and the device stays: its requests wait, up
-//! to [`DEAD_LINK_TIMEOUT`], for new sockets. The next daemon finds the device by the identifier that
-//! was given to it and hands them over. Requests that were under way then are sent again
-//! [`REQUEST_TIMEOUT`] after they were sent first: a pause, not an error.
+//! The kernel's end of the socket dies with the daemon, and the device stays: its requests wait, up
+//! to [`DEAD_LINK_TIMEOUT`], for a new one. The next daemon finds the device by the identifier that
+//! was given to it and hands one over. Requests that were under way then are sent again within
+//! [`LOOK_EVERY`]: a pause, not an error.
+//!
+//! One socket, not several: with more than one the kernel takes a request that is slow for one whose
+//! socket is dead, sends it again over another and so has two of it under way (seen on Linux 6.12
+//! under load: sockets dying in turns, and every request on them waiting for its own time-out). An
+//! engine thread serves all of them one after the other in any case.
 //!
 //! Invariants
 //! - A device is never set up twice for one identifier.
+//! - A request is sent again only after its socket was replaced, and a socket is replaced only when
+//!   none of its requests is being served any more: no request is under way twice.
 //! - Nothing here waits for a client: it is for threads that may block for a moment.
 //!
-//! Does not know: volumes, who serves the other ends of the sockets, when.
+//! Does not know: volumes, who serves the other end of the socket, when.
 
 pub mod messages;
 pub mod netlink;
@@ -23,6 +30,6 @@ pub mod netlink;
 mod control;
 mod error;
 
-pub use control::{Control, DeadLinks, busy, device_path, find};
+pub use control::{Control, DeadLinks, LOOK_EVERY, busy, device_path, find};
 pub use error::KernelNbdError;
-pub use messages::{DEAD_LINK_TIMEOUT, Device, REQUEST_TIMEOUT};
+pub use messages::{DEAD_LINK_TIMEOUT, Device};
