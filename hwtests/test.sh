@@ -253,7 +253,11 @@ part_end_to_end() {
 
 # On a kernel that has what this host's may not have; emulated, so for right or wrong alone.
 part_kernel() {
-  CAIRN_BIN_DIR=$target/release bash hwtests/lab/ublk.sh "$kernel"
+  code=0
+  for lab in ublk kernel-nbd; do
+    CAIRN_BIN_DIR=$target/release bash "hwtests/lab/$lab.sh" "$kernel" || code=1
+  done
+  return $code
 }
 
 part_demo() {

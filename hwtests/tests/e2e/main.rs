@@ -5,6 +5,7 @@
 #![cfg(test)]
 
 mod activation;
+mod block;
 mod clients;
 mod disk_refusals;
 mod failures;

@@ -225,8 +225,8 @@ fn replaced_files_serve_new_connections_and_bad_ones_change_nothing() {
     let good = table(&world.scratch, "server.pem", "server.key", "");
     world.reload(&good, "the configuration was reloaded");
     world.info("localhost", "nobody").ok();
-    // What else can be wrong with files is tested in the daemon: each reload puts two messages into
-    // the notify socket, which nobody empties here.
+    // Each reload puts two messages into the notify socket, which nobody empties here: the daemon
+    // doesn't wait for it.
     for (certificate, key, why) in [
         (
             "expired.pem",
@@ -238,6 +238,14 @@ fn replaced_files_serve_new_connections_and_bad_ones_change_nothing() {
             "client.key",
             "client.key: isn't the private key of the certificate",
         ),
+        ("gone.pem", "server.key", "gone.pem: No such file"),
+        ("nobody", "server.key", "nobody: Is a directory"),
+        (
+            "server.key",
+            "server.key",
+            "server.key: holds no certificate",
+        ),
+        ("server.pem", "ca.pem", "ca.pem: holds no private key"),
     ] {
         let config = table(&world.scratch, certificate, key, "");
         world.reload(&config, why);

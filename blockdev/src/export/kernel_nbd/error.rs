@@ -13,8 +13,8 @@ pub enum KernelNbdError {
     NoDriver,
     /// Not without privileges.
     #[error(
-        "the kernel wants CAP_SYS_ADMIN for setting up /dev/nbdN: run cairnd with it (a drop-in for \
-         its unit says how), or export at a socket (--nbd unix:PATH)"
+        "the daemon may not set up /dev/nbdN: it must run with CAP_SYS_ADMIN, and its unit needs the \
+         lines of packaging/cairnd-kernel-nbd.conf; a socket works without (--nbd unix:PATH)"
     )]
     NotPermitted,
     /// Anything else.
@@ -36,7 +36,8 @@ pub enum KernelNbdError {
 impl KernelNbdError {
     pub(super) fn of(what: &'static str, errno: Errno) -> Self {
         match errno {
-            Errno::EPERM | Errno::EACCES => Self::NotPermitted,
+            // The last: a sandbox without AF_NETLINK.
+            Errno::EPERM | Errno::EACCES | Errno::EAFNOSUPPORT => Self::NotPermitted,
             errno => Self::Failed { what, errno },
         }
     }
