@@ -181,6 +181,16 @@ device_is_what_it_says() {
   mount -o ro,noload "$device" /mnt && diff -r /etc/ssl /mnt/ssl || die "what was written is another"
 }
 
+# Takes a driver away; what used it may still be on its way out.
+unloaded() {
+  for _ in $(seq 100); do
+    grep -q "^$1 " /proc/modules || return 0
+    said=$(rmmod "$1" 2>&1) && return 0
+    sleep 0.1
+  done
+  die "$1 stays: $said"
+}
+
 # crashes SECONDS ROUNDS: kill -9 under what runs, and starts again; one of them after a while.
 crashes() {
   for round in $(seq "$2"); do
@@ -245,9 +255,9 @@ in_use_stays() {
 
 the_choice_is_what_the_kernel_has() {
   begin_array
-  rmmod ublk_drv 2>/dev/null
-  rmmod nbd 2>/dev/null
-  said=$(cairn volume export pg --block auto 2>&1) && die "without a driver"
+  unloaded ublk_drv
+  unloaded nbd
+  said=$(cairn volume export pg --block auto 2>&1) && die "without a driver: $said"
   for words in "modprobe ublk_drv" "modprobe nbd" "--nbd unix:"; do
     echo "$said" | grep -q -- "$words" || die "not said: $words: $said"
   done
@@ -268,7 +278,7 @@ the_choice_is_what_the_kernel_has() {
   up
   is "after a restart" "$(cairn volume export pg --block auto 2>/dev/null)" "$device"
   quiet volume unexport pg || die unexport
-  rmmod ublk_drv
+  unloaded ublk_drv
 }
 
 restart_is_a_pause() {
@@ -368,7 +378,7 @@ left_device_is_taken_up() {
   modprobe ublk_drv
   # Also by the choice: it isn't left behind for something better.
   is device "$(cairn volume export pg --block auto 2>/dev/null)" "$device"
-  rmmod ublk_drv
+  unloaded ublk_drv
   is devices "$(set_up)" 1
   dd if="$device" bs=1M count=1 iflag=direct status=none | cmp - /run/data || die "other data"
 }

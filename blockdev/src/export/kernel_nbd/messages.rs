@@ -189,8 +189,8 @@ mod tests {
         ];
         assert_eq!(disconnect(NBD, 4, 3), expected.concat());
         let expected = [
-            // 112 bytes, family 33, sequence 2; CONNECT.
-            &[112, 0, 0, 0, 33, 0, 5, 0, 2, 0, 0, 0, 0, 0, 0, 0][..],
+            // 108 bytes, family 33, sequence 2; CONNECT.
+            &[108, 0, 0, 0, 33, 0, 5, 0, 2, 0, 0, 0, 0, 0, 0, 0][..],
             &[1, 1, 0, 0],
             // Size, block, no timeout, dead links' of 900 s.
             &[12, 0, 2, 0, 0, 0, 0, 64, 0, 0, 0, 0],
