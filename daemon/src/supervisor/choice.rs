@@ -24,14 +24,14 @@ enum Kind {
 }
 
 impl Supervisor {
-    /// The request with what is left to the daemon filled in.
+    /// The request with what is left to the daemon filled in, and why it isn't the best kind.
     pub(super) async fn choose_block(
         &self,
         found: &Found,
         mut request: ExportVolume,
-    ) -> Answer<ExportVolume> {
+    ) -> Answer<(ExportVolume, Option<String>)> {
         let Some(BlockChoice::Auto) = request.block.take() else {
-            return Ok(request);
+            return Ok((request, None));
         };
         if !request.nbd.is_empty() || request.ublk.is_some() {
             return Err(invalid(
@@ -42,17 +42,17 @@ impl Supervisor {
         let present = self.present_kind(found.info.uuid);
         let left = found.info.uuid;
         let left = tokio::task::spawn_blocking(move || kernel_nbd::device_of(left)).await;
-        let kind = match (present, left) {
-            (Some(kind), _) => kind,
+        let (kind, remark) = match (present, left) {
+            (Some(kind), _) => (kind, None),
             // Of a daemon that has lost its memory: its users wait for it to be taken up.
-            (None, Ok(Some(_))) => Kind::KernelNbd,
+            (None, Ok(Some(_))) => (Kind::KernelNbd, None),
             (None, _) => self.best_kind(found).await?,
         };
         match kind {
             Kind::Ublk(wish) => request.ublk = Some(wish),
             Kind::KernelNbd => KERNEL.clone_into(&mut request.nbd),
         }
-        Ok(request)
+        Ok((request, remark))
     }
 
     /// The kind of block device that the volume is exported as.
@@ -70,22 +70,23 @@ impl Supervisor {
             .or_else(|| record(KERNEL).map(|_| Kind::KernelNbd))
     }
 
-    /// The best kind that this host has now.
-    async fn best_kind(&self, found: &Found) -> Answer<Kind> {
+    /// The best kind that this host has now, and what a better one lacks.
+    async fn best_kind(&self, found: &Found) -> Answer<(Kind, Option<String>)> {
         let name = &found.info.name;
         let ublk = found
             .engine
             .call(|_| async { ublk::probe().await.map_err(|error| error.to_string()) });
         let Err(no_ublk) = ublk.await? else {
-            return Ok(Kind::Ublk(UblkExport {
+            let wish = UblkExport {
                 logical_block: LOGICAL_BLOCK_BYTES,
-            }));
+            };
+            return Ok((Kind::Ublk(wish), None));
         };
         let nbd = tokio::task::spawn_blocking(kernel_nbd::available).await;
         match nbd.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(()) => {
-                tracing::info!(volume = name, "by the kernel's NBD client: {no_ublk}");
-                Ok(Kind::KernelNbd)
+                let remark = format!("by the kernel's NBD client instead of ublk: {no_ublk}");
+                Ok((Kind::KernelNbd, Some(remark)))
             }
             Err(no_nbd) => Err(neither(name, &no_ublk, &no_nbd)),
         }

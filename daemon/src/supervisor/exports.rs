@@ -105,15 +105,21 @@ impl Supervisor {
         let found = self.find_volume(name).await?;
         let _within = found.entry.changes.lock().await;
         self.check_running()?;
-        let request = self.choose_block(&found, request).await?;
-        if let Some(wish) = &request.ublk {
-            return self.export_block(&found, &request, wish).await;
-        }
+        let (request, remark) = self.choose_block(&found, request).await?;
+        let mut changed = match &request.ublk {
+            Some(wish) => self.export_block(&found, &request, wish).await?,
+            None => self.export_nbd(&found, &request).await?,
+        };
+        changed.warnings.extend(remark);
+        Ok(changed)
+    }
+
+    async fn export_nbd(&self, found: &Found, request: &ExportVolume) -> Answer<Changed> {
         let Found {
             entry,
             engine,
             info,
-        } = &found;
+        } = found;
         let name = info.name.clone();
         let address: NbdAddress = request
             .nbd
