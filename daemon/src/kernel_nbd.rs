@@ -54,7 +54,7 @@ pub(crate) struct Attached {
     serving: Server,
 }
 
-/// Serves further sockets of the device.
+/// Serves the device, over one socket after the other.
 pub(crate) struct Server {
     pub(crate) export: Export,
     pub(crate) limits: Limits,

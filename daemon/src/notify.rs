@@ -7,7 +7,7 @@
 //!
 //! Does not know: when the daemon is in which state.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -110,7 +110,7 @@ fn message(states: &[NotifyState<'_>]) -> String {
 }
 
 /// Hands over one datagram, or fails at once.
-fn send(manager: &OsString, message: &str) -> io::Result<()> {
+fn send(manager: &OsStr, message: &str) -> io::Result<()> {
     let address = match manager.as_bytes().split_first() {
         // As systemd writes names that are no files.
         Some((b'@', name)) => SocketAddr::from_abstract_name(name)?,
