@@ -186,6 +186,23 @@ fn data_goes_through_tls_both_ways() {
     run("nbdcopy", &["--flush", "--requests=64", &there, &uri]).ok();
     newer("nbdcopy", &["--connections=4", &uri, &back]).ok();
     run("cmp", &[&there, &back]).ok();
+    for run_qemu in [newer, |program: &str, line: &[&str]| run(program, line)] {
+        run("sh", &["-c", &make]).ok();
+        let credentials = format!(
+            "tls-creds-x509,id=tls0,endpoint=client,dir={}",
+            world.scratch.text("nobody")
+        );
+        let image = format!(
+            "driver=nbd,host=127.0.0.1,port={},export=pg,tls-creds=tls0,tls-hostname=localhost",
+            world.port
+        );
+        let line = ["convert", "--object", &credentials];
+        let onto = ["-n", "-f", "raw", "--target-image-opts", &there, &image];
+        run_qemu("qemu-img", &[&line[..], &onto].concat()).ok();
+        let from = ["--image-opts", &image, "-O", "raw", &back];
+        run_qemu("qemu-img", &[&line[..], &from].concat()).ok();
+        run("cmp", &[&there, &back]).ok();
+    }
 }
 
 #[test]
