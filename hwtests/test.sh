@@ -120,9 +120,7 @@ look() {
   for library in glib-2.0:libglib2.0-dev gnutls:libgnutls28-dev; do
     pkg-config --exists "${library%%:*}" 2>/dev/null || lacks "the library ${library%%:*}" "${library#*:}"
   done
-  for name in initdb pgbench pg_amcheck pg_checksums; do
-    ls /usr/lib/postgresql/*/bin/$name >/dev/null 2>&1 || lacks "PostgreSQL's $name" postgresql
-  done
+  look_postgres
 }
 
 # What the virtual machine is made of; the kernel itself is fetched by lab/kernel.sh.
@@ -137,6 +135,17 @@ look_kernel() {
   program fio fio
   program mkfs.ext4 e2fsprogs
   program mkfs.xfs xfsprogs
+  [ "$kernel" = whole ] || return 0
+  program mdadm mdadm
+  program runuser util-linux
+  program losetup mount
+  look_postgres
+}
+
+look_postgres() {
+  for name in initdb pgbench pg_amcheck pg_checksums; do
+    ls /usr/lib/postgresql/*/bin/$name >/dev/null 2>&1 || lacks "PostgreSQL's $name" postgresql
+  done
 }
 
 install_packages() {
@@ -256,6 +265,10 @@ part_kernel() {
   code=0
   for lab in ublk kernel-nbd; do
     CAIRN_BIN_DIR=$target/release bash "hwtests/lab/$lab.sh" "$kernel" || code=1
+  done
+  [ "$kernel" = whole ] || return $code
+  for lab in md outage; do
+    CAIRN_BIN_DIR=$target/release bash "hwtests/lab/$lab.sh" || code=1
   done
   return $code
 }
