@@ -109,6 +109,17 @@ look() {
   program runuser util-linux
   program losetup mount
   program systemd-analyze systemd
+  # For the newer clients: lab/newer-clients.sh.
+  program mmdebstrap mmdebstrap
+  program dpkg-source dpkg-dev
+  program make make
+  program openssl openssl
+  program bison bison
+  program flex flex
+  program pkg-config pkg-config
+  for library in glib-2.0:libglib2.0-dev gnutls:libgnutls28-dev; do
+    pkg-config --exists "${library%%:*}" 2>/dev/null || lacks "the library ${library%%:*}" "${library#*:}"
+  done
   look_postgres
 }
 
@@ -243,15 +254,23 @@ part_mutations() {
 }
 
 part_end_to_end() {
+  # Before the tests, none of which has time to wait for it.
+  sh hwtests/lab/newer-clients.sh \
+    "${CAIRN_NEWER_CLIENTS:-${XDG_CACHE_HOME:-$HOME/.cache}/cairn-lab/newer-clients}" || return 1
   cargo nextest run --release --workspace --locked --profile "$profile" -E 'binary(e2e)'
 }
 
 # On a kernel that has what this host's may not have; emulated, so for right or wrong alone.
 part_kernel() {
-  CAIRN_BIN_DIR=$target/release bash hwtests/lab/ublk.sh "$kernel" || return 1
-  [ "$kernel" = whole ] || return 0
-  CAIRN_BIN_DIR=$target/release bash hwtests/lab/md.sh &&
-    CAIRN_BIN_DIR=$target/release bash hwtests/lab/outage.sh
+  code=0
+  for lab in ublk kernel-nbd; do
+    CAIRN_BIN_DIR=$target/release bash "hwtests/lab/$lab.sh" "$kernel" || code=1
+  done
+  [ "$kernel" = whole ] || return $code
+  for lab in md outage; do
+    CAIRN_BIN_DIR=$target/release bash "hwtests/lab/$lab.sh" || code=1
+  done
+  return $code
 }
 
 part_demo() {

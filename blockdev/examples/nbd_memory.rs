@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use cairn_blockdev::export::nbd::{Connections, Export, Exports, Limits, Listed, limits, serve};
+use cairn_blockdev::export::nbd::{
+    Connections, Export, Exports, Limits, Listed, Tls, limits, serve,
+};
 use cairn_blockdev::units::SECTOR;
 use cairn_blockdev::{BlockDevice, BufPool, Clock, Entropy, Env, LocalFuture, Spawn, Ticks};
 use tokio::net::UnixListener;
@@ -108,6 +110,7 @@ async fn run(socket: PathBuf, size: u64) -> std::io::Result<()> {
             limits.clone(),
             env.clone(),
             all.clone(),
+            Tls::Unavailable,
         );
         tokio::task::spawn_local(async {
             if let Err(error) = connection.await {

@@ -107,6 +107,13 @@ pub trait BlockDevice {
     /// Makes the range read as zeros.
     fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> IoFuture<()>;
 
+    /// Whether making the range read as zeros surely costs less than writing as many bytes of data,
+    /// known without asking the device. Devices that don't know say no.
+    fn zeroes_fast(&self, offset: u64, len: u64, flags: ZeroFlags) -> bool {
+        let _ = (offset, len, flags);
+        false
+    }
+
     /// What the range holds, as runs that cover it from `offset`; at least one run, and the
     /// device may stop short of `len`. Devices that don't know say data.
     fn block_status(&self, offset: u64, len: u64) -> IoFuture<Vec<StatusRun>> {

@@ -5,6 +5,8 @@
 //!
 //! Does not know: where the file lies or when it is read again.
 
+mod tls;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ use toml::Spanned;
 
 use crate::error::DaemonError;
 use crate::schedule::Window;
+
+pub use tls::TlsConfig;
 
 /// Where the package puts the file.
 pub const DEFAULT_PATH: &str = "/etc/cairn/cairnd.toml";
@@ -107,6 +111,8 @@ pub struct Config {
     pub scrub: ScrubConfig,
     /// Limits of NBD exports.
     pub nbd: NbdConfig,
+    /// TLS of NBD exports, if there is any.
+    pub nbd_tls: Option<TlsConfig>,
     /// Filter of the log, in `tracing-subscriber`'s syntax (`info`, `cairn_raid=debug`, …).
     pub log: String,
 }
@@ -127,6 +133,7 @@ impl Config {
             disks: DisksConfig::default(),
             scrub: ScrubConfig::default(),
             nbd: NbdConfig::default(),
+            nbd_tls: None,
             log: "info".into(),
         }
     }
@@ -204,6 +211,7 @@ impl Config {
         config.disks = disks(raw.disks.unwrap_or_default(), &at)?;
         config.scrub = scrub(raw.scrub.unwrap_or_default(), &at)?;
         let nbd = raw.nbd.unwrap_or_default();
+        config.nbd_tls = tls::tls(&nbd, &at)?;
         let limit = |value: Option<Spanned<u64>>, name: &str, default: u64, min, max| {
             value.map_or(Ok(default), |value| {
                 in_range(&value, min, max)
@@ -460,6 +468,10 @@ struct RawScrub {
 struct RawNbd {
     connections_max: Option<Spanned<u64>>,
     in_flight_bytes_max: Option<Spanned<u64>>,
+    tls_certificate: Option<Spanned<PathBuf>>,
+    tls_key: Option<Spanned<PathBuf>>,
+    tls_client_ca: Option<Spanned<PathBuf>>,
+    tls_required: Option<Spanned<bool>>,
 }
 
 #[cfg(test)]

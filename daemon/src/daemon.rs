@@ -17,6 +17,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::config::Config;
 use crate::error::DaemonError;
 use crate::events::NewEvent;
+use crate::inherited::Inherited;
+use crate::notify::Notifier;
 use crate::socket::listen;
 use crate::statedir::StateDir;
 use crate::supervisor::Supervisor;
@@ -48,7 +50,12 @@ impl ConfigSource {
 }
 
 /// Runs until SIGTERM or SIGINT.
-pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Result<(), DaemonError> {
+pub async fn run(
+    source: ConfigSource,
+    config: Config,
+    set_log: SetLog,
+    inherited: Inherited,
+) -> Result<(), DaemonError> {
     // Whatever the daemon makes, sockets above all, is for its own user alone.
     umask(Mode::from_bits_truncate(0o077));
     let mut signals = Signals::new()?;
@@ -63,7 +70,7 @@ pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Resul
         error,
     })?;
     let socket = config.socket.clone();
-    let supervisor = Supervisor::open(config, state).await?;
+    let supervisor = Supervisor::open(config, state, inherited).await?;
     supervisor
         .events()
         .record(NewEvent::new("DaemonStarted", "cairnd started"));
@@ -73,7 +80,12 @@ pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Resul
     let scrubs = tokio::spawn(Arc::clone(&supervisor).keep_scrubs());
     let members = tokio::spawn(Arc::clone(&supervisor).keep_members());
     let pool = tokio::spawn(Arc::clone(&supervisor).keep_pool());
-    let watchdog = tokio::spawn(watchdog(Arc::clone(&supervisor)));
+    let notifier = Arc::new(Notifier::from_environment());
+    let watchdog = tokio::spawn(watchdog(Arc::clone(&supervisor), Arc::clone(&notifier)));
+    let telling = {
+        let notifier = Arc::clone(&notifier);
+        tokio::spawn(async move { notifier.keep_telling().await })
+    };
     let (close, closed) = tokio::sync::oneshot::channel::<()>();
     let router = crate::api::router(Arc::clone(&supervisor));
     let server = tokio::spawn(async move {
@@ -88,11 +100,12 @@ pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Resul
     let is_ready = Arc::new(AtomicBool::new(false));
     let assembling = {
         let (supervisor, is_ready) = (Arc::clone(&supervisor), Arc::clone(&is_ready));
+        let notifier = Arc::clone(&notifier);
         tokio::spawn(async move {
             if supervisor.assemble_all().await {
                 is_ready.store(true, Ordering::SeqCst);
                 tracing::info!("ready");
-                notify(&[NotifyState::Ready]);
+                notifier.tell(&[NotifyState::Ready]);
             }
         })
     };
@@ -103,11 +116,11 @@ pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Resul
                 // A daemon that is still starting its arrays has another READY to send.
                 let tell = is_ready.load(Ordering::SeqCst);
                 if tell {
-                    notify_reloading();
+                    tell_reloading(&notifier);
                 }
                 reload(&source, &supervisor, &set_log);
                 if tell {
-                    notify(&[NotifyState::Ready]);
+                    notifier.tell(&[NotifyState::Ready]);
                 }
             }
             Wish::Stop(name) => {
@@ -116,14 +129,16 @@ pub async fn run(source: ConfigSource, config: Config, set_log: SetLog) -> Resul
             }
         }
     }
-    notify(&[NotifyState::Stopping]);
+    notifier.tell(&[NotifyState::Stopping]);
     // A graceful stop of the server would wait for long polls; changes get their time below.
     // The receiver may have ended with its server.
     let _ = close.send(());
     supervisor.shut_down().await;
     server.abort();
     // Not before: an array that was being started is stopped cleanly above.
-    for task in [assembling, behind, keeper, scrubs, members, pool, watchdog] {
+    for task in [
+        assembling, behind, keeper, scrubs, members, pool, watchdog, telling,
+    ] {
         task.abort();
     }
     if tokio::time::timeout(REQUESTS_TIMEOUT, server)
@@ -145,10 +160,14 @@ fn reload(source: &ConfigSource, supervisor: &Supervisor, set_log: &SetLog) {
         Ok(new) => {
             let restart = old.needs_restart(&new);
             if restart.is_empty() {
-                if let Err(error) = set_log(&new.log) {
+                let log = new.log.clone();
+                if let Err(error) = supervisor.set_config(new) {
+                    tracing::error!("the new configuration is refused, the old one stays: {error}");
+                    return;
+                }
+                if let Err(error) = set_log(&log) {
                     tracing::error!("the log filter stays: {error}");
                 }
-                supervisor.set_config(new);
                 tracing::info!("the configuration was reloaded");
             } else {
                 tracing::error!(
@@ -170,21 +189,15 @@ async fn write_events_behind(supervisor: Arc<Supervisor>) {
     ));
 }
 
-fn notify_reloading() {
+fn tell_reloading(notifier: &Notifier) {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Ok(now) => notifier.tell(&[NotifyState::Reloading, now]),
         Err(error) => tracing::debug!(%error, "no monotonic time for the service manager"),
     }
 }
 
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "the service manager can't be told");
-    }
-}
-
 /// Feeds systemd's watchdog for as long as the daemon can describe itself.
-async fn watchdog(supervisor: Arc<Supervisor>) {
+async fn watchdog(supervisor: Arc<Supervisor>, notifier: Arc<Notifier>) {
     let Some(period) = sd_notify::watchdog_enabled() else {
         return;
     };
@@ -193,7 +206,7 @@ async fn watchdog(supervisor: Arc<Supervisor>) {
         tick.tick().await;
         // Goes through the locks and the runtime that requests go through.
         supervisor.version();
-        notify(&[NotifyState::Watchdog]);
+        notifier.tick();
     }
 }
 

@@ -8,6 +8,7 @@ use cairn_blockdev::export::ublk;
 use cairnd::daemon::{ConfigSource, SetLog, run};
 use cairnd::engine::THREAD_NAME;
 use cairnd::error::DaemonError;
+use cairnd::inherited::Inherited;
 use clap::Parser;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -71,6 +72,12 @@ fn start(arguments: Arguments) -> Result<(), DaemonError> {
     };
     let config = source.load()?;
     if arguments.check_config {
+        if let Some(tls) = &config.nbd_tls {
+            cairnd::tls::load(tls).map_err(|message| DaemonError::Config {
+                place: "nbd".into(),
+                message,
+            })?;
+        }
         println!("the configuration is valid");
         return Ok(());
     }
@@ -78,6 +85,11 @@ fn start(arguments: Arguments) -> Result<(), DaemonError> {
     // Before the first thread: all of them inherit it.
     prepare_for_short_memory();
     abort_on_engine_panic();
+    // Before anything else opens descriptors.
+    let inherited = Inherited::take().map_err(|message| DaemonError::System {
+        what: "socket activation".into(),
+        error: std::io::Error::other(message),
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // The admin API alone: arrays have threads of their own.
         .worker_threads(2)
@@ -88,7 +100,7 @@ fn start(arguments: Arguments) -> Result<(), DaemonError> {
             what: "starting threads".into(),
             error,
         })?;
-    let ended = runtime.block_on(run(source, config, set_log));
+    let ended = runtime.block_on(run(source, config, set_log, inherited));
     // A dead network mount that df asked must not keep a stopped daemon alive.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     ended

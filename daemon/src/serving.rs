@@ -2,10 +2,11 @@
 //!
 //! Invariants
 //! - Connections are accepted on the thread that serves them: nothing is handed off.
-//! - TCP other than loopback is refused: the protocol's TLS isn't there yet.
+//! - TCP other than loopback is served with TLS only.
 //! - After [`Serving::stop`] no request of the export touches the volume any more, unless a request
 //!   hung for longer than [`DRAIN_TIMEOUT`].
 
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,9 +16,13 @@ use cairn_blockdev::{BlockDevice, Env};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::AbortHandle;
+use uuid::Uuid;
 
 use crate::engine::Engine;
+use crate::inherited::Inherited;
+use crate::kernel_nbd::{self, Attached, Server};
 use crate::socket::{SocketFile, listen};
+use crate::tls::TlsShelf;
 
 /// Longest wait for requests in flight when an export ends: beyond a disk's own deadline.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(40);
@@ -34,12 +39,18 @@ pub struct Served {
     pub read_only: bool,
     /// Connections at once; further ones are closed.
     pub connections_max: usize,
+    /// TLS, as it is when a client comes.
+    pub tls: TlsShelf,
+    /// Sockets that the service manager listens on for us.
+    pub inherited: Inherited,
 }
 
 /// A running export.
 pub struct Serving {
     connections: Connections,
     accepting: AbortHandle,
+    /// The kernel's device, if that is what it is.
+    device: Option<u32>,
     _file: Option<SocketFile>,
 }
 
@@ -51,10 +62,11 @@ enum Listener {
 impl Serving {
     /// Listens at `address` and serves whoever comes. The error is a sentence that names it.
     pub fn start(engine: &Engine, address: &NbdAddress, served: Served) -> Result<Self, String> {
-        let (listener, file) = bind(address)?;
+        let (listener, file) = bind(address, &served)?;
         let connections = Connections::new();
         let one = Rc::new(One {
             served,
+            address: address.clone(),
             connections: connections.clone(),
         });
         let (env, limits) = (engine.env.clone(), engine.nbd_limits.clone());
@@ -62,7 +74,32 @@ impl Serving {
         Ok(Self {
             connections,
             accepting: accepting.abort_handle(),
+            device: None,
             _file: file,
+        })
+    }
+
+    /// Serves the kernel's own client, as a device of this host. The error is a sentence.
+    pub async fn attach(engine: &Engine, volume: Uuid, served: Served) -> Result<Self, String> {
+        let connections = Connections::new();
+        let one = One {
+            served,
+            address: NbdAddress::Kernel,
+            connections: connections.clone(),
+        };
+        let server = Server {
+            export: one.export(),
+            limits: engine.nbd_limits.clone(),
+            env: engine.env.clone(),
+        };
+        let attached = Attached::new(volume, server).await?;
+        let device = Some(attached.index());
+        let keeping = tokio::task::spawn_local(attached.keep());
+        Ok(Self {
+            connections,
+            accepting: keeping.abort_handle(),
+            device,
+            _file: None,
         })
     }
 
@@ -75,6 +112,12 @@ impl Serving {
     /// too long.
     pub async fn stop(&self, how: Stop) -> bool {
         self.accepting.abort();
+        // While its requests are still answered, or it would wait for new sockets.
+        if let (Some(index), Stop::Unexport) = (self.device, how)
+            && let Err(error) = kernel_nbd::detach(index).await
+        {
+            tracing::error!("/dev/nbd{index} stays behind: {error}");
+        }
         self.connections.stop(how);
         tokio::time::timeout(DRAIN_TIMEOUT, self.connections.drained())
             .await
@@ -90,24 +133,34 @@ impl Drop for Serving {
 }
 
 /// Whether the daemon may listen there; the error says why not.
-pub fn check_address(address: &NbdAddress) -> Result<(), String> {
+pub fn check_address(
+    address: &NbdAddress,
+    tls: &TlsShelf,
+    inherited: &Inherited,
+) -> Result<(), String> {
+    tls.at(address)?;
     match address {
+        NbdAddress::Kernel => kernel_nbd::available(),
+        // Somebody listens there: for us.
+        _ if inherited.at(address).is_some() => Ok(()),
         NbdAddress::Unix(path) => match crate::socket::obstacle(path.as_ref()) {
             crate::socket::Obstacle::None => Ok(()),
             crate::socket::Obstacle::Taken(why) => Err(why),
         },
-        NbdAddress::Tcp(address) if !address.ip().is_loopback() => Err(format!(
-            "{address} is no loopback address: NBD without TLS shows and takes the volume's data \
-             in the clear, so other addresses are refused until TLS is there. Use \
-             tcp:127.0.0.1:PORT, or a unix socket, and tunnel it (`ssh -L`)"
-        )),
         NbdAddress::Tcp(_) => Ok(()),
     }
 }
 
-fn bind(address: &NbdAddress) -> Result<(Listener, Option<SocketFile>), String> {
-    check_address(address)?;
+fn bind(address: &NbdAddress, served: &Served) -> Result<(Listener, Option<SocketFile>), String> {
+    check_address(address, &served.tls, &served.inherited)?;
+    if let Some(listener) = served.inherited.at(address) {
+        return listener
+            .and_then(|fd| adopt(address, fd))
+            .map(|listener| (listener, None))
+            .map_err(|error| format!("{address}, from the service manager: {error}"));
+    }
     match address {
+        NbdAddress::Kernel => Err("the kernel's device is no address to listen at".to_owned()),
         NbdAddress::Unix(path) => {
             let (listener, file) = listen(path.as_ref())?;
             let listener = UnixListener::from_std(listener)
@@ -127,6 +180,19 @@ fn bind(address: &NbdAddress) -> Result<(Listener, Option<SocketFile>), String> 
             let listener = TcpListener::from_std(listener).map_err(failed)?;
             Ok((Listener::Tcp(listener), None))
         }
+    }
+}
+
+/// A listening socket as one of ours.
+fn adopt(address: &NbdAddress, fd: OwnedFd) -> std::io::Result<Listener> {
+    if matches!(address, NbdAddress::Tcp(_)) {
+        let listener = std::net::TcpListener::from(fd);
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener).map(Listener::Tcp)
+    } else {
+        let listener = std::os::unix::net::UnixListener::from(fd);
+        listener.set_nonblocking(true)?;
+        UnixListener::from_std(listener).map(Listener::Unix)
     }
 }
 
@@ -158,10 +224,21 @@ async fn accept(listener: Listener, one: Rc<One>, limits: nbd::Limits, env: Env)
 /// The one export of a listener, under its name and as the default.
 struct One {
     served: Served,
+    address: NbdAddress,
     connections: Connections,
 }
 
 impl One {
+    fn export(&self) -> nbd::Export {
+        nbd::Export {
+            name: self.served.name.clone(),
+            description: String::new(),
+            device: Rc::clone(&self.served.device),
+            read_only: self.served.read_only,
+            connections: self.connections.clone(),
+        }
+    }
+
     fn admit<S>(self: Rc<Self>, stream: S, limits: &nbd::Limits, env: &Env)
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -174,11 +251,19 @@ impl One {
             );
             return;
         }
+        // Now, not at the export: certificates are replaced while it runs.
+        let tls = match self.served.tls.at(&self.address) {
+            Ok(tls) => tls,
+            Err(why) => {
+                tracing::warn!(volume = self.served.name, "a connection is closed: {why}");
+                return;
+            }
+        };
         let (limits, env) = (limits.clone(), env.clone());
         tokio::task::spawn_local(async move {
             let listener = self.connections.clone();
             let exports: Rc<dyn Exports> = Rc::<Self>::clone(&self);
-            if let Err(error) = nbd::serve(stream, exports, limits, env, listener).await {
+            if let Err(error) = nbd::serve(stream, exports, limits, env, listener, tls).await {
                 tracing::info!(volume = self.served.name, %error, "NBD connection ended");
             }
         });
@@ -194,13 +279,7 @@ impl Exports for One {
     }
 
     fn open(&self, name: &str) -> Option<nbd::Export> {
-        (name.is_empty() || name == self.served.name).then(|| nbd::Export {
-            name: self.served.name.clone(),
-            description: String::new(),
-            device: Rc::clone(&self.served.device),
-            read_only: self.served.read_only,
-            connections: self.connections.clone(),
-        })
+        (name.is_empty() || name == self.served.name).then(|| self.export())
     }
 }
 
@@ -210,21 +289,15 @@ mod tests {
     use crate::testing::TempDir;
 
     #[test]
-    fn only_loopback_tcp_is_served() {
-        for good in ["tcp:127.0.0.1:10809", "tcp:127.8.9.1:1", "tcp:[::1]:10809"] {
-            assert_eq!(check_address(&good.parse().unwrap()), Ok(()), "{good}");
-        }
-        for bad in ["tcp:0.0.0.0:10809", "tcp:10.0.0.1:10809", "tcp:[::]:10809"] {
-            let error = check_address(&bad.parse().unwrap()).unwrap_err();
-            assert!(error.contains("TLS"), "{bad}: {error}");
-        }
-    }
-
-    #[test]
     fn a_unix_address_wants_its_directory() {
         let dir = TempDir::new();
         let address = format!("unix:{}/no/pg.sock", dir.path().display());
-        let error = check_address(&address.parse().unwrap()).unwrap_err();
+        let error = check_address(
+            &address.parse().unwrap(),
+            &TlsShelf::default(),
+            &Inherited::default(),
+        )
+        .unwrap_err();
         assert!(error.contains("create it first"), "{error}");
     }
 }

@@ -30,6 +30,8 @@ pub struct Host {
     child: Option<Child>,
     /// What `CAIRN_IO` says: how disks are reached.
     io: &'static str,
+    /// Addresses that somebody else listens at for it, as systemd's socket units do.
+    activated: Vec<String>,
     /// Where a service manager would listen, for as long as the daemon may say something.
     notify: Option<UnixDatagram>,
 }
@@ -55,22 +57,38 @@ impl Host {
         Self::start_over(scratch, "state", "degraded_wait_seconds = 1\n", "threads")
     }
 
+    /// Starts a daemon as [`Host::start`] does, with listening sockets handed over.
+    #[track_caller]
+    pub fn start_activated(scratch: &Scratch, addresses: &[String]) -> Self {
+        let config = "degraded_wait_seconds = 1\n";
+        let mut host = Self::prepared(scratch, "state", config, "auto");
+        host.activated = addresses.to_vec();
+        host.up();
+        host
+    }
+
     #[track_caller]
     fn start_over(scratch: &Scratch, name: &str, config: &str, io: &'static str) -> Self {
+        let mut host = Self::prepared(scratch, name, config, io);
+        host.up();
+        host
+    }
+
+    #[track_caller]
+    fn prepared(scratch: &Scratch, name: &str, config: &str, io: &'static str) -> Self {
         let path = scratch.join(&format!("{name}.toml"));
         if let Err(error) = std::fs::write(&path, config) {
             panic!("{}: {error}", path.display());
         }
-        let mut host = Self {
+        Self {
             state_dir: scratch.join(name),
             config: path,
             log: scratch.join(&format!("{name}.log")),
             child: None,
             io,
+            activated: Vec::new(),
             notify: None,
-        };
-        host.up();
-        host
+        }
     }
 
     /// Starts the daemon again, and waits until it says READY.
@@ -119,15 +137,23 @@ impl Host {
             Ok(log) => log,
             Err(error) => panic!("{}: {error}", self.log.display()),
         };
-        let mut command = program::command(
-            program::binary("cairnd"),
-            &[
-                Path::new("--config"),
-                &self.config,
-                Path::new("--state-dir"),
-                &self.state_dir,
-            ],
-        );
+        let cairnd = program::binary("cairnd");
+        let mut line = vec![
+            Path::new("--config"),
+            &self.config,
+            Path::new("--state-dir"),
+            &self.state_dir,
+        ];
+        let launcher = program::lab("with-sockets.py");
+        let mut command = if self.activated.is_empty() {
+            program::command(&cairnd, &line)
+        } else {
+            let mut whole = vec![Path::new(&launcher)];
+            whole.extend(self.activated.iter().map(Path::new));
+            whole.extend([Path::new("--"), &cairnd]);
+            whole.append(&mut line);
+            program::command("/usr/bin/python3", &whole)
+        };
         command
             .env("NOTIFY_SOCKET", &notify)
             .env("CAIRN_IO", self.io)

@@ -17,6 +17,7 @@ pub mod fault;
 pub mod full;
 pub mod host;
 pub mod lab;
+pub mod newer;
 pub mod program;
 pub mod scratch;
 pub mod storm;

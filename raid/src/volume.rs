@@ -389,6 +389,14 @@ impl BlockDevice for Volume {
         })
     }
 
+    /// Whole rows are a note in the map, and what was never written needs nothing; a part of a row
+    /// that was written is data.
+    fn zeroes_fast(&self, offset: u64, len: u64, _: ZeroFlags) -> bool {
+        let is_data = |run: &StatusRun| run.status == BlockStatus::Data;
+        len >= 2 * self.array.geometry.row_bytes()
+            || !self.status_runs(offset, len).iter().any(is_data)
+    }
+
     fn block_status(&self, offset: u64, len: u64) -> IoFuture<Vec<StatusRun>> {
         let checked = self.check(IoOp::Read, offset, len);
         let runs = checked.map(|()| self.status_runs(align_down(offset, SECTOR), len));

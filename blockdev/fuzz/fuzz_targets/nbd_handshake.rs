@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 
-use cairn_blockdev::export::nbd::handshake::{Handshake, Step};
+use cairn_blockdev::export::nbd::handshake::{Encryption, Handshake, Step};
 use cairn_blockdev::export::nbd::proto::{OPTION_REPLY_MAGIC, OptionReplyHeader, opt, rep};
 use cairn_blockdev::export::nbd::{Connections, Export, Exports, Listed};
 use cairn_blockdev::sim::{Sim, SimDisk, SimDiskConfig};
@@ -56,9 +56,14 @@ fn finals(mut bytes: &[u8]) -> usize {
     finals
 }
 
-fuzz_target!(|input: ([u8; 4], Vec<(u32, Vec<u8>)>)| {
-    let (flags, options) = input;
-    let Ok(mut handshake) = Handshake::new(flags) else {
+fuzz_target!(|input: ([u8; 4], u8, Vec<(u32, Vec<u8>)>)| {
+    let (flags, encryption, options) = input;
+    let encryption = match encryption % 3 {
+        0 => Encryption::Unavailable,
+        1 => Encryption::Offered,
+        _ => Encryption::Required,
+    };
+    let Ok(mut handshake) = Handshake::new(flags, encryption) else {
         return;
     };
     let exports = exports();
@@ -71,8 +76,10 @@ fuzz_target!(|input: ([u8; 4], Vec<(u32, Vec<u8>)>)| {
         if option != opt::EXPORT_NAME {
             assert_eq!(finals(&out), 1);
         }
-        if !matches!(step, Step::Continue) {
-            return;
+        match step {
+            Step::Continue => {}
+            Step::StartTls => handshake = handshake.encrypted(),
+            Step::Hangup | Step::Transmit(_) => return,
         }
     }
 });

@@ -34,4 +34,4 @@ pub use self::error::OpenError;
 pub use self::identity::{DiskId, identity, same_disk};
 pub use self::open::{DISK_BYTES_MIN, OpenMode};
 pub use self::reactor::{BACKEND_VARIABLE, Backend, IoKind, Reactor, ReactorConfig, ReactorError};
-pub use self::usage::Usage;
+pub use self::usage::{Usage, usage_of};

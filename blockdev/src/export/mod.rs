@@ -2,5 +2,6 @@
 //!
 //! Knows protocols, not sockets: accepted streams are handed in by the daemon.
 
+pub mod kernel_nbd;
 pub mod nbd;
 pub mod ublk;

@@ -1,10 +1,11 @@
 //! Clients that break the protocol, on purpose or by dying.
 
 use cairn_blockdev::export::nbd::NbdError;
+use cairn_blockdev::export::nbd::framing::Framing;
 use cairn_blockdev::export::nbd::limits::CONNECTIONS_MAX;
 use cairn_blockdev::export::nbd::proto::{cmd, cmd_flag};
 use cairn_blockdev::export::nbd::request::Request;
-use cairn_blockdev::units::usize_of_u32;
+use cairn_blockdev::units::usize_of;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -51,17 +52,17 @@ fn an_oversize_write_is_skipped_and_an_absurd_one_closes() {
     world.sim.block_on(async {
         let mut client = world.transmitting().await;
         let len = (32 << 20) + 512;
-        let data = vec![1; usize_of_u32(len)];
+        let data = vec![1; usize_of(len)];
         let reply = client.call((cmd::WRITE, 0), 0, len, &data).await;
         assert_eq!(reply.errno, 22);
         assert_eq!(client.read(0, 512).await, [0; 512]);
         client
-            .request((cmd::WRITE, 0), 0, u32::MAX, &[1; 512])
+            .request((cmd::WRITE, 0), 0, u32::MAX.into(), &[1; 512])
             .await;
         assert!(client.rest().await.is_empty());
         assert!(matches!(
             world.end().await,
-            Err(NbdError::PayloadTooLarge { len: u32::MAX })
+            Err(NbdError::PayloadTooLarge { len }) if len == u64::from(u32::MAX)
         ));
     });
 }
@@ -72,8 +73,8 @@ fn bad_requests_are_refused_each_by_its_error() {
     world.sim.block_on(async {
         let mut client = world.transmitting().await;
         let cases = [
-            ((cmd::READ, 0), 0, u32::MAX, 22),
-            ((cmd::READ, cmd_flag::DF), 0, u32::MAX, 75),
+            ((cmd::READ, 0), 0, u64::from(u32::MAX), 22),
+            ((cmd::READ, cmd_flag::DF), 0, u32::MAX.into(), 75),
             ((cmd::READ, 0), SIZE, 512, 22),
             ((cmd::READ, 0), u64::MAX - 511, 512, 22),
             ((cmd::READ, 0), 1, 512, 22),
@@ -81,6 +82,7 @@ fn bad_requests_are_refused_each_by_its_error() {
             ((cmd::READ, 1 << 15), 0, 512, 22),
             ((cmd::WRITE_ZEROES, 0), SIZE - 512, 1024, 28),
             ((cmd::WRITE_ZEROES, cmd_flag::FAST_ZERO), 0, 512, 95),
+            ((cmd::WRITE_ZEROES, cmd_flag::PAYLOAD_LEN), 0, 4096, 22),
             ((cmd::TRIM, 0), SIZE - 512, 1024, 22),
             ((cmd::BLOCK_STATUS, 0), SIZE - 512, 1024, 22),
             ((cmd::FLUSH, 0), 512, 0, 22),
@@ -199,12 +201,17 @@ fn one_connection_too_many_is_closed_and_the_others_stay() {
 }
 
 /// Requests near what is right, with payloads of any length, between bytes of anything.
-fn talk() -> impl Strategy<Value = Vec<u8>> {
+fn talk(framing: Framing) -> impl Strategy<Value = Vec<u8>> {
     let bytes = prop::collection::vec(any::<u8>(), 0..600);
-    let len = prop_oneof![(0u32..20).prop_map(|n| n * 512), any::<u32>()];
+    let len = prop_oneof![
+        6 => (0u64..20).prop_map(|n| n * 512),
+        6 => 0u64..1 << 32,
+        3 => (0u64..6).prop_map(|n| n * 4),
+        1 => any::<u64>(),
+    ];
     let offset = prop_oneof![(0u64..1 << 18).prop_map(|n| n * 512), any::<u64>()];
-    let request = (0u16..10, 0u16..40, any::<u64>(), offset, len).prop_map(
-        |(kind, flags, cookie, offset, len)| {
+    let request = (0u16..10, 0u16..64, any::<u64>(), offset, len).prop_map(
+        move |(kind, flags, cookie, offset, len)| {
             let request = Request {
                 flags,
                 kind,
@@ -212,9 +219,13 @@ fn talk() -> impl Strategy<Value = Vec<u8>> {
                 offset,
                 len,
             };
-            let mut bytes = request.encode().to_vec();
-            let there = request.payload_len().min(20_000);
-            bytes.resize(bytes.len() + usize_of_u32(there), 0x77);
+            let mut bytes = match framing {
+                Framing::Extended => request.encode_extended().to_vec(),
+                _ => request.encode().to_vec(),
+            };
+            let there = request.payload_len(framing).min(20_000);
+            let fill = u8::from(kind != cmd::BLOCK_STATUS);
+            bytes.resize(bytes.len() + usize_of(there), fill);
             bytes
         },
     );
@@ -224,10 +235,21 @@ fn talk() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn whatever_is_sent_the_connection_comes_to_an_end(talk in talk(), seed: u64) {
+    fn whatever_is_sent_the_connection_comes_to_an_end(
+        compact in talk(Framing::Structured),
+        extended in talk(Framing::Extended),
+        is_extended: bool,
+        seed: u64,
+    ) {
+        let talk = if is_extended { extended } else { compact };
         let (world, _disk) = World::with_disk(seed, 1 << 20);
         world.sim.block_on(async {
-            let client = world.transmitting().await;
+            let mut client = world.client().await;
+            client.agree_on_everything("pg").await;
+            if is_extended {
+                client.agree_on_extended_headers().await;
+            }
+            client.go("pg").await;
             let (mut receive, mut send) = tokio::io::split(client.stream);
             world.env.spawn.spawn(Box::pin(async move {
                 let _ = send.write_all(&talk).await;

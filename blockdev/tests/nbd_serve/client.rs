@@ -1,17 +1,27 @@
 //! A client that sends what it is told, right or wrong.
 
-use cairn_blockdev::export::nbd::proto::{chunk, cmd, opt, rep};
+use cairn_blockdev::export::nbd::framing::Framing;
+use cairn_blockdev::export::nbd::proto::{chunk, cmd, cmd_flag, opt, rep};
 use cairn_blockdev::export::nbd::request::Request;
-use cairn_blockdev::units::{u32_of, usize_of_u32};
+use cairn_blockdev::units::{u32_of, u64_of, usize_of, usize_of_u32};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 /// One end of a connection.
 pub(crate) struct Client {
     pub(crate) stream: DuplexStream,
+    framing: Framing,
     cookie: u64,
 }
 
-/// A reply, simple or a structured one of a single chunk.
+/// A chunk of a reply.
+struct Chunk {
+    last: bool,
+    kind: u16,
+    cookie: u64,
+    payload: Vec<u8>,
+}
+
+/// A reply, simple or of a single chunk.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Reply {
     pub(crate) cookie: u64,
@@ -58,7 +68,11 @@ impl Client {
     }
 
     pub(crate) async fn greeted_with(stream: DuplexStream, flags: u32) -> Self {
-        let mut client = Self { stream, cookie: 0 };
+        let mut client = Self {
+            stream,
+            framing: Framing::Simple,
+            cookie: 0,
+        };
         let greeting = client.bytes(18).await;
         assert_eq!(&greeting[..16], b"NBDMAGICIHAVEOPT");
         assert_eq!(greeting[16..], [0, 3]);
@@ -122,9 +136,25 @@ impl Client {
 
     pub(crate) async fn agree_on_everything(&mut self, name: &str) {
         assert_eq!(self.answer(opt::STRUCTURED_REPLY, &[]).await, rep::ACK);
+        self.framing = Framing::Structured;
         let payload = contexts(name, &["base:allocation"]);
         let replies = self.ask(opt::SET_META_CONTEXT, &payload).await;
         assert_eq!(replies.len(), 2, "context not given");
+    }
+
+    pub(crate) async fn agree_on_extended_headers(&mut self) {
+        assert_eq!(self.answer(opt::EXTENDED_HEADERS, &[]).await, rep::ACK);
+        self.framing = Framing::Extended;
+    }
+
+    /// Chooses metadata contexts, and gives their numbers.
+    pub(crate) async fn choose(&mut self, name: &str, queries: &[&str]) -> Vec<u32> {
+        let replies = self
+            .ask(opt::SET_META_CONTEXT, &contexts(name, queries))
+            .await;
+        assert_eq!(replies.last().unwrap().0, rep::ACK);
+        let given = replies.iter().filter(|reply| reply.0 == rep::META_CONTEXT);
+        given.map(|(_, payload)| u32_at(payload, 0)).collect()
     }
 
     pub(crate) async fn go(&mut self, name: &str) {
@@ -137,7 +167,7 @@ impl Client {
         &mut self,
         (kind, flags): (u16, u16),
         offset: u64,
-        len: u32,
+        len: u64,
         payload: &[u8],
     ) -> u64 {
         self.cookie += 1;
@@ -148,7 +178,16 @@ impl Client {
             offset,
             len,
         };
-        self.send(&request.encode()).await;
+        if self.framing == Framing::Extended {
+            let flags = match kind {
+                cmd::WRITE => flags | cmd_flag::PAYLOAD_LEN,
+                _ => flags,
+            };
+            let request = Request { flags, ..request };
+            self.send(&request.encode_extended()).await;
+        } else {
+            self.send(&request.encode()).await;
+        }
         self.send(payload).await;
         self.cookie
     }
@@ -164,15 +203,17 @@ impl Client {
                 data: Vec::new(),
             };
         }
-        assert_eq!(magic, [0x66, 0x8e, 0x33, 0xef]);
-        let header = self.bytes(16).await;
-        assert_eq!(header[..2], [0, 1], "one chunk is the whole reply");
-        let kind = u16::from_be_bytes([header[2], header[3]]);
-        let mut data = self.bytes(usize_of_u32(u32_at(&header, 12))).await;
+        let Chunk {
+            last,
+            kind,
+            cookie,
+            payload: mut data,
+        } = self.chunk(&magic).await;
+        assert!(last, "one chunk is the whole reply");
         let mut errno = 0;
         match kind {
             chunk::NONE => {}
-            chunk::OFFSET_DATA => drop(data.drain(..8)),
+            chunk::OFFSET_DATA | chunk::BLOCK_STATUS_EXT => drop(data.drain(..8)),
             chunk::BLOCK_STATUS => drop(data.drain(..4)),
             chunk::ERROR => {
                 errno = u32_at(&data, 0);
@@ -181,9 +222,49 @@ impl Client {
             other => panic!("chunk type {other}"),
         }
         Reply {
-            cookie: u64_at(&header, 4),
+            cookie,
             errno,
             data,
+        }
+    }
+
+    /// The rest of a chunk that begins with `magic`.
+    async fn chunk(&mut self, magic: &[u8]) -> Chunk {
+        let (header, len) = if self.framing == Framing::Extended {
+            assert_eq!(magic, [0x6e, 0x8a, 0x27, 0x8c]);
+            let header = self.bytes(28).await;
+            let len = usize_of(u64_at(&header, 20));
+            (header, len)
+        } else {
+            assert_eq!(magic, [0x66, 0x8e, 0x33, 0xef]);
+            let header = self.bytes(16).await;
+            let len = usize_of_u32(u32_at(&header, 12));
+            (header, len)
+        };
+        let flags = u16::from_be_bytes([header[0], header[1]]);
+        assert_eq!(flags & !chunk::FLAG_DONE, 0);
+        Chunk {
+            last: flags == chunk::FLAG_DONE,
+            kind: u16::from_be_bytes([header[2], header[3]]),
+            cookie: u64_at(&header, 4),
+            payload: self.bytes(len).await,
+        }
+    }
+
+    /// The payloads of a BLOCK_STATUS reply's chunks.
+    pub(crate) async fn status_chunks(&mut self) -> Vec<Vec<u8>> {
+        let mut payloads = Vec::new();
+        loop {
+            let magic = self.bytes(4).await;
+            let chunk = self.chunk(&magic).await;
+            assert!(matches!(
+                chunk.kind,
+                chunk::BLOCK_STATUS | chunk::BLOCK_STATUS_EXT
+            ));
+            payloads.push(chunk.payload);
+            if chunk.last {
+                return payloads;
+            }
         }
     }
 
@@ -192,7 +273,7 @@ impl Client {
         &mut self,
         command: (u16, u16),
         offset: u64,
-        len: u32,
+        len: u64,
         payload: &[u8],
     ) -> Reply {
         let cookie = self.request(command, offset, len, payload).await;
@@ -202,18 +283,18 @@ impl Client {
     }
 
     /// The error number of one request's reply.
-    pub(crate) async fn errno(&mut self, command: (u16, u16), offset: u64, len: u32) -> u32 {
+    pub(crate) async fn errno(&mut self, command: (u16, u16), offset: u64, len: u64) -> u32 {
         self.call(command, offset, len, &[]).await.errno
     }
 
     pub(crate) async fn write(&mut self, offset: u64, data: &[u8]) {
         let reply = self
-            .call((cmd::WRITE, 0), offset, u32_of(data.len()), data)
+            .call((cmd::WRITE, 0), offset, u64_of(data.len()), data)
             .await;
         assert_eq!(reply.errno, 0);
     }
 
-    pub(crate) async fn read(&mut self, offset: u64, len: u32) -> Vec<u8> {
+    pub(crate) async fn read(&mut self, offset: u64, len: u64) -> Vec<u8> {
         let reply = self.call((cmd::READ, 0), offset, len, &[]).await;
         assert_eq!(reply.errno, 0);
         reply.data

@@ -5,11 +5,15 @@ mod abuse;
 #[cfg(test)]
 mod client;
 #[cfg(test)]
+mod extended;
+#[cfg(test)]
 mod handshake;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod shutdown;
+#[cfg(test)]
+mod starttls;
 #[cfg(test)]
 mod transmission;
 #[cfg(test)]

@@ -189,6 +189,10 @@ impl BlockDevice for MemDevice {
         self.after_check(range, || self.clear(offset, len, flags.no_hole))
     }
 
+    fn zeroes_fast(&self, offset: u64, len: u64, flags: ZeroFlags) -> bool {
+        !flags.no_hole && offset.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK)
+    }
+
     fn block_status(&self, offset: u64, len: u64) -> IoFuture<Vec<StatusRun>> {
         let range = (IoOp::Read, offset, len);
         self.after_check(range, || self.runs(offset, len))

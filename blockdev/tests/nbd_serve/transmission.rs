@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cairn_blockdev::export::nbd::proto::{cmd, cmd_flag, opt};
 use cairn_blockdev::sim::Fault;
-use cairn_blockdev::units::u32_of;
+use cairn_blockdev::units::u64_of;
 
 use crate::client::u32_at;
 use crate::world::{SIZE, World};
@@ -18,7 +18,7 @@ fn what_is_written_is_read() {
         let mut client = world.transmitting().await;
         let data: Vec<u8> = (0..=250).cycle().take(MIB_BYTES + 512).collect();
         client.write(512, &data).await;
-        assert_eq!(client.read(512, u32_of(data.len())).await, data);
+        assert_eq!(client.read(512, u64_of(data.len())).await, data);
         assert_eq!(client.read(1024, 512).await, data[512..1024]);
         assert!(client.read(0, 512).await.iter().all(|&byte| byte == 0));
     });
@@ -31,7 +31,7 @@ fn the_largest_payload_goes_through_both_ways() {
         let mut client = world.transmitting().await;
         let data = vec![0x5A; 32 << 20];
         client.write(0, &data).await;
-        assert_eq!(client.read(0, u32_of(data.len())).await, data);
+        assert_eq!(client.read(0, u64_of(data.len())).await, data);
     });
 }
 

@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use cairn_blockdev::export::nbd::{Connections, Export, Exports, Limits, Listed, NbdError, serve};
+use cairn_blockdev::export::nbd::{
+    Connections, Export, Exports, Limits, Listed, NbdError, Tls, serve,
+};
 use cairn_blockdev::sim::{Sim, SimDisk, SimDiskConfig};
 use cairn_blockdev::{BlockDevice, BufPool, Env};
 use tokio::io::DuplexStream;
@@ -50,6 +52,7 @@ pub(crate) struct World {
     pub(crate) env: Env,
     pub(crate) listener: Connections,
     pub(crate) export: Connections,
+    pub(crate) tls: Tls,
     limits: Limits,
     exports: Rc<dyn Exports>,
     ends: Rc<RefCell<Vec<Result<(), NbdError>>>>,
@@ -59,6 +62,12 @@ impl World {
     /// A server over memory.
     pub(crate) fn new(seed: u64) -> Self {
         let device = MemDevice::new("memory", SIZE);
+        Self::over(Sim::new(seed), Rc::new(device), BUDGET_BYTES)
+    }
+
+    /// A server over sparse memory of this size.
+    pub(crate) fn sized(seed: u64, size: u64) -> Self {
+        let device = MemDevice::new("memory", size);
         Self::over(Sim::new(seed), Rc::new(device), BUDGET_BYTES)
     }
 
@@ -85,6 +94,7 @@ impl World {
             sim,
             listener: Connections::new(),
             export,
+            tls: Tls::Unavailable,
             limits: Limits::new(BufPool::new(1 << 20), budget_bytes),
             exports,
             ends: Rc::default(),
@@ -100,6 +110,7 @@ impl World {
             self.limits.clone(),
             self.env.clone(),
             self.listener.clone(),
+            self.tls.clone(),
         );
         let ends = Rc::clone(&self.ends);
         self.env.spawn.spawn(Box::pin(async move {

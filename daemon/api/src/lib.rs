@@ -43,8 +43,8 @@ pub use status::{
     BackendKind, Check, Health, HealthCode, HealthLevel, HostInfo, IoBackend, Status, Version,
 };
 pub use volume::{
-    CreateVolume, DeleteVolume, Export, ExportState, ExportVolume, NbdAddress, ResizeVolume, UBLK,
-    UblkExport, UnexportVolume, Volume, VolumeList,
+    BlockChoice, CreateVolume, DeleteVolume, Export, ExportState, ExportVolume, KERNEL, NbdAddress,
+    ResizeVolume, UBLK, UblkExport, UnexportVolume, Volume, VolumeList,
 };
 
 /// The admin socket when neither the command line nor the environment names one.

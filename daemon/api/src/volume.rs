@@ -120,18 +120,30 @@ pub struct DeleteVolume {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportVolume {
-    /// An [`NbdAddress`] as text; empty if a block device is asked for.
+    /// An [`NbdAddress`] as text; empty if `ublk` or `block` is given.
     #[serde(default)]
     pub nbd: String,
     /// As a block device of this host, by ublk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ublk: Option<UblkExport>,
+    /// As a block device of this host, whose kind the daemon chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<BlockChoice>,
     /// Refuse writes.
     #[serde(default)]
     pub read_only: bool,
     /// Say what would be done, and do nothing.
     #[serde(default)]
     pub dry_run: bool,
+}
+
+/// How the daemon chooses between the kernel's kinds of block devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockChoice {
+    /// The one that the volume is already; else ublk if it can be used here; else the kernel's NBD
+    /// client.
+    Auto,
 }
 
 /// What stands for an address where a volume is exported as a ublk device: it has one at most.
@@ -163,22 +175,35 @@ pub struct UnexportVolume {
     pub dry_run: bool,
 }
 
-/// Where an NBD server listens: `unix:/absolute/path` or `tcp:ADDRESS:PORT`.
+/// Where an NBD server listens: `unix:/absolute/path` or `tcp:ADDRESS:PORT`; or `kernel`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum NbdAddress {
     /// A unix socket at this absolute path of at most [`SOCKET_PATH_BYTES_MAX`] bytes.
     Unix(String),
     /// A TCP address. Other than loopback is the daemon's to refuse.
     Tcp(SocketAddr),
+    /// No address at all: a device of the daemon's host, by the kernel's own NBD client.
+    Kernel,
 }
 
+/// How [`NbdAddress::Kernel`] is written.
+pub const KERNEL: &str = "kernel";
+
 impl NbdAddress {
-    /// The address as an NBD URI of the export `name`.
+    /// The address as an NBD URI of the export `name`. The kernel's device has none: the daemon knows
+    /// its path.
     pub fn uri(&self, name: &str) -> String {
         match self {
             Self::Unix(path) => format!("nbd+unix:///{name}?socket={}", percent_encode(path)),
             Self::Tcp(address) => format!("nbd://{address}/{name}"),
+            Self::Kernel => String::new(),
         }
+    }
+
+    /// The same for an export that wants TLS.
+    pub fn tls_uri(&self, name: &str) -> String {
+        // `nbd+unix:` becomes `nbds+unix:`.
+        self.uri(name).replacen("nbd", "nbds", 1)
     }
 }
 
@@ -187,6 +212,7 @@ impl fmt::Display for NbdAddress {
         match self {
             Self::Unix(path) => write!(f, "unix:{path}"),
             Self::Tcp(address) => write!(f, "tcp:{address}"),
+            Self::Kernel => f.write_str(KERNEL),
         }
     }
 }
@@ -195,6 +221,9 @@ impl FromStr for NbdAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text == KERNEL {
+            return Ok(Self::Kernel);
+        }
         if let Some(path) = text.strip_prefix("unix:") {
             if !Path::new(path).is_absolute() {
                 return Err(format!("the socket path {path:?} isn't absolute"));
@@ -249,6 +278,7 @@ mod tests {
             "unix:/run/cairn/pg.sock",
             "tcp:127.0.0.1:10809",
             "tcp:[::1]:10809",
+            "kernel",
         ] {
             assert_eq!(text.parse::<NbdAddress>().unwrap().to_string(), text);
         }
@@ -284,5 +314,7 @@ mod tests {
             address.uri("pg"),
             "nbd+unix:///pg?socket=/run/a%20b%3Fc%26d/pg.sock"
         );
+        let address: NbdAddress = "tcp:10.0.0.1:10809".parse().unwrap();
+        assert_eq!(address.tls_uri("pg"), "nbds://10.0.0.1:10809/pg");
     }
 }

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use cairn_api::{Changed, ErrorCode, ExportVolume, UBLK, UblkExport};
+use cairn_api::{Changed, ErrorCode, ExportVolume, NbdAddress, UBLK, UblkExport};
 use cairn_blockdev::export::ublk::{self, Grown, Identity, Origin, UblkError};
 use uuid::Uuid;
 
-use super::exports::{ExportEntry, open};
+use super::exports::{ExportEntry, is_kernel, open};
 use super::volumes::Found;
 use super::{Supervisor, locked};
 use crate::block::BlockServing;
@@ -19,15 +19,6 @@ use crate::serving::DRAIN_TIMEOUT;
 
 /// Why an export that was served has no device any more.
 pub(super) const TAKEN: &str = "its block device was removed by somebody else";
-
-/// How a volume is to be reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    /// By a client of ours, which the host doesn't cache.
-    Client,
-    /// As a block device.
-    Block,
-}
 
 /// Where the device is; empty if that isn't known.
 pub(super) fn device_path(block: &UblkRecord) -> String {
@@ -55,11 +46,18 @@ pub(super) async fn check_unused(name: &str, block: &UblkRecord, force: bool) ->
 impl Supervisor {
     /// Refuses a second way to write to a volume where one of the two is a block device: the host
     /// caches what it reads and writes there, and doesn't hear of others.
-    pub(super) fn check_one_writer(&self, volume: Uuid, wish: Way, read_only: bool) -> Answer<()> {
+    pub(super) fn check_one_writer(
+        &self,
+        volume: Uuid,
+        address: &str,
+        read_only: bool,
+    ) -> Answer<()> {
         let exports = locked(&self.exports);
+        let is_block = address == UBLK || address.parse() == Ok(NbdAddress::Kernel);
         let other = exports.values().map(|export| &export.record).find(|other| {
             other.volume == volume
-                && (other.ublk.is_some() != (wish == Way::Block))
+                && other.address != address
+                && (is_block || other.ublk.is_some() || is_kernel(other))
                 && !(read_only && other.read_only)
         });
         match other {
@@ -142,7 +140,7 @@ impl Supervisor {
             }
             record = old;
         }
-        self.check_one_writer(info.uuid, Way::Block, request.read_only)?;
+        self.check_one_writer(info.uuid, UBLK, request.read_only)?;
         if request.dry_run {
             // As far as can be told without making one.
             let probed = engine.call(|_| async { ublk::probe().await.map_err(|e| e.to_string()) });

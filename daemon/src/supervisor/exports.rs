@@ -12,14 +12,16 @@ use cairn_blockdev::export::nbd::Stop;
 use cairn_blockdev::units::usize_of_u32;
 use uuid::Uuid;
 
-use super::block::Way;
 use super::volumes::Found;
 use super::{Entry, Run, Snapshot, Supervisor, locked};
 use crate::engine::{Engine, EngineHandle};
 use crate::events::NewEvent;
+use crate::inherited::Inherited;
+use crate::kernel_nbd;
 use crate::record::{ExportRecord, forget_export, save_export};
 use crate::refuse::{self, Answer, confirm, invalid, refuse};
 use crate::serving::{Served, Serving, check_address};
+use crate::tls::TlsShelf;
 
 /// An export that the operator asked for.
 pub(super) struct ExportEntry {
@@ -63,7 +65,7 @@ impl Supervisor {
                 None => record
                     .address
                     .parse::<NbdAddress>()
-                    .map_or_else(|_| String::new(), |address| address.uri(&record.name)),
+                    .map_or_else(|_| String::new(), |address| self.uri(&address, record)),
             };
             let export = Export {
                 volume: record.name.clone(),
@@ -79,6 +81,18 @@ impl Supervisor {
         exports.iter().map(show).collect()
     }
 
+    /// How clients are told to reach an export: a URI, or the device.
+    fn uri(&self, address: &NbdAddress, record: &ExportRecord) -> String {
+        let name = &record.name;
+        if *address == NbdAddress::Kernel {
+            kernel_nbd::device_of(record.volume).unwrap_or_default()
+        } else if self.tls.is_required(address) {
+            address.tls_uri(name)
+        } else {
+            address.uri(name)
+        }
+    }
+
     /// Every export, by volume and address.
     pub(super) fn export_list(&self, snapshots: &[Snapshot]) -> Vec<Export> {
         let mut list: Vec<Export> = self.export_map(snapshots).into_values().collect();
@@ -91,20 +105,27 @@ impl Supervisor {
         let found = self.find_volume(name).await?;
         let _within = found.entry.changes.lock().await;
         self.check_running()?;
-        if let Some(wish) = &request.ublk {
-            return self.export_block(&found, &request, wish).await;
-        }
+        let (request, remark) = self.choose_block(&found, request).await?;
+        let mut changed = match &request.ublk {
+            Some(wish) => self.export_block(&found, &request, wish).await?,
+            None => self.export_nbd(&found, &request).await?,
+        };
+        changed.warnings.extend(remark);
+        Ok(changed)
+    }
+
+    async fn export_nbd(&self, found: &Found, request: &ExportVolume) -> Answer<Changed> {
         let Found {
             entry,
             engine,
             info,
-        } = &found;
+        } = found;
         let name = info.name.clone();
-        self.check_one_writer(info.uuid, Way::Client, request.read_only)?;
         let address: NbdAddress = request
             .nbd
             .parse()
             .map_err(|why: String| refuse(ErrorCode::ExportAddress, why, ""))?;
+        self.check_one_writer(info.uuid, &address.to_string(), request.read_only)?;
         let key = (info.uuid, address.to_string());
         let present = locked(&self.exports)
             .get(&key)
@@ -130,6 +151,8 @@ impl Supervisor {
         let other = locked(&self.exports)
             .iter()
             .find(|((volume, at), _)| *at == key.1 && *volume != key.0)
+            // Every volume can be a device of its own.
+            .filter(|_| address != NbdAddress::Kernel)
             .map(|(_, export)| export.record.name.clone());
         if let Some(other) = other {
             return Err(refuse(
@@ -138,7 +161,8 @@ impl Supervisor {
                 "choose another address: each export has a socket or port of its own",
             ));
         }
-        check_address(&address).map_err(|why| refuse(ErrorCode::ExportAddress, why, ""))?;
+        check_address(&address, &self.tls, &self.inherited)
+            .map_err(|why| refuse(ErrorCode::ExportAddress, why, ""))?;
         let record = ExportRecord {
             array: entry.uuid(),
             volume: info.uuid,
@@ -163,6 +187,7 @@ impl Supervisor {
             self.unserve(engine, &record, Stop::Unexport).await?;
             return Err(refuse::store(&error));
         }
+        let served = record.clone();
         locked(&self.exports).insert(key, ExportEntry::new(record));
         self.events.record(
             NewEvent::new("VolumeExported", format!("at {address}"))
@@ -171,7 +196,7 @@ impl Supervisor {
         );
         Ok(Changed {
             changed: true,
-            summary: format!("exported volume {name}: {}", address.uri(&name)),
+            summary: format!("exported volume {name}: {}", self.uri(&address, &served)),
             volume: Some(self.volume(&info.uuid.to_string()).await?),
             ..Changed::default()
         })
@@ -222,6 +247,10 @@ impl Supervisor {
                 // Whoever uses a block device is named, and force is asked for, not yes.
                 let over_nbd = ending.iter().filter(|record| record.ublk.is_none());
                 let count = |record: &ExportRecord| {
+                    // The kernel's sockets are no clients: who uses the device is asked below.
+                    if is_kernel(record) {
+                        return 0;
+                    }
                     let key = (record.volume, record.address.clone());
                     connections.get(&key).copied().unwrap_or(0)
                 };
@@ -231,12 +260,20 @@ impl Supervisor {
         for block in ending.iter().filter_map(|record| record.ublk.as_ref()) {
             super::block::check_unused(&name, block, request.force).await?;
         }
+        let mut kernel = ending.iter().filter(|record| is_kernel(record));
+        let user = kernel.find_map(|record| kernel_nbd::user_of(record.volume));
         if request.dry_run {
             return Ok(Changed {
                 dry_run: true,
                 changed: true,
-                needs_yes: clients > 0,
-                summary: format!("would end the export of volume {name} at {addresses}"),
+                needs_yes: clients > 0 || user.is_some(),
+                // Who is asked for consent must see what it is about.
+                summary: match &user {
+                    Some(user) => format!(
+                        "would end the export of volume {name} at {addresses}, although {user}"
+                    ),
+                    None => format!("would end the export of volume {name} at {addresses}"),
+                },
                 ..Changed::default()
             });
         }
@@ -244,6 +281,9 @@ impl Supervisor {
             return Err(confirm(format!(
                 "{clients} clients are connected to volume {name}"
             )));
+        }
+        if let (Some(user), false) = (user, request.yes) {
+            return Err(confirm(format!("volume {name} is in use: {user}")));
         }
         for record in &ending {
             let engine = entry.as_ref().and_then(|entry| entry.engine());
@@ -319,8 +359,14 @@ impl Supervisor {
     async fn serve(&self, engine: &EngineHandle, record: &ExportRecord) -> Result<(), String> {
         let record = record.clone();
         let connections_max = usize_of_u32(self.config().nbd.connections_max);
+        let (tls, inherited) = (self.tls.clone(), self.inherited.clone());
+        let doors = Doors {
+            connections_max,
+            tls,
+            inherited,
+        };
         let served = engine
-            .call(move |engine| async move { serve(&engine, &record, connections_max) })
+            .call(move |engine| async move { serve(&engine, &record, doors).await })
             .await;
         served.map_err(|detail| detail.message)?
     }
@@ -341,6 +387,17 @@ impl Supervisor {
             })
             .await
     }
+}
+
+pub(super) fn is_kernel(record: &ExportRecord) -> bool {
+    record.address.parse() == Ok(NbdAddress::Kernel)
+}
+
+/// What an export's listener needs besides its volume.
+struct Doors {
+    connections_max: usize,
+    tls: TlsShelf,
+    inherited: Inherited,
 }
 
 fn join(records: &[ExportRecord]) -> Option<String> {
@@ -367,16 +424,22 @@ pub(super) fn open(
 }
 
 /// On the engine's thread.
-fn serve(engine: &Engine, record: &ExportRecord, connections_max: usize) -> Result<(), String> {
+async fn serve(engine: &Engine, record: &ExportRecord, doors: Doors) -> Result<(), String> {
     let address: NbdAddress = record.address.parse()?;
     let (name, device) = open(engine, record)?;
     let served = Served {
         name,
         device,
         read_only: record.read_only,
-        connections_max,
+        connections_max: doors.connections_max,
+        tls: doors.tls,
+        inherited: doors.inherited,
     };
-    let serving = Serving::start(engine, &address, served)?;
+    let serving = if address == NbdAddress::Kernel {
+        Serving::attach(engine, record.volume, served).await?
+    } else {
+        Serving::start(engine, &address, served)?
+    };
     let key = (record.volume, record.address.clone());
     engine.exports.borrow_mut().insert(key, Rc::new(serving));
     Ok(())

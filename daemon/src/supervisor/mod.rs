@@ -24,6 +24,7 @@
 mod arrays;
 mod assembly;
 mod block;
+mod choice;
 mod destruction;
 mod disks;
 mod entry;
@@ -54,9 +55,11 @@ use crate::events::{EventLog, NewEvent};
 use crate::health::{Facts, verdict};
 use crate::hooks::EngineEvents;
 use crate::host::Host;
+use crate::inherited::Inherited;
 use crate::record::{forget_array, load_arrays, load_exports, load_spares, save_array};
 use crate::refuse::{Answer, refuse};
 use crate::statedir::StateDir;
+use crate::tls::TlsShelf;
 use crate::witness::WitnessDir;
 pub(crate) use entry::{Entry, Run, Snapshot};
 use exports::ExportEntry;
@@ -80,6 +83,10 @@ pub struct Supervisor {
     scanner: EngineHandle,
     arrays: RwLock<BTreeMap<Uuid, Arc<Entry>>>,
     exports: Mutex<BTreeMap<(Uuid, String), ExportEntry>>,
+    /// TLS of exports.
+    tls: TlsShelf,
+    /// Sockets that the service manager listens on for exports.
+    inherited: Inherited,
     /// Disks that are connected, as far as members that are away are concerned.
     arrivals: Mutex<returning::Arrivals>,
     /// The host's pool of spares.
@@ -105,7 +112,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Supervisor {
     /// Opens what the state directory holds. Starts no array yet.
-    pub async fn open(config: Config, state: StateDir) -> Result<Arc<Self>, DaemonError> {
+    pub async fn open(
+        config: Config,
+        state: StateDir,
+        inherited: Inherited,
+    ) -> Result<Arc<Self>, DaemonError> {
         let host = Host::load(state.path())?;
         let witness = WitnessDir::new(state.witness_dir()?);
         let store_path = state.store_path();
@@ -139,6 +150,8 @@ impl Supervisor {
             (key, ExportEntry::new(record))
         });
         Ok(Arc::new(Self {
+            tls: TlsShelf::open(config.nbd_tls.as_ref()),
+            inherited,
             arrays: RwLock::new(entries.collect()),
             exports: Mutex::new(exports.collect()),
             config: RwLock::new(config),
@@ -198,9 +211,12 @@ impl Supervisor {
             .clone()
     }
 
-    /// Takes over new settings. The caller has checked what can't change.
-    pub fn set_config(&self, config: Config) {
+    /// Takes over new settings, and reads TLS's files again. If one of them can't be used, nothing
+    /// changes, and the error names it. The caller has checked what can't change.
+    pub fn set_config(&self, config: Config) -> Result<(), String> {
+        self.tls.reload(config.nbd_tls.as_ref())?;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(())
     }
 
     /// The event history.

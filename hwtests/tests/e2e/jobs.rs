@@ -134,9 +134,11 @@ fn the_unit_verifies_with_what_block_devices_want() {
     let root = staged(&scratch);
     let dir = Path::new(&root).join("etc/systemd/system/cairnd.service.d");
     std::fs::create_dir_all(&dir).unwrap();
-    let drop_in = program::tree().join("daemon/packaging/cairnd-ublk.conf");
-    std::fs::copy(drop_in, dir.join("ublk.conf")).unwrap();
-    // What the driver's unit runs.
+    for kind in ["ublk.conf", "kernel-nbd.conf"] {
+        let drop_in = program::tree().join(format!("daemon/packaging/cairnd-{kind}"));
+        std::fs::copy(drop_in, dir.join(kind)).unwrap();
+    }
+    // What the drivers' units run.
     std::fs::create_dir_all(Path::new(&root).join("sbin")).unwrap();
     std::fs::copy("/bin/true", Path::new(&root).join("sbin/modprobe")).unwrap();
     verify(&root);

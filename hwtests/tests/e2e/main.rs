@@ -4,6 +4,8 @@
 //! what is missing. hwtests/README.md says which promise each test holds to.
 #![cfg(test)]
 
+mod activation;
+mod block;
 mod clients;
 mod disk_refusals;
 mod failures;
@@ -12,6 +14,7 @@ mod jobs;
 mod journal_disks;
 mod kills;
 mod labels;
+mod newer;
 mod postgres;
 mod refusals;
 mod restart;
@@ -19,4 +22,5 @@ mod returning;
 mod screens;
 mod space;
 mod spares;
+mod tls;
 mod world;

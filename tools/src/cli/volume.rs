@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cairn_api::NbdAddress;
+use cairn_api::{BlockChoice, NbdAddress};
 use clap::Subcommand;
 
 use super::{Consent, DryRun, parse_bytes, parse_name};
@@ -68,11 +68,11 @@ Example: cairn volume resize pg --size 16GiB")]
 
     /// Serve a volume as a block device, of this host or over NBD; it stays so over restarts
     #[command(after_help = "\
---ublk makes a device of this host and prints it. It stays through a restart or crash of the daemon:
-its users see a pause. Over NBD the export's name is the volume's.
+--block auto, --ublk and --kernel-nbd make a device of the daemon's host and print it. It stays through
+a restart or crash of the daemon: its users see a pause. Over NBD the export's name is the volume's.
 
 Examples:
-  cairn volume export pg --ublk
+  cairn volume export pg --block auto        as /dev/ublkbN, else as /dev/nbdN
   cairn volume export pg --nbd unix:/run/cairn/pg.sock
   cairn volume export pg --nbd tcp:127.0.0.1:10809
   nbd-client -unix /run/cairn/pg.sock /dev/nbd0 -N pg")]
@@ -80,21 +80,27 @@ Examples:
         /// Name of the volume
         #[arg(value_parser = parse_name)]
         name: String,
-        /// unix:PATH or tcp:ADDRESS:PORT (loopback)
+        /// unix:PATH or tcp:ADDRESS:PORT (beyond loopback with TLS only)
         #[arg(
             long,
             value_name = "ADDRESS",
             value_parser = parse_nbd,
-            required_unless_present = "ublk",
-            conflicts_with = "ublk"
+            required_unless_present_any = ["block", "ublk", "kernel_nbd"],
+            conflicts_with_all = ["block", "ublk", "kernel_nbd"]
         )]
         nbd: Option<NbdAddress>,
+        /// As a block device of the daemon's host: by ublk if its kernel has it, else by NBD
+        #[arg(long, value_name = "auto", value_parser = parse_choice, conflicts_with_all = ["ublk", "kernel_nbd"])]
+        block: Option<BlockChoice>,
         /// As /dev/ublkbN of this host (the kernel's ublk_drv, Linux 6.8 or newer)
-        #[arg(long)]
+        #[arg(long, conflicts_with = "kernel_nbd")]
         ublk: bool,
         /// Logical block of the ublk device in bytes: 4096, or 512 for what can't do with it
         #[arg(long, value_name = "BYTES", requires = "ublk", value_parser = parse_block)]
         logical_block: Option<u32>,
+        /// As /dev/nbdN of the daemon's host, by the kernel's NBD client (`modprobe nbd`)
+        #[arg(long)]
+        kernel_nbd: bool,
         /// Refuse writes
         #[arg(long)]
         read_only: bool,
@@ -111,14 +117,26 @@ Examples:
         #[arg(long, value_name = "ADDRESS", value_parser = parse_nbd)]
         nbd: Option<NbdAddress>,
         /// Only the ublk device
-        #[arg(long, conflicts_with = "nbd")]
+        #[arg(long, conflicts_with_all = ["nbd", "kernel_nbd"])]
         ublk: bool,
-        /// Although its block device is mounted or open; what isn't written yet is lost
+        /// Only the device of the kernel's NBD client
+        #[arg(long, conflicts_with = "nbd")]
+        kernel_nbd: bool,
+        /// Although its ublk device is mounted or open; what isn't written yet is lost
         #[arg(long)]
         force: bool,
         #[command(flatten)]
         consent: Consent,
     },
+}
+
+fn parse_choice(text: &str) -> Result<BlockChoice, String> {
+    match text {
+        "auto" => Ok(BlockChoice::Auto),
+        _ => Err(format!(
+            "{text:?} is no choice: auto; a kind of device is named by --ublk or --kernel-nbd"
+        )),
+    }
 }
 
 fn parse_block(text: &str) -> Result<u32, String> {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use cairn_api::{
-    CreateVolume, DeleteVolume, Exit, ExportVolume, ResizeVolume, UBLK, UblkExport, UnexportVolume,
-    Volume, VolumeList, routes,
+    BlockChoice, CreateVolume, DeleteVolume, Exit, ExportVolume, KERNEL, NbdAddress, ResizeVolume,
+    UBLK, UblkExport, UnexportVolume, Volume, VolumeList, routes,
 };
 
 use super::{Context, change};
@@ -73,25 +73,36 @@ pub(super) async fn run(context: &Context, verb: VolumeVerb) -> Result<Exit, Too
         VolumeVerb::Export {
             name,
             nbd,
+            block,
             ublk,
             logical_block,
+            kernel_nbd,
             read_only,
             dry,
         } => {
+            // The command line has one of the four.
+            let address = nbd.or(kernel_nbd.then_some(NbdAddress::Kernel));
             let request = ExportVolume {
-                nbd: nbd.map_or_else(String::new, |address| address.to_string()),
+                nbd: address.map_or_else(String::new, |address| address.to_string()),
                 ublk: ublk.then(|| UblkExport {
                     logical_block: logical_block.unwrap_or(LOGICAL_BLOCK_BYTES),
                 }),
+                block,
                 read_only,
                 dry_run: dry.dry_run,
+            };
+            let devices: &[&str] = match (block, ublk, kernel_nbd) {
+                (Some(BlockChoice::Auto), ..) => &[UBLK, KERNEL],
+                (_, true, _) => &[UBLK],
+                (_, _, true) => &[KERNEL],
+                _ => &[],
             };
             let target = routes::VOLUME_EXPORT.with_name(&name);
             let label = format!("exporting {name}");
             change::with_path(context, &label, &target, &request, |reply| {
-                let exports = reply.volume.iter().flat_map(|volume| &volume.exports);
-                let device = exports.filter(|export| ublk && export.nbd == UBLK);
-                device.map(|export| export.uri.clone()).next()
+                let exports = &reply.volume.as_ref()?.exports;
+                let at = |place: &&str| exports.iter().find(|export| export.nbd == *place);
+                devices.iter().find_map(at).map(|export| export.uri.clone())
             })
             .await
         }
@@ -99,12 +110,14 @@ pub(super) async fn run(context: &Context, verb: VolumeVerb) -> Result<Exit, Too
             name,
             nbd,
             ublk,
+            kernel_nbd,
             force,
             consent,
         } => {
             let label = format!("unexporting {name}");
             let target = routes::VOLUME_UNEXPORT.with_name(&name);
-            let nbd = match nbd {
+            let kernel = kernel_nbd.then_some(NbdAddress::Kernel);
+            let nbd = match nbd.or(kernel) {
                 Some(address) => Some(address.to_string()),
                 None => ublk.then(|| UBLK.to_owned()),
             };

@@ -1,6 +1,6 @@
 //! Volumes and exports.
 
-use cairn_api::{Export, ExportState, UBLK, Volume, VolumeList};
+use cairn_api::{Export, ExportState, KERNEL, UBLK, Volume, VolumeList};
 
 use crate::output::{Cell, Sheet, Tone, View, fact};
 
@@ -59,7 +59,7 @@ pub(crate) fn volume(volume: &Volume) -> View {
 
 /// Where an export is, for people.
 fn place(export: &Export) -> &str {
-    if export.nbd == UBLK && !export.uri.is_empty() {
+    if [UBLK, KERNEL].contains(&export.nbd.as_str()) && !export.uri.is_empty() {
         return &export.uri;
     }
     &export.nbd

@@ -38,17 +38,29 @@ pub enum NbdError {
         /// The name asked for.
         name: String,
     },
+    /// EXPORT_NAME after extended headers, which the protocol forbids and has no other answer to.
+    #[error("NBD client chose an export by EXPORT_NAME after extended headers; connection closed")]
+    ExportNameExtended,
+    /// EXPORT_NAME without TLS where it is required; the protocol has no other answer than closing.
+    #[error("NBD client chose an export without TLS, which is required here; connection closed")]
+    TlsRequired,
+    /// Bytes that came behind STARTTLS in the clear: somebody may have put them there.
+    #[error("NBD client, or somebody in between, sent more before TLS began; connection closed")]
+    BeforeTls,
+    /// TLS couldn't be agreed on.
+    #[error("TLS of an NBD client failed: {0}; connection closed")]
+    Tls(io::Error),
     /// A handshake that takes too long.
     #[error("NBD handshake not done after {0:?}; connection closed")]
     HandshakeTimeout(Duration),
     /// A request without its magic: the stream can't be followed any more.
     #[error("request magic {0:#010x} is wrong; connection closed")]
     RequestMagic(u32),
-    /// A write payload too large to be skipped.
-    #[error("write of {len} bytes is far beyond the maximum of 32 MiB; connection closed")]
+    /// A payload too large to be skipped.
+    #[error("payload of {len} bytes is far beyond the maximum of 32 MiB; connection closed")]
     PayloadTooLarge {
         /// Its length in bytes.
-        len: u32,
+        len: u64,
     },
     /// A client that neither sends the rest of its payload nor takes its replies.
     #[error("NBD client made no progress for {0:?} while holding memory others wait for; closed")]

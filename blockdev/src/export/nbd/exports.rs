@@ -4,6 +4,8 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::connections::Connections;
+use super::context::Contexts;
+use super::framing::Framing;
 use super::proto::{PAYLOAD_MAX_BYTES, flag};
 use crate::device::BlockDevice;
 
@@ -57,8 +59,8 @@ pub struct BlockSizes {
 }
 
 impl Export {
-    /// The transmission flags of a connection with or without structured replies.
-    pub fn flags(&self, structured: bool) -> u16 {
+    /// The transmission flags of a connection on which this was agreed.
+    pub fn flags(&self, framing: Framing, contexts: Contexts) -> u16 {
         let mut flags = flag::HAS_FLAGS
             | flag::SEND_FLUSH
             | flag::SEND_FUA
@@ -67,13 +69,16 @@ impl Export {
         flags |= if self.read_only {
             flag::READ_ONLY
         } else {
-            flag::SEND_TRIM | flag::SEND_WRITE_ZEROES
+            flag::SEND_TRIM | flag::SEND_WRITE_ZEROES | flag::SEND_FAST_ZERO
         };
         if self.device.geometry().rotational {
             flags |= flag::ROTATIONAL;
         }
-        if structured {
+        if framing.has_chunks() {
             flags |= flag::SEND_DF;
+        }
+        if framing.is_extended() && !contexts.is_empty() {
+            flags |= flag::BLOCK_STATUS_PAYLOAD;
         }
         flags
     }

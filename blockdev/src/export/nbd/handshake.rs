@@ -5,33 +5,49 @@
 //! Invariants
 //! - Every option but EXPORT_NAME is answered with exactly one final reply.
 //! - Block status is agreed only for the export that it was asked for, and only together with
-//!   structured replies.
+//!   structured replies or extended headers.
+//! - Extended headers, once agreed on, take precedence and stay.
+//! - Where TLS is required, nothing of the exports is told before it.
+//! - Nothing that was agreed on before TLS is kept.
 
 use zerocopy::IntoBytes;
 use zerocopy::network_endian::{U16, U32};
 
+use super::context::Contexts;
 use super::error::NbdError;
 use super::exports::{Export, Exports};
+use super::framing::Framing;
 use super::option::OptionRequest;
 use super::proto::{
-    ALLOCATION_CONTEXT, ALLOCATION_CONTEXT_ID, EXPORT_NAME_ZEROES, ExportNameReply,
-    FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, Greeting, INIT_MAGIC, InfoBlockSize, InfoExport,
-    OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHeader, OptionReplyHeader, info, opt, rep,
+    EXPORT_NAME_ZEROES, ExportNameReply, FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, Greeting, INIT_MAGIC,
+    InfoBlockSize, InfoExport, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHeader, OptionReplyHeader,
+    info, opt, rep,
 };
 use crate::units::u32_of;
-
-/// A query for all contexts of the protocol's own namespace.
-const BASE_NAMESPACE: &str = "base:";
 
 /// What was agreed on: everything that transmission needs.
 #[derive(Debug, Clone)]
 pub struct Session {
     /// The export.
     pub export: Export,
-    /// Replies are structured.
-    pub structured: bool,
-    /// `base:allocation` may be asked.
-    pub block_status: bool,
+    /// How requests and replies are framed.
+    pub framing: Framing,
+    /// What may be asked about with BLOCK_STATUS.
+    pub contexts: Contexts,
+}
+
+/// What a negotiation knows of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Encryption {
+    /// There is none.
+    #[default]
+    Unavailable,
+    /// It may be started.
+    Offered,
+    /// It must be started before anything else.
+    Required,
+    /// It protects the connection.
+    Running,
 }
 
 /// What follows an option, once its reply is sent.
@@ -41,6 +57,8 @@ pub enum Step {
     Continue,
     /// The end of the connection, as the client wished.
     Hangup,
+    /// TLS, and the negotiation from its begin.
+    StartTls,
     /// Transmission.
     Transmit(Session),
 }
@@ -49,9 +67,10 @@ pub enum Step {
 #[derive(Debug, Clone, Default)]
 pub struct Handshake {
     no_zeroes: bool,
-    structured: bool,
-    /// The export name for which `base:allocation` was chosen.
-    allocation_of: Option<String>,
+    encryption: Encryption,
+    framing: Framing,
+    /// The contexts that were chosen, and for which export name.
+    chosen: Option<(String, Contexts)>,
 }
 
 /// The server's first message.
@@ -74,7 +93,7 @@ pub fn option_header(bytes: [u8; 16]) -> Result<(u32, u32), NbdError> {
 
 impl Handshake {
     /// A negotiation that begins with the client's answer to the greeting.
-    pub fn new(client_flags: [u8; 4]) -> Result<Self, NbdError> {
+    pub fn new(client_flags: [u8; 4], encryption: Encryption) -> Result<Self, NbdError> {
         let flags = u32::from_be_bytes(client_flags);
         let no_zeroes = u32::from(FLAG_NO_ZEROES);
         if flags & !(u32::from(FLAG_FIXED_NEWSTYLE) | no_zeroes) != 0 {
@@ -82,8 +101,18 @@ impl Handshake {
         }
         Ok(Self {
             no_zeroes: flags & no_zeroes != 0,
+            encryption,
             ..Self::default()
         })
+    }
+
+    /// The negotiation that begins once TLS protects the connection.
+    pub fn encrypted(self) -> Self {
+        Self {
+            no_zeroes: self.no_zeroes,
+            encryption: Encryption::Running,
+            ..Self::default()
+        }
     }
 
     /// Takes one option and appends what the client is answered to `out`.
@@ -95,6 +124,14 @@ impl Handshake {
         out: &mut Vec<u8>,
     ) -> Result<Step, NbdError> {
         let mut replies = Replies { option, out };
+        let is_open_to_all = matches!(option, opt::STARTTLS | opt::ABORT);
+        if self.encryption == Encryption::Required && !is_open_to_all {
+            if option == opt::EXPORT_NAME {
+                return Err(NbdError::TlsRequired);
+            }
+            replies.error(rep::ERR_TLS_REQD, "this server wants TLS first");
+            return Ok(Step::Continue);
+        }
         let request = match OptionRequest::decode(option, payload) {
             Ok(request) => request,
             // This option has no way to say no.
@@ -121,16 +158,35 @@ impl Handshake {
                     return Ok(Step::Transmit(session));
                 }
             }
+            OptionRequest::StructuredReply if self.framing.is_extended() => {
+                replies.error(
+                    rep::ERR_EXT_HEADER_REQD,
+                    "extended headers are agreed on, and replace structured replies",
+                );
+            }
             OptionRequest::StructuredReply => {
-                self.structured = true;
+                self.framing = Framing::Structured;
+                replies.ack();
+            }
+            OptionRequest::ExtendedHeaders => {
+                self.framing = Framing::Extended;
                 replies.ack();
             }
             OptionRequest::MetaContext { set, name, queries } => {
                 self.meta_context(set, name, &queries, exports, &mut replies);
             }
-            OptionRequest::StartTls => {
-                replies.error(rep::ERR_UNSUP, "TLS is not available on this server");
-            }
+            OptionRequest::StartTls => match self.encryption {
+                Encryption::Unavailable => {
+                    replies.error(rep::ERR_UNSUP, "TLS is not available on this server");
+                }
+                Encryption::Running => {
+                    replies.error(rep::ERR_INVALID, "TLS is running already");
+                }
+                Encryption::Offered | Encryption::Required => {
+                    replies.ack();
+                    return Ok(Step::StartTls);
+                }
+            },
             OptionRequest::Unknown => {
                 replies.error(rep::ERR_UNSUP, "this server doesn't know the option");
             }
@@ -151,8 +207,16 @@ impl Handshake {
     fn session(&self, name: &str, export: Export) -> Session {
         Session {
             export,
-            structured: self.structured,
-            block_status: self.structured && self.allocation_of.as_deref() == Some(name),
+            framing: self.framing,
+            contexts: self.contexts(name),
+        }
+    }
+
+    /// What was chosen for the export of this name.
+    fn contexts(&self, name: &str) -> Contexts {
+        match &self.chosen {
+            Some((of, contexts)) if of == name => *contexts,
+            _ => Contexts::default(),
         }
     }
 
@@ -163,12 +227,14 @@ impl Handshake {
         out: &mut Vec<u8>,
     ) -> Result<Step, NbdError> {
         let export = match exports.open(&name) {
+            // The protocol forbids it after extended headers.
+            _ if self.framing.is_extended() => return Err(NbdError::ExportNameExtended),
             Some(export) if export.connections.stopping().is_none() => export,
             _ => return Err(NbdError::ExportName { name }),
         };
         let reply = ExportNameReply {
             size: export.device.geometry().size.into(),
-            flags: export.flags(self.structured).into(),
+            flags: export.flags(self.framing, self.contexts(&name)).into(),
         };
         out.extend_from_slice(reply.as_bytes());
         if !self.no_zeroes {
@@ -190,7 +256,7 @@ impl Handshake {
         let size = InfoExport {
             kind: info::EXPORT.into(),
             size: geometry.size.into(),
-            flags: export.flags(self.structured).into(),
+            flags: export.flags(self.framing, self.contexts(name)).into(),
         };
         replies.one(rep::INFO, &[size.as_bytes()]);
         // Sent unasked too, as the protocol allows: who overlooks it assumes 512 bytes.
@@ -224,30 +290,33 @@ impl Handshake {
     ) {
         if set {
             // Whatever comes of it, a new choice ends the old one.
-            self.allocation_of = None;
+            self.chosen = None;
         }
-        if !self.structured {
+        if !self.framing.has_chunks() {
             replies.error(
                 rep::ERR_INVALID,
-                "structured replies must be agreed on first",
+                "structured replies or extended headers must be agreed on first",
             );
             return;
         }
         if open(&name, exports, replies).is_none() {
             return;
         }
-        let exact = queries.iter().any(|query| query == ALLOCATION_CONTEXT);
-        let listed = queries.is_empty() || queries.iter().any(|query| query == BASE_NAMESPACE);
-        if exact || (!set && listed) {
-            let id = if set { ALLOCATION_CONTEXT_ID } else { 0 };
+        let contexts = if set {
+            Contexts::chosen(queries)
+        } else {
+            Contexts::listed(queries)
+        };
+        for context in contexts.iter() {
+            let id = U32::new(if set { context.id() } else { 0 });
             replies.one(
                 rep::META_CONTEXT,
-                &[U32::new(id).as_bytes(), ALLOCATION_CONTEXT.as_bytes()],
+                &[id.as_bytes(), context.name().as_bytes()],
             );
         }
         replies.ack();
-        if set && exact {
-            self.allocation_of = Some(name);
+        if set {
+            self.chosen = Some((name, contexts));
         }
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  bytes ──▶ option ──▶ handshake ──▶ Session        pure: values in, values out
+//!                           └─▶ TLS ─▶ handshake
 //!  bytes ──▶ request ──▶ Command ──▶ reply ──▶ bytes
 //!
 //!  serve: stream ─▶ negotiate ─▶ transmit ┬▶ reader ─▶ run (a task per request) ─▶ outbox ┐
@@ -10,8 +11,8 @@
 //! ```
 //!
 //! The protocol is that of the NBD project's `doc/proto.md`. Served are LIST, INFO, GO, ABORT,
-//! EXPORT_NAME, structured replies and `base:allocation`; TLS and extended headers are not, and are
-//! refused as unsupported options.
+//! EXPORT_NAME, simple and structured replies, extended headers (of the protocol's branch
+//! `extension-ext-header`), two metadata contexts, and STARTTLS with X.509 certificates.
 //!
 //! Invariants
 //! - Whatever a client sends is answered as the protocol says or ends its connection; nothing of it
@@ -27,14 +28,17 @@
 //! Does not know: sockets, who may connect, clocks (one is injected), what a device is made of.
 
 pub mod connections;
+pub mod context;
 pub mod error;
 pub mod exports;
+pub mod framing;
 pub mod handshake;
 pub mod limits;
 pub mod option;
 pub mod proto;
 pub mod reply;
 pub mod request;
+pub mod tls;
 
 mod negotiate;
 mod outbox;
@@ -47,4 +51,5 @@ pub use connections::{Connections, Entered, Stop};
 pub use error::NbdError;
 pub use exports::{Export, Exports, Listed};
 pub use limits::Limits;
-pub use serve::serve;
+pub use serve::{serve, serve_agreed};
+pub use tls::Tls;

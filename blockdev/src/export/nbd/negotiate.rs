@@ -5,31 +5,56 @@ use zerocopy::IntoBytes;
 
 use super::error::NbdError;
 use super::exports::Exports;
-use super::handshake::{Handshake, Session, Step, greeting, option_header};
+use super::handshake::{Encryption, Handshake, Session, Step, greeting, option_header};
 use super::option::{OPTION_MAX_BYTES, OPTION_SKIP_MAX_BYTES};
 use super::receive::Receiver;
 use crate::units::usize_of_u32;
 
-/// Brings a new connection to transmission. `None` if the client left before, which it may.
-pub(crate) async fn negotiate<R, W>(
+/// What a negotiation came to.
+pub(crate) enum Negotiated {
+    /// The client left, which it may.
+    Left,
+    /// TLS is to be started, and this goes on over it.
+    StartTls(Handshake),
+    /// Transmission.
+    Transmit(Session),
+}
+
+/// Brings a new connection to transmission, or to TLS.
+pub(crate) async fn greet<R, W>(
     receiver: &mut Receiver<R>,
     stream: &mut W,
     exports: &dyn Exports,
-) -> Result<Option<Session>, NbdError>
+    encryption: Encryption,
+) -> Result<Negotiated, NbdError>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     send(stream, greeting().as_bytes()).await?;
     let Some(client_flags) = receiver.message().await? else {
-        return Ok(None);
+        return Ok(Negotiated::Left);
     };
-    let mut handshake = Handshake::new(client_flags)?;
+    let handshake = Handshake::new(client_flags, encryption)?;
+    negotiate(receiver, stream, exports, handshake).await
+}
+
+/// Takes options until they have led somewhere.
+pub(crate) async fn negotiate<R, W>(
+    receiver: &mut Receiver<R>,
+    stream: &mut W,
+    exports: &dyn Exports,
+    mut handshake: Handshake,
+) -> Result<Negotiated, NbdError>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
     let mut payload = Vec::new();
     let mut out = Vec::new();
     loop {
         let Some(header) = receiver.message().await? else {
-            return Ok(None);
+            return Ok(Negotiated::Left);
         };
         let (option, len) = option_header(header)?;
         out.clear();
@@ -38,7 +63,7 @@ where
             receiver.exact(&mut payload).await?;
             handshake.option(option, &payload, exports, &mut out)?
         } else if len <= OPTION_SKIP_MAX_BYTES {
-            receiver.skip(len).await?;
+            receiver.skip(len.into()).await?;
             Handshake::oversize(option, len, &mut out)?;
             Step::Continue
         } else {
@@ -47,9 +72,10 @@ where
         let sent = send(stream, &out).await;
         match step {
             // A client may leave without waiting for the answer to its ABORT.
-            Step::Hangup => return Ok(None),
+            Step::Hangup => return Ok(Negotiated::Left),
             Step::Continue => sent?,
-            Step::Transmit(session) => return sent.map(|()| Some(session)),
+            Step::StartTls => return sent.map(|()| Negotiated::StartTls(handshake.encrypted())),
+            Step::Transmit(session) => return sent.map(|()| Negotiated::Transmit(session)),
         }
     }
 }

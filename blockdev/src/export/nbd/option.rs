@@ -44,7 +44,9 @@ pub enum OptionRequest {
         /// Queries; none means all for a list, none at all for a choice.
         queries: Vec<String>,
     },
-    /// Start TLS, which isn't served.
+    /// Agree on extended headers.
+    ExtendedHeaders,
+    /// Start TLS.
     StartTls,
     /// Something else.
     Unknown,
@@ -77,6 +79,7 @@ impl OptionRequest {
             opt::ABORT => return Ok(Self::Abort),
             opt::LIST => Self::List,
             opt::STRUCTURED_REPLY => Self::StructuredReply,
+            opt::EXTENDED_HEADERS => Self::ExtendedHeaders,
             opt::STARTTLS => Self::StartTls,
             opt::INFO | opt::GO => Self::Info {
                 go: option == opt::GO,
@@ -164,6 +167,7 @@ mod tests {
             OptionRequest::Abort => opt::ABORT,
             OptionRequest::List => opt::LIST,
             OptionRequest::StructuredReply => opt::STRUCTURED_REPLY,
+            OptionRequest::ExtendedHeaders => opt::EXTENDED_HEADERS,
             OptionRequest::StartTls => opt::STARTTLS,
             OptionRequest::Unknown => 4711,
             OptionRequest::Info { go, name, wanted } => {
@@ -195,6 +199,7 @@ mod tests {
             Just(OptionRequest::Abort),
             Just(OptionRequest::List),
             Just(OptionRequest::StructuredReply),
+            Just(OptionRequest::ExtendedHeaders),
             Just(OptionRequest::StartTls),
             Just(OptionRequest::Unknown),
             (
@@ -269,7 +274,13 @@ mod tests {
 
     #[test]
     fn options_without_payload_refuse_one() {
-        for option in [opt::LIST, opt::STRUCTURED_REPLY, opt::STARTTLS] {
+        let bare = [
+            opt::LIST,
+            opt::STRUCTURED_REPLY,
+            opt::EXTENDED_HEADERS,
+            opt::STARTTLS,
+        ];
+        for option in bare {
             assert_eq!(OptionRequest::decode(option, b"x"), Err(OptionError::Long));
         }
     }

@@ -20,6 +20,10 @@ pub const REQUEST_MAGIC: u32 = 0x2560_9513;
 pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 /// Opens a chunk of a structured reply.
 pub const CHUNK_MAGIC: u32 = 0x668e_33ef;
+/// Opens every request with extended headers.
+pub const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
+/// Opens a chunk of a reply with extended headers.
+pub const EXTENDED_CHUNK_MAGIC: u32 = 0x6e8a_278c;
 
 /// Handshake and client flag: options are answered one by one.
 pub const FLAG_FIXED_NEWSTYLE: u16 = 1 << 0;
@@ -35,11 +39,6 @@ pub const STRING_MAX_BYTES: usize = 4096;
 /// Largest payload of one READ or WRITE, advertised to clients: 32 MiB, which the protocol calls
 /// portable.
 pub const PAYLOAD_MAX_BYTES: u32 = 32 << 20;
-
-/// The one metadata context served.
-pub const ALLOCATION_CONTEXT: &str = "base:allocation";
-/// The id under which [`ALLOCATION_CONTEXT`] is answered.
-pub const ALLOCATION_CONTEXT_ID: u32 = 1;
 
 /// Option codes.
 pub mod opt {
@@ -61,6 +60,8 @@ pub mod opt {
     pub const LIST_META_CONTEXT: u32 = 9;
     /// Choose metadata contexts.
     pub const SET_META_CONTEXT: u32 = 10;
+    /// Agree on extended headers: 64-bit lengths, replies of one width.
+    pub const EXTENDED_HEADERS: u32 = 11;
 }
 
 /// Reply types to options.
@@ -77,12 +78,16 @@ pub mod rep {
     pub const ERR_UNSUP: u32 = (1 << 31) | 1;
     /// The option's payload breaks the protocol.
     pub const ERR_INVALID: u32 = (1 << 31) | 3;
+    /// Only after STARTTLS.
+    pub const ERR_TLS_REQD: u32 = (1 << 31) | 5;
     /// There is no such export.
     pub const ERR_UNKNOWN: u32 = (1 << 31) | 6;
     /// The server, or the export, is going away.
     pub const ERR_SHUTDOWN: u32 = (1 << 31) | 7;
     /// The option's payload is too large.
     pub const ERR_TOO_BIG: u32 = (1 << 31) | 9;
+    /// Extended headers are agreed on, and take precedence.
+    pub const ERR_EXT_HEADER_REQD: u32 = (1 << 31) | 0xa;
 }
 
 /// Information types of INFO and GO.
@@ -119,6 +124,10 @@ pub mod flag {
     pub const CAN_MULTI_CONN: u16 = 1 << 8;
     /// CACHE is served.
     pub const SEND_CACHE: u16 = 1 << 10;
+    /// FAST_ZERO is understood.
+    pub const SEND_FAST_ZERO: u16 = 1 << 11;
+    /// A BLOCK_STATUS may say in a payload which contexts it asks for.
+    pub const BLOCK_STATUS_PAYLOAD: u16 = 1 << 12;
 }
 
 /// Request types.
@@ -153,6 +162,8 @@ pub mod cmd_flag {
     pub const REQ_ONE: u16 = 1 << 3;
     /// WRITE_ZEROES: only if faster than writing.
     pub const FAST_ZERO: u16 = 1 << 4;
+    /// Extended headers: the length is that of a payload which follows.
+    pub const PAYLOAD_LEN: u16 = 1 << 5;
 }
 
 /// Chunk types of structured replies.
@@ -165,6 +176,8 @@ pub mod chunk {
     pub const OFFSET_DATA: u16 = 1;
     /// Runs of one metadata context.
     pub const BLOCK_STATUS: u16 = 5;
+    /// The same with 64-bit lengths, for extended headers.
+    pub const BLOCK_STATUS_EXT: u16 = 6;
     /// The request failed.
     pub const ERROR: u16 = (1 << 15) | 1;
 }
@@ -330,6 +343,27 @@ pub struct RequestHeader {
 }
 const _: () = assert!(size_of::<RequestHeader>() == 28);
 
+/// A request with extended headers.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct ExtendedRequestHeader {
+    /// [`EXTENDED_REQUEST_MAGIC`].
+    pub magic: U32,
+    /// Of [`cmd_flag`].
+    pub flags: U16,
+    /// One of [`cmd`], or anything.
+    pub kind: U16,
+    /// The client's own number, given back with the reply.
+    pub cookie: U64,
+    /// First byte of the range.
+    pub offset: U64,
+    /// Bytes of the payload with [`cmd_flag::PAYLOAD_LEN`], of the range without.
+    pub len: U64,
+}
+const _: () = assert!(size_of::<ExtendedRequestHeader>() == 32);
+
 /// A simple reply; a successful READ's data follows.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -371,6 +405,36 @@ pub struct DataChunk {
 }
 const _: () = assert!(size_of::<DataChunk>() == 28);
 
+/// Before every chunk of a reply with extended headers.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ExtendedChunkHeader {
+    /// [`EXTENDED_CHUNK_MAGIC`].
+    pub magic: U32,
+    /// [`chunk::FLAG_DONE`] or 0.
+    pub flags: U16,
+    /// One of [`chunk`].
+    pub kind: U16,
+    /// The request's number.
+    pub cookie: U64,
+    /// The request's offset, whatever the payload is about.
+    pub offset: U64,
+    /// Bytes of payload.
+    pub len: U64,
+}
+const _: () = assert!(size_of::<ExtendedChunkHeader>() == 32);
+
+/// The head of an OFFSET_DATA chunk with extended headers; data follows.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ExtendedDataChunk {
+    /// The chunk's header, whose length counts `offset` too.
+    pub header: ExtendedChunkHeader,
+    /// Where the data lies on the export.
+    pub offset: U64,
+}
+const _: () = assert!(size_of::<ExtendedDataChunk>() == 40);
+
 /// The head of an ERROR chunk's payload; a message follows.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -392,3 +456,14 @@ pub struct StatusDescriptor {
     pub flags: U32,
 }
 const _: () = assert!(size_of::<StatusDescriptor>() == 8);
+
+/// One run of a BLOCK_STATUS_EXT chunk.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ExtendedStatusDescriptor {
+    /// Bytes of the run.
+    pub len: U64,
+    /// Of [`state`].
+    pub flags: U64,
+}
+const _: () = assert!(size_of::<ExtendedStatusDescriptor>() == 16);

@@ -77,6 +77,14 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         }
     }
 
+    /// The stream itself, if nothing was received from it but what was asked for.
+    pub(crate) fn into_inner(self) -> Option<R> {
+        self.stream
+            .buffer()
+            .is_empty()
+            .then(|| self.stream.into_inner())
+    }
+
     /// The next `N` bytes, or `None` if the client closed the connection before the first of them.
     pub(crate) async fn message<const N: usize>(&mut self) -> Result<Option<[u8; N]>, NbdError> {
         if self.stream.fill_buf().await?.is_empty() {
@@ -114,8 +122,8 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
     }
 
     /// Passes over `len` bytes without keeping them.
-    pub(crate) async fn skip(&mut self, len: u32) -> Result<(), NbdError> {
-        let mut rest = u64::from(len);
+    pub(crate) async fn skip(&mut self, len: u64) -> Result<(), NbdError> {
+        let mut rest = len;
         while rest > 0 {
             let there = u64_of(self.stream.fill_buf().await?.len()).min(rest);
             if there == 0 {

@@ -2,18 +2,27 @@
 
 use std::rc::Rc;
 
+use super::context::Contexts;
 use super::exports::Export;
+use super::framing::Framing;
 use super::proto::Errno;
-use super::reply::{Collect, Reply, Runs};
+use super::reply::{Collect, Reply, ReplyTo, Runs};
 use super::request::{Command, Request};
 use crate::buf::{BufPool, SharedBuf};
 use crate::device::{BlockDevice, WriteFlags, ZeroFlags};
 use crate::error::{IoError, IoErrorKind, IoOp};
-use crate::units::usize_of_u32;
+use crate::units::usize_of;
 
 /// Bytes of a device that one question for its status covers: enough to answer most requests in
 /// one, small enough that a fragmented device's answer stays small.
-const STATUS_WINDOW_BYTES: u32 = 1 << 30;
+const STATUS_WINDOW_BYTES: u64 = 1 << 30;
+
+/// Questions to a device for one request: a client of an export beyond 4 TiB asks on.
+const STATUS_WINDOWS_MAX: usize = 4096;
+
+/// Bytes that a device is asked to discard or to zero at once: a request may be about all of it, and
+/// what takes a step at a time leaves room for others in between.
+const STEP_BYTES: u64 = 4 << 30;
 
 /// An admitted request with all that it needs.
 pub(crate) struct Job {
@@ -22,7 +31,7 @@ pub(crate) struct Job {
     /// What is to be written; empty for all but writes.
     pub(crate) payload: Option<SharedBuf>,
     pub(crate) device: Rc<dyn BlockDevice>,
-    pub(crate) structured: bool,
+    pub(crate) framing: Framing,
     pub(crate) pool: BufPool,
 }
 
@@ -33,7 +42,7 @@ impl Job {
         command: Command,
         payload: Option<SharedBuf>,
         export: &Export,
-        structured: bool,
+        framing: Framing,
         pool: BufPool,
     ) -> Self {
         Self {
@@ -41,38 +50,41 @@ impl Job {
             command,
             payload,
             device: Rc::clone(&export.device),
-            structured,
+            framing,
             pool,
         }
     }
 
     /// Does it, and says what the client is answered.
     pub(crate) async fn run(self) -> Reply {
-        let (cookie, structured) = (self.request.cookie, self.structured);
+        let to = self.reply_to();
         let (offset, len) = (self.request.offset, self.request.len);
         let result = self.perform().await;
         result.unwrap_or_else(|error| {
             let errno = Errno::of(error.kind, error.op);
             // The client learns what became of its own request, not on which disk.
             let message = format!("{len} bytes at offset {offset}: {}", error.kind);
-            Reply::failed(cookie, errno, &message, structured)
+            Reply::failed(to, errno, &message)
         })
     }
 
+    fn reply_to(&self) -> ReplyTo {
+        ReplyTo::request(&self.request, self.framing)
+    }
+
     async fn perform(self) -> Result<Reply, IoError> {
-        let Request { cookie, offset, .. } = self.request;
-        let len = u64::from(self.request.len);
+        let Request { offset, len, .. } = self.request;
+        let to = self.reply_to();
         match self.command {
-            Command::Read if len == 0 => return Ok(Reply::empty(cookie, self.structured)),
+            Command::Read if len == 0 => return Ok(Reply::empty(to)),
             Command::Read => {
-                let buf = self.pool.take(usize_of_u32(self.request.len));
+                let buf = self.pool.take(usize_of(len));
                 let (buf, result) = self.device.read(offset, buf).await;
                 result?;
-                return Ok(Reply::data(cookie, offset, buf, self.structured));
+                return Ok(Reply::data(to, buf));
             }
-            Command::BlockStatus { one } => {
-                let runs = self.block_status(one).await?;
-                return Ok(Reply::status(cookie, &runs));
+            Command::BlockStatus { one, contexts } => {
+                return self.block_status(one, contexts).await;
             }
             Command::Flush => self.device.flush().await?,
             Command::Write { fua } => {
@@ -81,16 +93,15 @@ impl Job {
                     self.device.write(offset, payload, flags).await?;
                 }
             }
-            Command::WriteZeroes { fua, no_hole } if len > 0 => {
+            Command::WriteZeroes { fua, no_hole, fast } if len > 0 => {
                 let flags = ZeroFlags { fua, no_hole };
-                self.device.write_zeroes(offset, len, flags).await?;
+                if fast && !self.device.zeroes_fast(offset, len, flags) {
+                    return Ok(Reply::failed(to, Errno::NotSup, "zeros may be as slow as data"));
+                }
+                self.write_zeroes(flags).await?;
             }
             Command::Trim { fua } if len > 0 => {
-                match self.device.discard(offset, len).await {
-                    // A hint: a device that can't follow it has done all there is to do.
-                    Err(error) if error.kind == IoErrorKind::Unsupported => {}
-                    result => result?,
-                }
+                self.discard().await?;
                 if fua {
                     self.device.flush().await?;
                 }
@@ -99,21 +110,55 @@ impl Job {
             Command::Cache
             | Command::Trim { .. }
             | Command::WriteZeroes { .. }
-            // Never becomes a job.
-            | Command::Disconnect => {}
+            // Never become jobs.
+            | Command::Disconnect
+            | Command::NarrowedBlockStatus => {}
         }
-        Ok(Reply::done(cookie))
+        Ok(Reply::done(to))
+    }
+
+    async fn write_zeroes(&self, flags: ZeroFlags) -> Result<(), IoError> {
+        let Request { offset, len, .. } = self.request;
+        if len <= STEP_BYTES {
+            return self.device.write_zeroes(offset, len, flags).await;
+        }
+        // One flush instead of one for each step.
+        let without = ZeroFlags {
+            fua: false,
+            ..flags
+        };
+        for (at, len) in steps(offset, len) {
+            self.device.write_zeroes(at, len, without).await?;
+        }
+        if flags.fua {
+            self.device.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn discard(&self) -> Result<(), IoError> {
+        for (at, len) in steps(self.request.offset, self.request.len) {
+            match self.device.discard(at, len).await {
+                // A hint: a device that can't follow it has done all there is to do.
+                Err(error) if error.kind == IoErrorKind::Unsupported => return Ok(()),
+                result => result?,
+            }
+        }
+        Ok(())
     }
 
     /// Asks window by window until the request is covered or the reply is full.
-    async fn block_status(&self, one: bool) -> Result<Runs, IoError> {
+    async fn block_status(&self, one: bool, contexts: Contexts) -> Result<Reply, IoError> {
         let Request { offset, len, .. } = self.request;
         let mut runs = Runs::new();
         let mut covered = 0;
-        while covered < len {
+        for _ in 0..STATUS_WINDOWS_MAX {
+            if covered == len {
+                break;
+            }
             let window = (len - covered).min(STATUS_WINDOW_BYTES);
-            let at = offset + u64::from(covered);
-            let found = self.device.block_status(at, u64::from(window)).await?;
+            let at = offset + covered;
+            let found = self.device.block_status(at, window).await?;
             let (taken, collect) = runs.extend(&found, window, one);
             covered += taken;
             if collect == Collect::Full {
@@ -122,9 +167,20 @@ impl Job {
             if taken == 0 {
                 // The device's contract is at least one run: without one there is no answer.
                 let (kind, name) = (IoErrorKind::Medium, self.device.name());
-                return Err(IoError::new(kind, &name, IoOp::Read, at, u64::from(window)));
+                return Err(IoError::new(kind, &name, IoOp::Read, at, window));
             }
         }
-        Ok(runs)
+        Ok(Reply::status(self.reply_to(), contexts, &runs))
     }
+}
+
+/// A range in steps that a device can be asked for.
+fn steps(offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let step = (len - done).min(STEP_BYTES);
+        let at = offset + done;
+        done += step;
+        (step > 0).then_some((at, step))
+    })
 }

@@ -1,16 +1,23 @@
 //! One connection from its first byte to its last.
 
 use std::rc::Rc;
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio_rustls::TlsAcceptor;
 
 use super::connections::Connections;
+use super::context::Contexts;
 use super::error::NbdError;
-use super::exports::Exports;
+use super::exports::{Export, Exports};
+use super::framing::Framing;
+use super::handshake::Session;
 use super::limits::{CONNECTIONS_MAX, Limits};
-use super::negotiate::negotiate;
+use super::negotiate::{Negotiated, greet, negotiate};
 use super::receive::Receiver;
+use super::tls::Tls;
 use super::transmit::Transmission;
+use crate::device::LocalFuture;
 use crate::env::Env;
 
 /// Serves the accepted `stream` to its end, on the engine thread of the devices behind `exports`.
@@ -28,6 +35,7 @@ pub async fn serve<S>(
     limits: Limits,
     env: Env,
     listener: Connections,
+    tls: Tls,
 ) -> Result<(), NbdError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -36,22 +44,104 @@ where
         return Err(NbdError::TooManyConnections(CONNECTIONS_MAX));
     }
     let _counted = listener.enter();
+    let mut patience = Patience {
+        listener: &listener,
+        // One for all of the handshake, TLS's own included.
+        deadline: env.clock.sleep(limits.handshake_timeout),
+        timeout: limits.handshake_timeout,
+    };
     let (receive, mut send) = tokio::io::split(stream);
     let mut receiver = Receiver::new(receive);
-    let negotiated = tokio::select! {
-        biased;
-        // Nothing is under way yet that would want an end of its own.
-        _ = listener.stopped() => Ok(None),
-        () = env.clock.sleep(limits.handshake_timeout) => {
-            Err(NbdError::HandshakeTimeout(limits.handshake_timeout))
+    let greeted = greet(&mut receiver, &mut send, &*exports, tls.encryption());
+    let handshake = match patience.wait(greeted).await? {
+        None | Some(Negotiated::Left) => return Ok(()),
+        Some(Negotiated::Transmit(session)) => {
+            return transmit(session, receiver, send, limits, env, &listener).await;
         }
-        session = negotiate(&mut receiver, &mut send, &*exports) => session,
+        Some(Negotiated::StartTls(handshake)) => handshake,
     };
-    let Some(session) = negotiated? else {
+    let (Some(receive), Some(config)) = (receiver.into_inner(), tls.config()) else {
+        return Err(NbdError::BeforeTls);
+    };
+    let accepting = TlsAcceptor::from(config).accept(receive.unsplit(send));
+    let accepting = async { accepting.await.map_err(NbdError::Tls) };
+    let Some(stream) = patience.wait(accepting).await? else {
         return Ok(());
     };
-    let of_export = &session.export.connections;
-    let _counted_in_export = (!of_export.is(&listener)).then(|| of_export.enter());
+    let (receive, mut send) = tokio::io::split(stream);
+    let mut receiver = Receiver::new(receive);
+    let negotiated = negotiate(&mut receiver, &mut send, &*exports, handshake);
+    match patience.wait(negotiated).await? {
+        Some(Negotiated::Transmit(session)) => {
+            transmit(session, receiver, send, limits, env, &listener).await
+        }
+        // TLS isn't started twice.
+        None | Some(Negotiated::Left | Negotiated::StartTls(_)) => {
+            let _ = send.shutdown().await;
+            Ok(())
+        }
+    }
+}
+
+/// Serves a `stream` whose other end needs no handshake, as the kernel's client doesn't: replies are
+/// simple. The rest is as for [`serve()`], with the export's own set of connections for both.
+pub async fn serve_agreed<S>(
+    stream: S,
+    export: Export,
+    limits: Limits,
+    env: Env,
+) -> Result<(), NbdError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let connections = export.connections.clone();
+    let _counted = connections.enter();
+    let session = Session {
+        export,
+        framing: Framing::Simple,
+        contexts: Contexts::default(),
+    };
+    let (receive, send) = tokio::io::split(stream);
+    let receiver = Receiver::new(receive);
+    transmit(session, receiver, send, limits, env, &connections).await
+}
+
+/// How long a handshake is waited for.
+struct Patience<'a> {
+    listener: &'a Connections,
+    deadline: LocalFuture<()>,
+    timeout: Duration,
+}
+
+impl Patience<'_> {
+    /// Waits for a step of the handshake; `None` if the listener was stopped meanwhile.
+    async fn wait<T>(
+        &mut self,
+        step: impl Future<Output = Result<T, NbdError>>,
+    ) -> Result<Option<T>, NbdError> {
+        tokio::select! {
+            biased;
+            // Nothing is under way yet that would want an end of its own.
+            _ = self.listener.stopped() => Ok(None),
+            () = &mut self.deadline => Err(NbdError::HandshakeTimeout(self.timeout)),
+            done = step => done.map(Some),
+        }
+    }
+}
+
+async fn transmit<S>(
+    session: Session,
+    receiver: Receiver<ReadHalf<S>>,
+    mut send: WriteHalf<S>,
+    limits: Limits,
+    env: Env,
+    listener: &Connections,
+) -> Result<(), NbdError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let of_export = session.export.connections.clone();
+    let _counted_in_export = (!of_export.is(listener)).then(|| of_export.enter());
     tokio::select! {
         biased;
         _ = listener.stopped() => return Ok(()),
@@ -59,7 +149,7 @@ where
         () = of_export.left() => {}
     }
     let transmission = Transmission::new(session, limits, env);
-    transmission.run(receiver, &mut send, &listener).await?;
+    transmission.run(receiver, &mut send, listener).await?;
     // Replies are out; a client that is gone already doesn't mind.
     let _ = send.shutdown().await;
     Ok(())

@@ -15,12 +15,14 @@ use super::limits::{Budget, CONNECTION_BYTES_MAX, IN_FLIGHT_MAX, Limits};
 use super::outbox::{Outbox, Place};
 use super::proto::Errno;
 use super::receive::{Patience, Receiver};
-use super::reply::{Reply, STATUS_RUNS_MAX};
-use super::request::{Command, PAYLOAD_SKIP_MAX_BYTES, Refusal, Request, Terms};
+use super::reply::{Reply, ReplyTo, STATUS_BYTES_MAX};
+use super::request::{
+    Command, PAYLOAD_SKIP_MAX_BYTES, Refusal, Request, STATUS_PAYLOAD_MAX_BYTES, Terms,
+};
 use super::run::Job;
 use crate::buf::SharedBuf;
 use crate::env::Env;
-use crate::units::usize_of_u32;
+use crate::units::usize_of;
 
 /// A connection in transmission.
 pub(crate) struct Transmission {
@@ -114,19 +116,42 @@ impl Transmission {
         &self,
         receiver: &mut Receiver<R>,
     ) -> Result<(), NbdError> {
-        while let Some(bytes) = receiver.message().await? {
-            let request = Request::decode(bytes)?;
-            match request.judge(&self.terms()) {
+        while let Some(request) = self.next_request(receiver).await? {
+            let terms = self.terms();
+            match request.judge(&terms) {
                 Ok(Command::Disconnect) => break,
+                Ok(Command::NarrowedBlockStatus) => {
+                    let mut payload = [0; STATUS_PAYLOAD_MAX_BYTES];
+                    let len = usize_of(request.payload_len(terms.framing));
+                    let payload = payload.get_mut(..len).unwrap_or_default();
+                    receiver.exact(payload).await?;
+                    match request.narrowed(payload, &terms) {
+                        Ok((request, command)) => self.admit(request, command, receiver).await?,
+                        Err(refusal) => self.refuse(&request, refusal, self.place(0).await),
+                    }
+                }
                 Ok(command) => self.admit(request, command, receiver).await?,
                 Err(refusal) => {
-                    skip_payload(&request, receiver).await?;
+                    skip_payload(request.payload_len(terms.framing), receiver).await?;
                     let place = self.place(0).await;
                     self.refuse(&request, refusal, place);
                 }
             }
         }
         Ok(())
+    }
+
+    /// `None` if the client has closed the connection.
+    async fn next_request<R: AsyncRead + Unpin>(
+        &self,
+        receiver: &mut Receiver<R>,
+    ) -> Result<Option<Request>, NbdError> {
+        if self.session.framing.is_extended() {
+            let bytes = receiver.message().await?;
+            bytes.map(Request::decode_extended).transpose()
+        } else {
+            receiver.message().await?.map(Request::decode).transpose()
+        }
     }
 
     /// Asked anew for each request: a device may have grown.
@@ -137,8 +162,8 @@ impl Transmission {
             size: geometry.size,
             block: export.block_sizes().minimum,
             read_only: export.read_only,
-            structured: self.session.structured,
-            block_status: self.session.block_status,
+            framing: self.session.framing,
+            contexts: self.session.contexts,
         }
     }
 
@@ -152,7 +177,7 @@ impl Transmission {
         let place = self.place(memory_of(&request, command)).await;
         let payload = match command {
             Command::Write { .. } if request.len > 0 => {
-                Some(self.payload(request.payload_len(), receiver).await?)
+                Some(self.payload(request.len, receiver).await?)
             }
             _ => None,
         };
@@ -169,7 +194,7 @@ impl Transmission {
             command,
             payload,
             &self.session.export,
-            self.session.structured,
+            self.session.framing,
             self.limits.pool.clone(),
         );
         let outbox = Rc::clone(&self.outbox);
@@ -183,10 +208,10 @@ impl Transmission {
 
     async fn payload<R: AsyncRead + Unpin>(
         &self,
-        len: u32,
+        len: u64,
         receiver: &mut Receiver<R>,
     ) -> Result<SharedBuf, NbdError> {
-        let mut buf = self.limits.pool.take(usize_of_u32(len));
+        let mut buf = self.limits.pool.take(usize_of(len));
         receiver.payload(&mut buf, &self.patience).await?;
         Ok(buf.freeze())
     }
@@ -206,7 +231,8 @@ impl Transmission {
 
     fn refuse(&self, request: &Request, refusal: Refusal, place: Place) {
         let Refusal { errno, why } = refusal;
-        let reply = Reply::failed(request.cookie, errno, why, self.session.structured);
+        let to = ReplyTo::request(request, self.session.framing);
+        let reply = Reply::failed(to, errno, why);
         self.outbox.push(reply, place);
     }
 }
@@ -214,19 +240,19 @@ impl Transmission {
 /// Memory that a request takes until it is answered.
 fn memory_of(request: &Request, command: Command) -> usize {
     match command {
-        Command::Read | Command::Write { .. } => usize_of_u32(request.len),
-        Command::BlockStatus { .. } => STATUS_RUNS_MAX * size_of::<u64>(),
+        Command::Read | Command::Write { .. } => usize_of(request.len),
+        Command::BlockStatus { .. } => STATUS_BYTES_MAX,
         _ => 0,
     }
 }
 
 /// Passes over the payload of a request that is refused, unless it is absurd.
 async fn skip_payload<R: AsyncRead + Unpin>(
-    request: &Request,
+    len: u64,
     receiver: &mut Receiver<R>,
 ) -> Result<(), NbdError> {
-    match request.payload_len() {
-        len if len > PAYLOAD_SKIP_MAX_BYTES => Err(NbdError::PayloadTooLarge { len }),
-        len => receiver.skip(len).await,
+    if len > PAYLOAD_SKIP_MAX_BYTES {
+        return Err(NbdError::PayloadTooLarge { len });
     }
+    receiver.skip(len).await
 }

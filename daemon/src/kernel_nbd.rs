@@ -1,0 +1,213 @@
+//! A volume as `/dev/nbdN` of this host: the kernel's NBD client, served by the engine thread over a
+//! socket pair, and kept supplied with a live one.
+//!
+//! Invariants
+//! - A device that a daemon before this one has left is taken up again, never set up a second time.
+//! - A lost socket is replaced for as long as the export lasts, but not before its last request is
+//!   answered: what the kernel sends again must not be under way still. A volume's new size is told.
+//! - The end of the daemon leaves the device: its requests wait for the next.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+use std::time::Duration;
+
+use cairn_blockdev::Env;
+use cairn_blockdev::export::kernel_nbd::{
+    Control, DeadLinks, Device, KernelNbdError, busy, device_path, find,
+};
+use cairn_blockdev::export::nbd::context::Contexts;
+use cairn_blockdev::export::nbd::framing::Framing;
+use cairn_blockdev::export::nbd::{Export, Limits, serve_agreed};
+use tokio::net::UnixStream;
+use uuid::Uuid;
+
+/// Between two looks whether all is well: news of a dead link may get lost, growth makes none.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Logical block of a device; 512 if the volume's size wants it.
+const BLOCK_BYTES: u32 = 4096;
+
+/// Whether devices can be set up at all; the error says what to do.
+pub fn available() -> Result<(), String> {
+    Control::open().map(drop).map_err(|error| error.to_string())
+}
+
+/// The device of a volume, if it is set up.
+pub fn device_of(volume: Uuid) -> Option<String> {
+    find(&identifier(volume)).map(|index| device_path(index).display().to_string())
+}
+
+/// What uses the device of a volume, as a sentence.
+pub fn user_of(volume: Uuid) -> Option<String> {
+    find(&identifier(volume)).and_then(busy)
+}
+
+fn identifier(volume: Uuid) -> String {
+    format!("cairn-{volume}")
+}
+
+/// A device that is being served.
+pub(crate) struct Attached {
+    index: u32,
+    identifier: String,
+    news: Option<DeadLinks>,
+    told: Device,
+    serving: Server,
+}
+
+/// Serves the device, over one socket after the other.
+pub(crate) struct Server {
+    pub(crate) export: Export,
+    pub(crate) limits: Limits,
+    pub(crate) env: Env,
+}
+
+impl Server {
+    fn device(&self, identifier: &str) -> Device {
+        let geometry = self.export.device.geometry();
+        let even = geometry.size.is_multiple_of(BLOCK_BYTES.into());
+        Device {
+            identifier: identifier.to_owned(),
+            size: geometry.size,
+            block: if even {
+                BLOCK_BYTES
+            } else {
+                geometry.logical_block
+            },
+            flags: self.export.flags(Framing::Simple, Contexts::default()),
+        }
+    }
+
+    /// Serves one end of a socket pair, and gives the other.
+    fn socket(&self) -> std::io::Result<OwnedFd> {
+        let (ours, theirs) = StdStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let ours = UnixStream::from_std(ours)?;
+        let (export, limits) = (self.export.clone(), self.limits.clone());
+        let connection = serve_agreed(ours, export, limits, self.env.clone());
+        let volume = self.export.name.clone();
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::info!(volume, %error, "the socket of the kernel's NBD device ended");
+            }
+        });
+        Ok(theirs.into())
+    }
+}
+
+impl Attached {
+    /// Sets the device of `volume` up, or takes up the one that is there.
+    pub(crate) async fn new(volume: Uuid, serving: Server) -> Result<Self, String> {
+        let identifier = identifier(volume);
+        let told = serving.device(&identifier);
+        let socket = serving
+            .socket()
+            .map_err(|error| format!("a socket for an NBD device: {error}"))?;
+        let device = told.clone();
+        let attached = tokio::task::spawn_blocking(move || attach(&device, &socket)).await;
+        let (index, news) = attached
+            .map_err(|error| format!("setting up an NBD device: {error}"))?
+            .map_err(|error| error.to_string())?;
+        tracing::info!(volume = serving.export.name, "attached as /dev/nbd{index}");
+        Ok(Self {
+            index,
+            identifier,
+            news,
+            told,
+            serving,
+        })
+    }
+
+    /// The device's number.
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Replaces the socket if it is lost and tells a new size, until somebody else ends the device.
+    pub(crate) async fn keep(mut self) {
+        loop {
+            self.wait().await;
+            let device = self.serving.device(&self.identifier);
+            // One whose requests are still being served counts as alive.
+            let is_lost = self.serving.export.connections.count() == 0;
+            if !is_lost && device == self.told {
+                continue;
+            }
+            let volume = self.serving.export.name.clone();
+            let socket = match is_lost.then(|| self.serving.socket()).transpose() {
+                Ok(socket) => socket,
+                Err(error) => {
+                    tracing::warn!(volume, %error, "no new socket for /dev/nbd{}", self.index);
+                    continue;
+                }
+            };
+            let (index, asked) = (self.index, device.clone());
+            let told = tokio::task::spawn_blocking(move || {
+                Control::open()?.reconfigure(index, &asked, socket.as_ref())
+            });
+            match told.await {
+                Ok(Ok(())) => {
+                    let size = device.size;
+                    tracing::info!(volume, is_lost, "/dev/nbd{index} goes on with {size} bytes");
+                    self.told = device;
+                }
+                _ if find(&self.identifier) != Some(index) => {
+                    tracing::warn!(
+                        volume,
+                        "/dev/nbd{index} was ended by somebody else: unexport and export again"
+                    );
+                    return;
+                }
+                Ok(Err(error)) => tracing::warn!(volume, %error, "/dev/nbd{index} stays as it is"),
+                Err(error) => tracing::error!(volume, %error, "/dev/nbd{index} stays as it is"),
+            }
+        }
+    }
+
+    async fn wait(&mut self) {
+        let news = async {
+            match &self.news {
+                Some(news) => news.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            heard = news => {
+                // Then looking now and again has to do.
+                if let Err(error) = heard {
+                    tracing::warn!(%error, "no more news of the kernel's NBD devices");
+                    self.news = None;
+                }
+            }
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+/// Ends a device.
+pub(crate) async fn detach(index: u32) -> Result<(), String> {
+    let ended = tokio::task::spawn_blocking(move || Control::open()?.disconnect(index)).await;
+    match ended {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// On a thread that may block.
+fn attach(device: &Device, socket: &OwnedFd) -> Result<(u32, Option<DeadLinks>), KernelNbdError> {
+    let mut control = Control::open()?;
+    let index = match find(&device.identifier) {
+        None => control.connect(device, socket)?,
+        Some(index) => match control.reconfigure(index, device, Some(socket)) {
+            Ok(()) => index,
+            // It has ended in between.
+            Err(_) if find(&device.identifier).is_none() => control.connect(device, socket)?,
+            Err(error) => return Err(error),
+        },
+    };
+    let news = control.dead_links();
+    if let Err(error) = &news {
+        tracing::warn!(%error, "no news of the kernel's NBD devices");
+    }
+    Ok((index, news.ok()))
+}

@@ -1,0 +1,127 @@
+//! Which kind of block device a volume becomes where the operator leaves that to the daemon.
+//!
+//! Invariants
+//! - A volume that is a block device already stays the one that it is, whatever the kernel has now.
+//! - What is chosen is an export like any other: it is remembered by its kind, not as a choice.
+
+use cairn_api::{BlockChoice, ErrorCode, ErrorDetail, ExportVolume, KERNEL, UBLK, UblkExport};
+use cairn_blockdev::export::ublk;
+use uuid::Uuid;
+
+use super::volumes::Found;
+use super::{Supervisor, locked};
+use crate::kernel_nbd;
+use crate::refuse::{Answer, invalid, refuse};
+
+/// Of a ublk device that nobody has asked for by its block: the unit that volumes are checksummed in.
+const LOGICAL_BLOCK_BYTES: u32 = 4096;
+
+/// A kind of block device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Kind {
+    Ublk(UblkExport),
+    KernelNbd,
+}
+
+impl Supervisor {
+    /// The request with what is left to the daemon filled in, and why it isn't the best kind.
+    pub(super) async fn choose_block(
+        &self,
+        found: &Found,
+        mut request: ExportVolume,
+    ) -> Answer<(ExportVolume, Option<String>)> {
+        let Some(BlockChoice::Auto) = request.block.take() else {
+            return Ok((request, None));
+        };
+        if !request.nbd.is_empty() || request.ublk.is_some() {
+            return Err(invalid(
+                "either the daemon chooses the block device or the request says which",
+                "leave out one of the two",
+            ));
+        }
+        let present = self.present_kind(found.info.uuid);
+        let left = found.info.uuid;
+        let left = tokio::task::spawn_blocking(move || kernel_nbd::device_of(left)).await;
+        let (kind, remark) = match (present, left) {
+            (Some(kind), _) => (kind, None),
+            // Of a daemon that has lost its memory: its users wait for it to be taken up.
+            (None, Ok(Some(_))) => (Kind::KernelNbd, None),
+            (None, _) => self.best_kind(found).await?,
+        };
+        match kind {
+            Kind::Ublk(wish) => request.ublk = Some(wish),
+            Kind::KernelNbd => KERNEL.clone_into(&mut request.nbd),
+        }
+        Ok((request, remark))
+    }
+
+    /// The kind of block device that the volume is exported as.
+    fn present_kind(&self, volume: Uuid) -> Option<Kind> {
+        let exports = locked(&self.exports);
+        let record = |place: &str| {
+            let export = exports.get(&(volume, place.to_owned()));
+            export.map(|export| &export.record)
+        };
+        let ublk = record(UBLK).and_then(|record| record.ublk.as_ref());
+        let ublk = ublk.map(|block| UblkExport {
+            logical_block: block.logical_block,
+        });
+        ublk.map(Kind::Ublk)
+            .or_else(|| record(KERNEL).map(|_| Kind::KernelNbd))
+    }
+
+    /// The best kind that this host has now, and what a better one lacks.
+    async fn best_kind(&self, found: &Found) -> Answer<(Kind, Option<String>)> {
+        let name = &found.info.name;
+        let ublk = found
+            .engine
+            .call(|_| async { ublk::probe().await.map_err(|error| error.to_string()) });
+        let Err(no_ublk) = ublk.await? else {
+            let wish = UblkExport {
+                logical_block: LOGICAL_BLOCK_BYTES,
+            };
+            return Ok((Kind::Ublk(wish), None));
+        };
+        let nbd = tokio::task::spawn_blocking(kernel_nbd::available).await;
+        match nbd.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(()) => {
+                let remark = format!("by the kernel's NBD client instead of ublk: {no_ublk}");
+                Ok((Kind::KernelNbd, Some(remark)))
+            }
+            Err(no_nbd) => Err(neither(name, &no_ublk, &no_nbd)),
+        }
+    }
+}
+
+/// Says what each kind lacks, and the way that needs none.
+fn neither(name: &str, no_ublk: &str, no_nbd: &str) -> ErrorDetail {
+    refuse(
+        ErrorCode::ExportAddress,
+        format!(
+            "volume {name} can't be a block device here, neither by ublk ({no_ublk}) nor by the \
+             kernel's NBD client ({no_nbd})"
+        ),
+        format!(
+            "`modprobe ublk_drv` or `modprobe nbd`, then export it again; or without either, `cairn \
+             volume export {name} --nbd unix:/run/cairn/{name}.sock`"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_either_kind_both_causes_and_a_way_on_are_named() {
+        let refusal = neither("pg", "no ublk", "no nbd");
+        assert_eq!(refusal.code, ErrorCode::ExportAddress);
+        for words in ["volume pg", "no ublk", "no nbd"] {
+            assert!(refusal.message.contains(words), "{}", refusal.message);
+        }
+        let next = refusal.hint;
+        for words in ["modprobe ublk_drv", "modprobe nbd", "--nbd unix:"] {
+            assert!(next.contains(words), "{next}");
+        }
+    }
+}

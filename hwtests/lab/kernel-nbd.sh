@@ -1,0 +1,438 @@
+#!/bin/bash
+# kernel-nbd.sh: what a volume promises as /dev/nbdN, in a virtual machine with a kernel that has nbd.
+#
+#   kernel-nbd.sh smoke      the device, kill -9 and a stall under fio, refusals, the choice: a minute
+#   kernel-nbd.sh whole      also ext4 and xfs, restarts, a failed member, zeroing, resizing, memory pressure
+#   kernel-nbd.sh PROMISE…   some by name; --list names them
+#
+# Binaries: CAIRN_BIN_DIR, else target/release. Needs fio, mkfs.ext4, mkfs.xfs, and what vm.sh does.
+# Inside the machine (that is how it calls itself) every promise gets an array of its own: RAID 6 on
+# four virtio disks, one spare, a volume, its device.
+set -u
+
+# Those of the smoke first.
+smoke="device_is_what_it_says crash_is_a_pause slow_is_not_sent_again in_use_stays the_choice_is_what_the_kernel_has"
+whole="$smoke kill_9_under_a_file_system restart_is_a_pause xfs_keeps_its_files trim_gives_extents_back
+ member_fails_and_is_rebuilt zeroes_and_discards resize_is_seen left_device_is_taken_up
+ array_stops_and_goes_on memory_pressure"
+
+bin=${CAIRN_BIN_DIR:-${CARGO_TARGET_DIR:-target}/release}
+
+if [ "${1:-}" != --inside ]; then
+  case ${1:-smoke} in
+    --list)
+      # shellcheck disable=SC2086  # a list of words
+      printf '%s\n' $whole
+      exit 0
+      ;;
+    smoke) promises=$smoke ;;
+    whole) promises=$whole ;;
+    *) promises=$* ;;
+  esac
+  self=$(realpath "$0")
+  bin=$(realpath "$bin") || exit 1
+  for program in cairn cairnd; do
+    [ -x "$bin/$program" ] || {
+      echo "kernel-nbd.sh: no $bin/$program: cargo build --release -p cairnd -p cairn-tools --bins" >&2
+      exit 1
+    }
+  done
+  # shellcheck disable=SC2086
+  DISKS=5 DISK_MIB=200 TIMEOUT=${TIMEOUT:-900} MODULES='virtio_blk' \
+    exec bash "$(dirname "$self")/vm.sh" "CAIRN_BIN_DIR='$bin' bash '$self' --inside $(echo $promises)"
+fi
+shift
+
+# --- inside ------------------------------------------------------------------------------------------
+
+bin=$CAIRN_BIN_DIR
+state=/run/state
+export CAIRN_SOCKET=$state/cairnd.sock
+members="/dev/vda /dev/vdb /dev/vdc /dev/vdd"
+spare=/dev/vde
+daemon=
+device=
+
+die() {
+  echo "  failed: $*" >&2
+  exit 1
+}
+
+cairn() { "$bin/cairn" "$@"; }
+quiet() { "$bin/cairn" "$@" >/dev/null 2>&1; }
+
+# Starts the daemon and waits until it answers.
+up() {
+  mkdir -m 700 -p $state
+  rm -f $CAIRN_SOCKET
+  "$bin/cairnd" --state-dir $state >>/vmout/cairnd.log 2>&1 &
+  daemon=$!
+  answers
+}
+
+# Waits until the daemon answers, and its array, if it has one, is started and serves its device.
+answers() {
+  for _ in $(seq 600); do
+    quiet status
+    # 4: it can't be reached.
+    if [ $? -ne 4 ]; then
+      quiet array show pool || return 0
+      quiet array wait pool --for idle --timeout 60s
+      cairn volume show pg >/run/shown 2>/dev/null && ! grep -q waiting /run/shown && return 0
+    fi
+    sleep 0.1
+  done
+  die "cairnd doesn't answer, or not for its array"
+}
+
+killed() {
+  kill -9 "$daemon"
+  wait "$daemon" 2>/dev/null
+}
+
+stopped() {
+  kill "$daemon"
+  wait "$daemon" || die "cairnd stopped with $?"
+}
+
+# begin_array [SIZE]: the array and the volume.
+begin_array() {
+  up
+  # shellcheck disable=SC2086
+  cairn array create pool --level raid6 --disks $members --spares $spare 2>/dev/null || die create
+  cairn volume create pg --array pool --size "${1:-128MiB}" 2>/dev/null || die volume
+}
+
+# begin [SIZE [EXPORT OPTIONS]]: these, and the device.
+begin() {
+  size=${1:-128MiB}
+  shift $(($# > 0))
+  modprobe nbd || die "no nbd"
+  begin_array "$size"
+  # The device alone is what scripts get.
+  device=$(cairn volume export pg --kernel-nbd "$@" 2>/dev/null) || die export
+  [ -b "$device" ] || die "no device: $device"
+  name=${device#/dev/}
+}
+
+# Devices that are set up; there must never be a second.
+set_up() { ls /sys/block/nbd*/pid 2>/dev/null | wc -l; }
+
+# What is left goes, so that the next promise finds blank disks.
+tidy() {
+  umount /mnt 2>/dev/null
+  umount /run/ballast 2>/dev/null
+  kill -9 "$daemon" 2>/dev/null
+  wait "$daemon" 2>/dev/null
+  # A device without a server holds its users: a fresh server takes it away.
+  if [ "$(set_up)" != 0 ] || ls /dev/ublkb* >/dev/null 2>&1; then
+    up
+    quiet array wait pool --timeout 60s
+    quiet volume unexport pg --force --yes
+    kill -9 "$daemon"
+    wait "$daemon" 2>/dev/null
+  fi
+  rm -rf $state
+  for disk in $members $spare; do
+    blkdiscard -f $disk 2>/dev/null || dd if=/dev/zero of=$disk bs=1M status=none
+  done
+}
+
+allocated() { cairn -o json volume show pg | grep -o '"allocated_bytes": *[0-9]*' | grep -o '[0-9]*$'; }
+
+# fio with checksums, at depth 32, on the device for so many seconds.
+verify() {
+  fio --name=verify --filename="$device" --direct=1 --ioengine=libaio --iodepth=32 --rw=randrw \
+    --bsrange=4k-64k --size=48M --verify=crc32c --verify_fatal=1 --verify_backlog=200 --do_verify=1 \
+    --time_based --runtime="$1" --output=/vmout/fio.log >/dev/null 2>&1
+}
+
+# content PID: fio ended well, and the kernel saw nothing that it didn't.
+content() {
+  wait "$1" || die "fio saw an error: $(tail -n 5 /vmout/fio.log)"
+  ! dmesg | grep -E "I/O error, dev nbd|Buffer I/O error on dev nbd|EXT4-fs error" || die "the kernel saw an error"
+}
+
+queue() { cat "/sys/block/$name/queue/$1"; }
+
+is() { [ "$2" = "$3" ] || die "$1 is $2, not $3"; }
+
+# --- the promises ------------------------------------------------------------------------------------
+
+device_is_what_it_says() {
+  begin 128MiB
+  is size "$(blockdev --getsize64 "$device")" $((128 << 20))
+  is "logical block" "$(queue logical_block_size)" 4096
+  is cache "$(queue write_cache)" "write back"
+  is fua "$(queue fua)" 1
+  is "look at requests, ms" "$(queue io_timeout)" 5000
+  cairn volume show pg | grep -q "$device" || die "show doesn't name the device"
+  cairn volume export pg --kernel-nbd 2>&1 | grep -q already || die "not idempotent"
+  said=$(cairn volume export pg --nbd unix:/run/pg.sock 2>&1) && die "a second writer"
+  echo "$said" | grep -q "at kernel" || die "$said"
+  mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
+  cp -r /etc/ssl /mnt/ && sync -f /mnt && umount /mnt || die files
+  e2fsck -fn "$device" >/dev/null || die fsck
+  quiet volume unexport pg || die unexport
+  is "devices after unexport" "$(set_up)" 0
+  device=$(cairn volume export pg --kernel-nbd --read-only 2>/dev/null) || die "export again"
+  name=${device#/dev/}
+  is read-only "$(cat "/sys/block/$name/ro")" 1
+  mount -o ro,noload "$device" /mnt && diff -r /etc/ssl /mnt/ssl || die "what was written is another"
+}
+
+# Takes a driver away; what used it may still be on its way out.
+unloaded() {
+  for _ in $(seq 100); do
+    grep -q "^$1 " /proc/modules || return 0
+    said=$(rmmod "$1" 2>&1) && return 0
+    sleep 0.1
+  done
+  die "$1 stays: $said"
+}
+
+# crashes SECONDS ROUNDS: kill -9 under what runs, and starts again; one of them after a while.
+crashes() {
+  for round in $(seq "$2"); do
+    sleep "$1"
+    killed
+    # Requests wait meanwhile.
+    [ "$round" != 2 ] || sleep 3
+    up
+    is "devices after kill $round" "$(set_up)" 1
+    is "device after kill $round" "$(cairn volume export pg --kernel-nbd 2>/dev/null)" "$device"
+  done
+}
+
+crash_is_a_pause() {
+  begin
+  verify 16 &
+  fio=$!
+  crashes 4 1
+  content $fio
+}
+
+kill_9_under_a_file_system() {
+  begin 160MiB
+  mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
+  fio --name=verify --directory=/mnt --size=64m --bsrange=4k-64k --rw=randwrite --direct=1 --ioengine=libaio \
+    --iodepth=32 --verify=crc32c --verify_fatal=1 --do_verify=1 --verify_backlog=200 --time_based --runtime=60 \
+    --output=/vmout/fio.log >/dev/null 2>&1 &
+  fio=$!
+  crashes 6 3
+  content $fio
+  umount /mnt || die umount
+  e2fsck -fn "$device" >/dev/null || die fsck
+}
+
+# What is slow stays under way, once: its socket is kept, and no second request is made of it.
+slow_is_not_sent_again() {
+  begin
+  verify 25 &
+  fio=$!
+  sleep 3
+  before=$(dmesg | grep -cE "reconnected socket|Receive control failed")
+  kill -STOP "$daemon"
+  # Past two looks of the kernel's.
+  sleep 12
+  kill -CONT "$daemon"
+  content $fio
+  is "sockets lost" "$(dmesg | grep -cE "reconnected socket|Receive control failed")" "$before"
+  dmesg | grep -q "Possible stuck request" || die "the kernel didn't look"
+  ! dmesg | grep -E "timed out, retrying|Double reply|Unexpected reply" || die "a request was sent again"
+}
+
+in_use_stays() {
+  begin
+  mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
+  said=$(cairn volume unexport pg 2>&1) && die "a mounted device was taken away"
+  echo "$said" | grep -q "$name is mounted at" || die "the holder isn't named: $said"
+  echo "$said" | grep -q -- --yes || die "no way on: $said"
+  umount /mnt
+  quiet volume unexport pg || die unexport
+  is "devices" "$(set_up)" 0
+}
+
+the_choice_is_what_the_kernel_has() {
+  begin_array
+  unloaded ublk_drv
+  unloaded nbd
+  # The kernel loads nbd by itself for who asks: not here.
+  loader=$(cat /proc/sys/kernel/modprobe)
+  echo /bin/false >/proc/sys/kernel/modprobe
+  said=$(cairn volume export pg --block auto 2>&1) && die "without a driver: $said"
+  for words in "modprobe ublk_drv" "modprobe nbd" "--nbd unix:"; do
+    echo "$said" | grep -q -- "$words" || die "not said: $words: $said"
+  done
+  cairn volume show pg | grep -q "/dev/" && die "an export that failed is remembered"
+  echo "$loader" >/proc/sys/kernel/modprobe
+  device=$(cairn volume export pg --block auto 2>/run/said) || die "with nbd alone"
+  grep -q "modprobe ublk_drv" /run/said || die "not said what is missing: $(cat /run/said)"
+  case $device in /dev/nbd*) ;; *) die "$device with nbd alone" ;; esac
+  # What it is it stays, although there is something better now.
+  modprobe ublk_drv || die ublk_drv
+  is "the second answer" "$(cairn volume export pg --block auto 2>/dev/null)" "$device"
+  quiet volume unexport pg || die unexport
+  device=$(cairn volume export pg --block auto 2>/dev/null) || die "with both"
+  case $device in /dev/ublkb*) ;; *) die "$device with both" ;; esac
+  is "devices of nbd" "$(set_up)" 0
+  # Remembered as what it is.
+  stopped
+  up
+  is "after a restart" "$(cairn volume export pg --block auto 2>/dev/null)" "$device"
+  quiet volume unexport pg || die unexport
+  unloaded ublk_drv
+}
+
+restart_is_a_pause() {
+  begin
+  verify 25 &
+  fio=$!
+  for _ in 1 2; do
+    sleep 4
+    stopped
+    sleep 1
+    is "devices without a daemon" "$(set_up)" 1
+    up
+  done
+  content $fio
+  stopped
+  up
+  dd if="$device" of=/dev/null bs=1M count=4 iflag=direct status=none || die "no reads after it"
+}
+
+xfs_keeps_its_files() {
+  begin 400MiB
+  mkfs.xfs -q "$device" && mount "$device" /mnt || die xfs
+  cp -r /etc/ssl /mnt/ || die files
+  killed
+  (sync -f /mnt && echo synced >/run/synced) &
+  sync=$!
+  sleep 2
+  [ ! -e /run/synced ] || die "a sync without a daemon"
+  up
+  wait $sync
+  umount /mnt || die umount
+  xfs_repair -n "$device" >/dev/null 2>&1 || die xfs_repair
+  mount "$device" /mnt && diff -r /etc/ssl /mnt/ssl || die "what was written is another"
+}
+
+trim_gives_extents_back() {
+  begin 192MiB
+  mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
+  head -c 150M /dev/zero >/mnt/large && sync -f /mnt || die write
+  full=$(allocated)
+  rm /mnt/large && sync -f /mnt && fstrim -v /mnt || die fstrim
+  left=$(allocated)
+  [ "$left" -lt "$full" ] || die "$full bytes allocated before, $left after"
+}
+
+member_fails_and_is_rebuilt() {
+  begin
+  verify 30 &
+  fio=$!
+  sleep 3
+  quiet disk fail /dev/vdb --yes || die fail
+  quiet array wait pool --for clean --timeout 120s || die "not rebuilt"
+  content $fio
+  cairn array show pool | grep -q "$spare" || die "the spare isn't in it"
+}
+
+zeroes_and_discards() {
+  begin 128MiB
+  yes cairn | head -c 8M >/run/data
+  dd if=/run/data of="$device" bs=1M oflag=direct status=none || die write
+  # Of some rows the middle, and whole ones beside.
+  blkdiscard -z -o 4096 -l 1M "$device" || die zeroout
+  dd if=/dev/zero of=/run/data bs=4096 seek=1 count=256 conv=notrunc status=none
+  cmp -n $((8 << 20)) /run/data "$device" || die "what was zeroed, or what was beside it"
+  blkdiscard -o $((2 << 20)) -l $((3 << 20)) "$device" || die discard
+  dd if=/dev/zero of=/run/data bs=1M seek=2 count=3 conv=notrunc status=none
+  cmp -n $((8 << 20)) /run/data "$device" || die "what was discarded, or what was beside it"
+  blkdiscard "$device" || die "discard of all"
+  is allocated "$(allocated)" 0
+  killed
+  up
+  dd if="$device" bs=1M count=8 iflag=direct status=none | cmp -n $((8 << 20)) - /dev/zero || die "not zeros"
+}
+
+resize_is_seen() {
+  begin 64MiB
+  quiet volume resize pg --size 128MiB || die resize
+  for _ in $(seq 100); do
+    [ "$(blockdev --getsize64 "$device")" = $((128 << 20)) ] && break
+    sleep 0.1
+  done
+  is size "$(blockdev --getsize64 "$device")" $((128 << 20))
+  dd if=/dev/zero of="$device" bs=1M seek=127 count=1 oflag=direct status=none || die "no writes at its end"
+}
+
+left_device_is_taken_up() {
+  begin
+  yes cairn | head -c 1M >/run/data
+  dd if=/run/data of="$device" bs=1M oflag=direct status=none || die write
+  killed
+  # The daemon's memory is lost, the device is not.
+  rm -rf $state
+  up
+  # shellcheck disable=SC2086
+  cairn array assemble pool --scan $members $spare >/dev/null 2>&1 ||
+    quiet array assemble pool --scan $members $spare --force || die assemble
+  modprobe ublk_drv
+  # Also by the choice: it isn't left behind for something better.
+  is device "$(cairn volume export pg --block auto 2>/dev/null)" "$device"
+  unloaded ublk_drv
+  is devices "$(set_up)" 1
+  dd if="$device" bs=1M count=1 iflag=direct status=none | cmp - /run/data || die "other data"
+}
+
+array_stops_and_goes_on() {
+  begin
+  yes cairn | head -c 1M >/run/data
+  dd if=/run/data of="$device" bs=1M oflag=direct status=none || die write
+  quiet array stop pool --yes || die stop
+  dd if="$device" of=/run/read bs=1M count=1 iflag=direct status=none &
+  reader=$!
+  sleep 1
+  quiet array assemble pool || die assemble
+  wait $reader || die "a read over the stop failed"
+  cmp /run/read /run/data || die "other data"
+}
+
+# Dirty pages in plenty, of a file system on the device, while the host is short of memory. Nothing may
+# wait for itself.
+memory_pressure() {
+  begin 256MiB
+  mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
+  echo 1 >/proc/sys/vm/overcommit_memory
+  echo 60 >/proc/sys/vm/dirty_ratio
+  mkdir -p /run/ballast && mount -t tmpfs -o size=100% ballast /run/ballast
+  available=$(awk '/MemAvailable/ {print $2}' /proc/meminfo)
+  head -c $((available / 1024 - 160))M /dev/zero >/run/ballast/file || die ballast
+  timeout 120 dd if=/dev/zero of=/mnt/large bs=1M count=160 status=none || die "the write hangs"
+  timeout 60 sync -f /mnt || die "the sync hangs"
+  umount /run/ballast
+  kill -0 "$daemon" || die "the daemon is gone"
+}
+
+# --- running them ------------------------------------------------------------------------------------
+
+failed=0
+for promise in "$@"; do
+  begun=$(date +%s)
+  dmesg -C
+  if (
+    trap tidy EXIT
+    "$promise"
+  ); then
+    echo "ok $promise ($(($(date +%s) - begun)) s)"
+  else
+    failed=$((failed + 1))
+    echo "FAILED $promise ($(($(date +%s) - begun)) s)"
+    tail -n 15 /vmout/cairnd.log
+    dmesg | grep -i nbd | tail -n 8
+  fi
+  rm -f /vmout/cairnd.log
+done
+echo "$failed of $# promises failed"
+[ "$failed" = 0 ]
