@@ -66,6 +66,8 @@ pub(super) enum Sum<'a> {
     Dot(&'a [u8], Out),
     /// Two of them.
     Dot2(&'a [u8], Out, &'a [u8], Out),
+    /// P += old + new, Q += factor · (old + new), of the two sources.
+    Update(u8, Out, Out),
 }
 
 impl Sum<'_> {
@@ -80,6 +82,7 @@ impl Sum<'_> {
                 Self::PQ(p, q) => Self::PQ(p.past(bytes), q.past(bytes)),
                 Self::Dot(factors, out) => Self::Dot(factors, out.past(bytes)),
                 Self::Dot2(f, a, g, b) => Self::Dot2(f, a.past(bytes), g, b.past(bytes)),
+                Self::Update(factor, p, q) => Self::Update(factor, p.past(bytes), q.past(bytes)),
             }
         }
     }
@@ -188,7 +191,7 @@ unsafe fn run_tail(job: &Job, sum: Sum, from: usize) {
     let (mut a, mut b) = ([0u8; 8], [0u8; 8]);
     let (first, second) = match sum {
         Sum::P(out) | Sum::Q(out) | Sum::Dot(_, out) => (out, None),
-        Sum::PQ(a, b) | Sum::Dot2(_, a, _, b) => (a, Some(b)),
+        Sum::PQ(a, b) | Sum::Dot2(_, a, _, b) | Sum::Update(_, a, b) => (a, Some(b)),
     };
     let in_word = |out: Out, word: &mut [u8; 8]| {
         if !out.carry.is_null() {
@@ -210,6 +213,7 @@ unsafe fn run_tail(job: &Job, sum: Sum, from: usize) {
         Sum::PQ(..) => Sum::PQ(in_a, in_b),
         Sum::Dot(factors, _) => Sum::Dot(factors, in_a),
         Sum::Dot2(f, _, g, _) => Sum::Dot2(f, in_a, g, in_b),
+        Sum::Update(factor, ..) => Sum::Update(factor, in_a, in_b),
     };
     // SAFETY: all of it is in words of our own.
     unsafe {
@@ -397,6 +401,7 @@ unsafe fn steps<V: Vector>(job: &Job, sum: Sum) -> usize {
             Sum::PQ(p, q) => steps_pq::<V>(job, whole, p, q),
             Sum::Dot(factors, out) => steps_dot::<V>(job, whole, factors, out),
             Sum::Dot2(f, a, g, b) => steps_dot2::<V>(job, whole, (f, a), (g, b)),
+            Sum::Update(factor, p, q) => steps_update::<V>(job, whole, factor, p, q),
         }
         if job.stream {
             V::fence();
@@ -508,6 +513,26 @@ unsafe fn steps_dot2<V: Vector>(
             }
             end(sum_a, a, at, job.stream);
             end(sum_b, b, at, job.stream);
+        }
+    }
+}
+
+/// # Safety
+/// As [`steps`]; `whole` is at most the job's length, and there are two sources.
+#[inline(always)]
+unsafe fn steps_update<V: Vector>(job: &Job, whole: usize, factor: u8, p: Out, q: Out) {
+    let &[old, new] = job.sources else {
+        unreachable!("an update of {} sources", job.sources.len());
+    };
+    // SAFETY: the caller's.
+    let factor = unsafe { V::factor(factor) };
+    for at in (0..whole).step_by(V::BYTES) {
+        // SAFETY: the caller's.
+        unsafe {
+            let change = V::load(old.add(job.at + at)).xor(V::load(new.add(job.at + at)));
+            let (sum_p, sum_q): (V, V) = (begin(p, at), begin(q, at));
+            end(sum_p.xor(change), p, at, job.stream);
+            end(sum_q.xor(change.mul(factor)), q, at, job.stream);
         }
     }
 }
