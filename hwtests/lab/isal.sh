@@ -42,9 +42,9 @@ options=(-q
   -oDir::State::Lists="$apt/lists"
   -oDir::State::status="$apt/status"
   -oDir::Etc::SourceList="$apt/sources.list"
-  -oDir::Etc::SourceParts=/nonexistent
-  -oDir::Etc::Preferences=/nonexistent
-  -oDir::Etc::PreferencesParts=/nonexistent
+  -oDir::Etc::SourceParts=/dev/null
+  -oDir::Etc::Preferences=/dev/null
+  -oDir::Etc::PreferencesParts=/dev/null
   -oAcquire::Languages=none
   -oAPT::Sandbox::User=root)
 

@@ -254,10 +254,11 @@ fn recovery<'a>(
         (solving_one(sources.len()), Vec::new())
     };
     let by = |kernel: &'static Kernel| -> Run<'a> {
-        let (sources, f, g) = (sources.clone(), f.clone(), g.clone());
+        let (sources, f) = (sources.clone(), f.clone());
         Box::new(move |results| {
             if of_two {
-                kernel.dot2(&sources, &f, &mut results.a, &g, &mut results.b);
+                let plain = sources.len() - 1;
+                kernel.pair(&sources, &f, plain, &mut results.a, &mut results.b);
             } else {
                 kernel.dot(&sources, &f, &mut results.a);
             }

@@ -34,9 +34,11 @@ use crate::isal::Isal;
 use crate::table::Table;
 
 /// Samples of a case; the medians are over as many.
-const SAMPLES: usize = 11;
+const SAMPLES: usize = 41;
 /// What our kernel runs in the samples of a case; others take their time beside it.
-const OURS_FOR: Duration = Duration::from_millis(220);
+const OURS_FOR: Duration = Duration::from_millis(300);
+/// Drawn from the samples for criterion's intervals.
+const RESAMPLES: usize = 5000;
 /// And before them.
 const WARM_FOR: Duration = Duration::from_millis(40);
 
@@ -44,6 +46,7 @@ fn measure(criterion: &mut Criterion, shape: &str, case: &mut Case, table: &mut 
     let mut group = criterion.benchmark_group(case.kernel);
     group
         .sample_size(SAMPLES)
+        .nresamples(RESAMPLES)
         .measurement_time(OURS_FOR)
         .warm_up_time(WARM_FOR)
         .sampling_mode(SamplingMode::Flat)

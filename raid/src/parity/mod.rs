@@ -38,16 +38,19 @@ const STREAM_FROM: usize = 4 << 20;
 /// Sources that are read side by side at most in memory that isn't cached: more streams than that the
 /// CPU's prefetchers don't follow.
 const SOURCES_AT_ONCE: usize = 11;
-/// With more sources the columns are done in tiles of this size, whose sums stay in the cache between
-/// the passes.
-const TILE: usize = 16 << 10;
+/// With more sources the columns are done in tiles of this size, whose sums stay in the core's own cache
+/// between the passes. The prefetchers begin anew with each tile: from 16 KiB to 128 KiB, 22 sources in
+/// memory gain two fifths, and little beyond.
+const TILE: usize = 128 << 10;
+/// The same where what is found is compared: it has to stay in the cache, too.
+const COMPARED_TILE: usize = 32 << 10;
 /// What a streamed store needs of its address.
 const STREAM_ALIGN: usize = 64;
 
 #[repr(align(64))]
-struct Tile(MaybeUninit<[u8; TILE]>);
+struct Tile<const BYTES: usize>(MaybeUninit<[u8; BYTES]>);
 
-impl Tile {
+impl<const BYTES: usize> Tile<BYTES> {
     fn new() -> Self {
         Self(MaybeUninit::uninit())
     }
@@ -69,8 +72,10 @@ struct Work<'a> {
 enum Terms<'a> {
     /// P, and Q.
     Parity,
-    /// A factor each; the second sum may not be wanted, and has none then.
-    Factors(&'a [u8], &'a [u8]),
+    /// A factor each; there is no second sum.
+    Factors(&'a [u8]),
+    /// A factor each; in the second sum the first so many sources are once more.
+    Pair(&'a [u8], usize),
 }
 
 /// The first and the second sum.
@@ -96,7 +101,10 @@ impl<'a> Work<'a> {
             sources: self.sources.get(range.clone()).unwrap_or_default(),
             terms: match self.terms {
                 Terms::Parity => Terms::Parity,
-                Terms::Factors(f, g) => Terms::Factors(of(f), of(g)),
+                Terms::Factors(factors) => Terms::Factors(of(factors)),
+                Terms::Pair(factors, plain) => {
+                    Terms::Pair(of(factors), plain.saturating_sub(range.start))
+                }
             },
         }
     }
@@ -106,10 +114,11 @@ impl<'a> Work<'a> {
             (Terms::Parity, Outs(Some(p), Some(q))) => Some(Sum::PQ(p, q)),
             (Terms::Parity, Outs(Some(p), None)) => Some(Sum::P(p)),
             (Terms::Parity, Outs(None, Some(q))) => Some(Sum::Q(q)),
-            (Terms::Factors(f, g), Outs(Some(a), Some(b))) => Some(Sum::Dot2(f, a, g, b)),
-            (Terms::Factors(f, _), Outs(Some(a), None)) => Some(Sum::Dot(f, a)),
-            (Terms::Factors(_, g), Outs(None, Some(b))) => Some(Sum::Dot(g, b)),
-            (_, Outs(None, None)) => None,
+            (Terms::Factors(factors), Outs(Some(a), _)) => Some(Sum::Dot(factors, a)),
+            (Terms::Pair(factors, plain), Outs(Some(a), Some(b))) => {
+                Some(Sum::Pair(factors, plain, a, b))
+            }
+            _ => None,
         }
     }
 }
@@ -144,30 +153,33 @@ impl Kernel {
 
     /// `out` = Σ factor i · source i.
     pub fn dot(&self, sources: &[&[u8]], factors: &[u8], out: &mut [u8]) {
-        self.dots(sources, (factors, Some(out)), (&[], None));
+        self.by_factors(sources, Terms::Factors(factors), out, None);
     }
 
-    /// Two of them in one pass.
-    pub fn dot2(&self, sources: &[&[u8]], f: &[u8], a: &mut [u8], g: &[u8], b: &mut [u8]) {
-        self.dots(sources, (f, Some(a)), (g, Some(b)));
-    }
-
-    fn dots(
+    /// `a` = Σ factor i · source i, and `b` = `a` + the first `plain` sources: with Q as the last source, and
+    /// `plain` all before it, two lost chunks at once.
+    pub fn pair(
         &self,
         sources: &[&[u8]],
-        (f, a): (&[u8], Option<&mut [u8]>),
-        (g, b): (&[u8], Option<&mut [u8]>),
+        factors: &[u8],
+        plain: usize,
+        a: &mut [u8],
+        b: &mut [u8],
     ) {
-        let len = a.as_ref().map_or(0, |out| out.len());
-        assert!(
-            f.len() == sources.len() && (b.is_none() || g.len() == sources.len()),
-            "a factor for each source"
-        );
+        self.by_factors(sources, Terms::Pair(factors, plain), a, Some(b));
+    }
+
+    fn by_factors(&self, sources: &[&[u8]], terms: Terms, a: &mut [u8], b: Option<&mut [u8]>) {
+        let len = a.len();
+        let (Terms::Factors(factors) | Terms::Pair(factors, _)) = terms else {
+            unreachable!("parity has no factors");
+        };
+        assert_eq!(factors.len(), sources.len(), "a factor for each source");
         let sources = pointers(sources, len);
-        let outs = Outs(a, b).map(|out| pointer(out, len));
+        let outs = Outs(Some(a), b).map(|out| pointer(out, len));
         let work = Work {
             sources: &sources,
-            terms: Terms::Factors(f, g),
+            terms,
         };
         // SAFETY: all are `len` long, and the outputs are borrowed for writing.
         unsafe { self.sums(work, len, outs) };
@@ -195,32 +207,32 @@ impl Kernel {
             }
             return;
         }
-        let mut tiles = Tiles::new();
+        let mut tiles = Tiles::<TILE>::new();
+        let between = tiles.outs(&outs);
         for at in (0..len).step_by(TILE) {
             // SAFETY: the outputs are `len` long, and `at` is below that.
             let outs = outs.map(|out| unsafe { out.add(at) });
             let columns = at..len.min(at + TILE);
             // SAFETY: sources and outputs have these bytes.
-            unsafe { self.passes(work, columns, outs, true, &mut tiles) };
+            unsafe { self.passes(work, columns, outs, true, between) };
         }
     }
 
     /// One tile, so many sources at once: the last ones first, as Horner's rule has it.
     ///
     /// # Safety
-    /// Sources are valid in `columns`, which are a tile at most; `outs`, which are where the first
-    /// column goes, for so many bytes, and aligned if `stream`.
+    /// Sources are valid in `columns`; `outs`, which are where the first column goes, and `between` for so
+    /// many bytes, and `outs` aligned if `stream`.
     unsafe fn passes(
         &self,
         work: Work,
         columns: Range<usize>,
         outs: Outs<*mut u8>,
         stream: bool,
-        tiles: &mut Tiles,
+        between: Outs<*mut u8>,
     ) {
         let all = work.sources.len();
         let each = all.div_ceil(all.div_ceil(SOURCES_AT_ONCE).max(1)).max(1);
-        let between = tiles.outs(&outs);
         let mut end = all;
         // Once without any sources, too: sums of nothing are zeros.
         loop {
@@ -241,7 +253,7 @@ impl Kernel {
             };
             let placed = Outs(place(outs.0, between.0), place(outs.1, between.1));
             if let Some(sum) = part.sum(placed) {
-                // SAFETY: the caller's; tiles are as long.
+                // SAFETY: the caller's.
                 unsafe { self.run(&job, sum) };
             }
             if is_last {
@@ -260,18 +272,22 @@ impl Kernel {
             sources: &sources,
             terms: Terms::Parity,
         };
-        let (mut between, mut found) = (Tiles::new(), Tiles::new());
-        let stored = p.chunks(TILE).zip(q.chunks(TILE));
-        stored.zip((0..).step_by(TILE)).all(|((p, q), at)| {
-            let (found_p, found_q) = (found.0.start(), found.1.start());
-            let outs = Outs(Some(found_p), Some(found_q));
-            // SAFETY: sources have these bytes, and a tile has room for them, which are then there.
-            unsafe {
-                self.passes(work, at..at + p.len(), outs, false, &mut between);
-                slice::from_raw_parts(found_p, p.len()) == p
-                    && slice::from_raw_parts(found_q, q.len()) == q
-            }
-        })
+        let mut between = Tiles::<COMPARED_TILE>::new();
+        let mut found = Tiles::<COMPARED_TILE>::new();
+        let (found_p, found_q) = (found.0.start(), found.1.start());
+        let outs = Outs(Some(found_p), Some(found_q));
+        let between = between.outs(&outs);
+        let stored = p.chunks(COMPARED_TILE).zip(q.chunks(COMPARED_TILE));
+        stored
+            .zip((0..).step_by(COMPARED_TILE))
+            .all(|((p, q), at)| {
+                // SAFETY: sources have these bytes, and a tile has room for them, which are then there.
+                unsafe {
+                    self.passes(work, at..at + p.len(), outs, false, between);
+                    slice::from_raw_parts(found_p, p.len()) == p
+                        && slice::from_raw_parts(found_q, q.len()) == q
+                }
+            })
     }
 
     /// Brings both parities from `old` data to `new`, whose Q coefficient is `factor`.
@@ -319,9 +335,9 @@ impl Kernel {
 }
 
 /// What sums are kept in between the passes.
-struct Tiles(Tile, Tile);
+struct Tiles<const BYTES: usize>(Tile<BYTES>, Tile<BYTES>);
 
-impl Tiles {
+impl<const BYTES: usize> Tiles<BYTES> {
     fn new() -> Self {
         Self(Tile::new(), Tile::new())
     }
