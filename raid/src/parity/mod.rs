@@ -39,8 +39,8 @@ const STREAM_FROM: usize = 4 << 20;
 /// CPU's prefetchers don't follow.
 const SOURCES_AT_ONCE: usize = 11;
 /// With more sources the columns are done in tiles of this size, whose sums stay in the core's own cache
-/// between the passes. The prefetchers begin anew with each tile: from 16 KiB to 128 KiB, 22 sources in
-/// memory gain two fifths, and little beyond.
+/// between the passes. The prefetchers begin anew with each tile: from 16 KiB to 128 KiB, many sources in
+/// memory gain a third, and little beyond.
 const TILE: usize = 128 << 10;
 /// The same where what is found is compared: it has to stay in the cache, too.
 const COMPARED_TILE: usize = 32 << 10;
