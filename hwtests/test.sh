@@ -113,9 +113,7 @@ look() {
   program runuser util-linux
   program losetup mount
   program systemd-analyze systemd
-  for name in initdb pgbench pg_amcheck pg_checksums; do
-    ls /usr/lib/postgresql/*/bin/$name >/dev/null 2>&1 || lacks "PostgreSQL's $name" postgresql
-  done
+  look_postgres
 }
 
 # What the virtual machine is made of; the kernel itself is fetched by lab/kernel.sh.
@@ -130,6 +128,17 @@ look_kernel() {
   program fio fio
   program mkfs.ext4 e2fsprogs
   program mkfs.xfs xfsprogs
+  [ "$kernel" = whole ] || return 0
+  program mdadm mdadm
+  program runuser util-linux
+  program losetup mount
+  look_postgres
+}
+
+look_postgres() {
+  for name in initdb pgbench pg_amcheck pg_checksums; do
+    ls /usr/lib/postgresql/*/bin/$name >/dev/null 2>&1 || lacks "PostgreSQL's $name" postgresql
+  done
 }
 
 install_packages() {
@@ -256,7 +265,10 @@ part_end_to_end() {
 
 # On a kernel that has what this host's may not have; emulated, so for right or wrong alone.
 part_kernel() {
-  CAIRN_BIN_DIR=$target/release bash hwtests/lab/ublk.sh "$kernel"
+  CAIRN_BIN_DIR=$target/release bash hwtests/lab/ublk.sh "$kernel" || return 1
+  [ "$kernel" = whole ] || return 0
+  CAIRN_BIN_DIR=$target/release bash hwtests/lab/md.sh &&
+    CAIRN_BIN_DIR=$target/release bash hwtests/lab/outage.sh
 }
 
 part_demo() {

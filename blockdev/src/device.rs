@@ -29,6 +29,9 @@ pub struct DeviceGeometry {
     pub size: u64,
     /// Smallest unit of I/O: offsets and lengths are multiples of it. 512 or 4096.
     pub logical_block: u32,
+    /// What it writes whole or not at all, aligned to it, whatever goes wrong: a power cut tears nothing
+    /// smaller. Where that isn't known, 512.
+    pub physical_block: u32,
     /// Preferred smallest I/O (an array's chunk).
     pub io_min: u32,
     /// Best I/O (an array's row); 0 if there is none.

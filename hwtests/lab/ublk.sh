@@ -5,7 +5,7 @@
 #   ublk.sh whole      also xfs, trim, a failed member, zeroing, resizing, memory pressure
 #   ublk.sh PROMISE…   some by name; --list names them
 #
-# Binaries: CAIRN_BIN_DIR, else target/release. Needs fio, mkfs.ext4, mkfs.xfs, and what vm.sh does.
+# Binaries: CAIRN_BIN_DIR, else target/release. Needs fio, mkfs.ext4, mkfs.xfs, PostgreSQL, and what vm.sh does.
 # Inside the machine (that is how it calls itself) every promise gets an array of its own: RAID 6 on
 # four virtio disks, one spare, a volume, its device.
 set -u
@@ -13,7 +13,8 @@ set -u
 # Those of the smoke first.
 smoke="device_is_what_it_says kill_9_is_a_pause restart_is_a_pause in_use_stays refusals"
 whole="$smoke xfs_keeps_its_files trim_gives_extents_back member_fails_and_is_rebuilt zeroes_and_discards
- resize_is_seen_or_said left_device_is_taken_up_or_removed array_stops_and_goes_on memory_pressure"
+ resize_is_seen_or_said left_device_is_taken_up_or_removed array_stops_and_goes_on memory_pressure
+ postgres_runs_through_an_upgrade"
 
 bin=${CAIRN_BIN_DIR:-${CARGO_TARGET_DIR:-target}/release}
 
@@ -36,64 +37,31 @@ if [ "${1:-}" != --inside ]; then
       exit 1
     }
   done
+  here=$(dirname "$self")
+  run=$(mktemp -d)
+  trap 'rm -rf "$run"' EXIT
+  case $promises in
+    *postgres*)
+      # A database made here: emulated it takes minutes. The machine sees it under its own path.
+      mkdir "$run/mnt" && chmod 755 "$run" "$run/mnt"
+      { SCALE=2 bash "$here/pg-on-nbd.sh" start "$run" && bash "$here/pg-on-nbd.sh" stop "$run"; } || exit 1
+      ;;
+  esac
   # shellcheck disable=SC2086
   DISKS=5 DISK_MIB=200 TIMEOUT=${TIMEOUT:-900} MODULES='virtio_blk' \
-    exec bash "$(dirname "$self")/vm.sh" "CAIRN_BIN_DIR='$bin' bash '$self' --inside $(echo $promises)"
+    bash "$here/vm.sh" "CAIRN_BIN_DIR='$bin' DATABASE='$run/mnt/data' bash '$self' --inside $(echo $promises)"
+  exit
 fi
 shift
 
 # --- inside ------------------------------------------------------------------------------------------
 
 bin=$CAIRN_BIN_DIR
-state=/run/state
-export CAIRN_SOCKET=$state/cairnd.sock
+here=$(dirname "$(realpath "$0")")
+. "$here/inside.sh"
 members="/dev/vda /dev/vdb /dev/vdc /dev/vdd"
 spare=/dev/vde
-daemon=
 device=
-
-die() {
-  echo "  failed: $*" >&2
-  exit 1
-}
-
-cairn() { "$bin/cairn" "$@"; }
-
-# As cairn, without what it says of what it did.
-quiet() { cairn "$@" >/dev/null 2>&1; }
-
-# Starts the daemon and waits until it answers.
-up() {
-  mkdir -m 700 -p $state
-  rm -f $CAIRN_SOCKET
-  "$bin/cairnd" --state-dir $state >>/vmout/cairnd.log 2>&1 &
-  daemon=$!
-  answers
-}
-
-# Waits until the daemon answers, and its array, if it has one, is started.
-answers() {
-  for _ in $(seq 300); do
-    quiet status
-    # 4: it can't be reached.
-    if [ $? -ne 4 ]; then
-      quiet array show pool && quiet array wait pool --for idle --timeout 60s
-      return
-    fi
-    sleep 0.1
-  done
-  die "cairnd doesn't answer"
-}
-
-killed() {
-  kill -9 "$daemon"
-  wait "$daemon" 2>/dev/null
-}
-
-stopped() {
-  kill "$daemon"
-  wait "$daemon" || die "cairnd stopped with $?"
-}
 
 # begin [SIZE [EXPORT OPTIONS]]: the array, the volume and its device.
 begin() {
@@ -114,6 +82,7 @@ begin() {
 tidy() {
   umount /mnt 2>/dev/null
   umount /run/ballast 2>/dev/null
+  [ ! -d /run/pg ] || bash "$here/pg-on-nbd.sh" down /run/pg
   kill -9 "$daemon" 2>/dev/null
   wait "$daemon" 2>/dev/null
   # A device without a server holds its users for ever: a fresh server takes it away.
@@ -145,8 +114,6 @@ verify() {
 }
 
 queue() { cat "/sys/block/$name/queue/$1"; }
-
-is() { [ "$2" = "$3" ] || die "$1 is $2, not $3"; }
 
 # --- the promises ------------------------------------------------------------------------------------
 
@@ -379,6 +346,33 @@ memory_pressure() {
   for flags in $(sed 's/.*) //' /proc/"$daemon"/task/*/stat | cut -d' ' -f7); do
     [ $((flags & 0x80000)) != 0 ] || die "a thread may wait for its own device"
   done
+}
+
+# PostgreSQL on ext4 on the device, under pgbench: the daemon is stopped and started, as an upgrade does
+# it, and killed and started. No transaction may fail.
+postgres_runs_through_an_upgrade() {
+  begin 300MiB
+  # Where PostgreSQL's processes share memory.
+  mkdir -p /dev/shm && mount -t tmpfs -o mode=1777 shm /dev/shm
+  pg="bash $here/pg-on-nbd.sh"
+  mkdir -p /run/pg/mnt && chmod 755 /run/pg /run/pg/mnt
+  mkfs.ext4 -q "$device" && mount "$device" /run/pg/mnt || die ext4
+  cp -a "$DATABASE" /run/pg/mnt/data || die "the database can't be copied"
+  $pg start /run/pg || die "PostgreSQL doesn't start"
+  $pg load /run/pg 60 >/run/pg/load 2>&1 &
+  load=$!
+  sleep 15
+  stopped
+  up
+  sleep 15
+  killed
+  up
+  wait $load || die "pgbench: $(cat /run/pg/load)"
+  sed 's/^/  /' /run/pg/load
+  $pg check /run/pg || die "what pgbench left"
+  $pg stop /run/pg || die "PostgreSQL's pages"
+  umount /run/pg/mnt && e2fsck -fn "$device" >/dev/null 2>&1 || die fsck
+  ! dmesg | grep -E 'I/O error|EXT4-fs error' || die "the kernel saw an error"
 }
 
 # --- running them ------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ pub mod disks;
 pub mod fault;
 pub mod full;
 pub mod host;
+pub mod lab;
 pub mod program;
 pub mod scratch;
 pub mod storm;

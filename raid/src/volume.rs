@@ -322,6 +322,8 @@ impl BlockDevice for Volume {
         DeviceGeometry {
             size: self.size(),
             logical_block: u32::try_from(SECTOR).unwrap_or(512),
+            // What isn't acked yet is old or new by such sectors.
+            physical_block: u32::try_from(SECTOR).unwrap_or(512),
             io_min: u32::try_from(geometry.chunk_bytes()).unwrap_or(u32::MAX),
             io_opt: u32::try_from(geometry.row_bytes()).unwrap_or(u32::MAX),
             rotational: false,

@@ -231,6 +231,12 @@ fn describe(
     let geometry = DeviceGeometry {
         size,
         logical_block: sector,
+        physical_block: if is_block && sys::is_aligned(&file).unwrap_or(false) {
+            physical
+        } else {
+            // Who knows what lies below a file.
+            FILE_SECTOR_BYTES
+        },
         io_min: bytes_of("minimum_io_size")
             .unwrap_or(0)
             .max(physical)

@@ -11,6 +11,7 @@ const BLKROGET: libc::Ioctl = nix::request_code_none!(0x12, 94);
 const BLKGETSIZE64: libc::Ioctl = nix::request_code_read!(0x12, 114, size_of::<usize>());
 const BLKSSZGET: libc::Ioctl = nix::request_code_none!(0x12, 104);
 const BLKDISCARD: libc::Ioctl = nix::request_code_none!(0x12, 119);
+const BLKALIGNOFF: libc::Ioctl = nix::request_code_none!(0x12, 122);
 const BLKPBSZGET: libc::Ioctl = nix::request_code_none!(0x12, 123);
 const LOOP_GET_STATUS64: libc::Ioctl = 0x4C05;
 
@@ -42,6 +43,11 @@ pub(crate) fn logical_sector(file: &File) -> io::Result<u32> {
 /// Physical sector of a block device in bytes.
 pub(crate) fn physical_sector(file: &File) -> io::Result<u32> {
     int_ioctl(file, BLKPBSZGET)
+}
+
+/// Whether the device begins where a physical sector does: a partition may not.
+pub(crate) fn is_aligned(file: &File) -> io::Result<bool> {
+    int_ioctl(file, BLKALIGNOFF).map(|offset| offset == 0)
 }
 
 /// Whether the kernel holds the device read-only.

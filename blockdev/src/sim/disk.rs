@@ -305,6 +305,7 @@ impl BlockDevice for SimDisk {
         DeviceGeometry {
             size: self.0.config.size,
             logical_block: self.0.config.logical_block,
+            physical_block: u32::try_from(self.0.state.borrow().tear_bytes).unwrap_or(512),
             io_min: self.0.config.logical_block,
             io_opt: 0,
             rotational: false,

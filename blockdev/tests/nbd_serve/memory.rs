@@ -154,6 +154,7 @@ impl BlockDevice for MemDevice {
         DeviceGeometry {
             size: self.size,
             logical_block: 512,
+            physical_block: 512,
             io_min: 4096,
             io_opt: 0,
             rotational: false,

@@ -52,6 +52,7 @@ impl BlockDevice for Spread {
         DeviceGeometry {
             size: self.disk_bytes * u64_of(self.disks.len()),
             logical_block: 4096,
+            physical_block: 512,
             io_min: 4096,
             io_opt: 0,
             rotational: false,

@@ -304,7 +304,8 @@ fn spoilt_rings(world: &mut World) {
     world.check();
 }
 
-/// Some pages of every ring, with what they hold.
+/// Some pages of every ring, with what they hold: never zeros alone, since new records hold those too and
+/// then nothing would tell the old page from the new one.
 fn ring_pages(world: &mut World) -> Vec<(usize, u64, Vec<u8>)> {
     let mut pages = Vec::new();
     for disk in world.members().into_iter().chain(world.rings()) {
@@ -314,7 +315,10 @@ fn ring_pages(world: &mut World) -> Vec<(usize, u64, Vec<u8>)> {
         for _ in 0..ROTTEN_PAGES.min(stored.len()) {
             let at = usize_of(world.rng.below(u64_of(stored.len())));
             let page = stored.swap_remove(at);
-            pages.push((disk, page, world.disk(disk).peek(page, usize_of(BLOCK))));
+            let bytes = world.disk(disk).peek(page, usize_of(BLOCK));
+            if bytes.iter().any(|&byte| byte != 0) {
+                pages.push((disk, page, bytes));
+            }
         }
     }
     pages

@@ -132,6 +132,7 @@ impl Harm {
             let offset = somewhere(world, victim);
             let bad = DiskFault::BadRange { offset, len: 512 };
             world.disk(victim).inject(bad);
+            world.spoilt += 1;
         }
     }
 
@@ -169,6 +170,7 @@ impl Harm {
         let rows = world.rows_on_disk(victim);
         let lose = Strike::new(On::Write, Effect::Lose).after(k).times(3);
         world.disk(victim).strike(lose.within(rows));
+        world.spoilt += 3 * chunk_blocks(world);
     }
 
     fn d6_a_lost_meta_write(&mut self, world: &mut World) {
@@ -187,6 +189,8 @@ impl Harm {
             let to = somewhere(world, victim) / BLOCK * BLOCK;
             let astray = Strike::new(On::Write, Effect::Misdirect(to)).after(k);
             world.disk(victim).strike(astray.within(rows.clone()));
+            // Where it should be, and where it is.
+            world.spoilt += 2 * chunk_blocks(world);
         }
     }
 
@@ -195,6 +199,7 @@ impl Harm {
         for _ in 0..4 {
             let at = somewhere(world, victim) + world.rng.below(512);
             rot(world, victim, at);
+            world.spoilt += 1;
         }
     }
 
@@ -526,6 +531,11 @@ pub fn allow_refusal(world: &mut World, start: impl FnOnce(&mut World) -> Result
             world.told()
         );
     }
+}
+
+/// The most that one write to a row spoils.
+fn chunk_blocks(world: &World) -> usize {
+    usize_of(u64::from(world.shape.chunk_bytes) / BLOCK)
 }
 
 /// A sector among the rows of a disk.

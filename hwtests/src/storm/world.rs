@@ -139,6 +139,8 @@ pub struct World {
     pub(super) checked_members: Vec<usize>,
     /// One of them isn't any more, after the crash that is about to be checked.
     pub(super) lost_in_crash: bool,
+    /// Blocks of rows that a fault may have spoilt since everything was checked, at most.
+    pub(super) spoilt: usize,
     /// The worst that came since everything was checked.
     pub(super) worst: Option<Crash>,
     /// Clients that were left running.
@@ -194,6 +196,7 @@ impl World {
             last_members: Vec::new(),
             checked_members: Vec::new(),
             lost_in_crash: false,
+            spoilt: 0,
             worst: None,
             crowds: Vec::new(),
             struck: FaultCounts::default(),

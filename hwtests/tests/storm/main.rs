@@ -8,6 +8,7 @@ use cairn_hwtests::storm::aimed::{self, Turn};
 use cairn_hwtests::storm::exhaustive::{Place, Subject, cut_everywhere};
 use cairn_hwtests::storm::history::history;
 use cairn_hwtests::storm::hunt;
+use cairn_hwtests::storm::matrix::{self, Choice};
 use cairn_raid::Level;
 
 #[test]
@@ -34,6 +35,50 @@ fn a_spare_that_joined_after_the_last_check_may_be_the_member_that_a_crash_takes
 #[test]
 fn a_row_is_not_completed_by_a_write_that_covers_a_logged_block_in_part() {
     assert_eq!(history(818_565_780_191, 6000).finding, None);
+}
+
+/// Some cells of the matrix with this seed and the next, of which the second has disks that tear no block.
+fn cells(fault: &str, state: &str, first_seed: u64) {
+    let outcome = matrix::run(&Choice {
+        seeds: 2,
+        jobs: 1,
+        fault: Some(fault.to_owned()),
+        state: Some(state.to_owned()),
+        first_seed,
+        waiting: false,
+    });
+    assert_eq!(outcome.failures, Vec::<String>::new());
+}
+
+#[test]
+fn d8_rot_in_a_row_that_a_crash_cut_off_is_no_content_where_disks_tear_no_block() {
+    cells("D8 rot in data", "replaying", 59);
+    cells("D8 rot in data", "replaying", 219);
+}
+
+#[test]
+fn h2_a_row_that_a_power_cut_takes_back_is_known_though_its_sums_are_written() {
+    cells("H1", "journal full", 9);
+}
+
+#[test]
+fn d3_a_member_that_fails_while_a_replay_begins_takes_nothing_along_that_was_acked() {
+    cells("D3", "replaying", 9);
+}
+
+#[test]
+fn d4_a_member_that_hangs_while_the_journal_is_read_takes_nothing_along_that_was_acked() {
+    cells("D4 a disk hangs", "replaying", 31);
+}
+
+#[test]
+fn a2_a_block_that_is_given_up_under_a_read_is_an_error_and_not_zeros() {
+    cells("D6 lost writes", "rebuilding", 27);
+}
+
+#[test]
+fn a2_a_block_leaves_the_list_of_the_lost_no_sooner_than_what_healed_it_is_durable() {
+    cells("D7", "degraded 2", 23);
 }
 
 #[test]

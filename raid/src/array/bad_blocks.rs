@@ -158,6 +158,14 @@ impl Array {
         let Some((generation, bytes)) = self.defects.borrow_mut().take_dirty() else {
             return;
         };
+        // What left the list did so for a record: where that isn't durable, the zeros that stand for the
+        // block would be read for its contents.
+        if let Some(journal) = self.journal() {
+            let logged = journal.logged_below(journal.next()).await;
+            if logged.is_err() {
+                return;
+            }
+        }
         self.clone().flush_disks().await;
         let disks = self.ledger.borrow().with_data();
         self.write_list(&disks, generation, &bytes).await;

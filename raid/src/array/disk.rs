@@ -364,6 +364,11 @@ impl Disk {
         }
     }
 
+    /// Whether a crash leaves every block as it was before a write of it or after, and never a mixture.
+    pub(crate) fn writes_blocks_whole(&self) -> bool {
+        u64::from(self.device.geometry().physical_block) >= BLOCK
+    }
+
     /// Whether writes need a flush before they are durable.
     pub(crate) fn has_write_cache(&self) -> bool {
         self.device.geometry().write_cache

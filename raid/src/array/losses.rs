@@ -38,6 +38,7 @@ impl Array {
         let defect = Defect { since_ms, reason };
         let new = self.defects.borrow_mut().note(place, defect);
         if new {
+            self.losses_noted.set(self.losses_noted.get() + 1);
             let detail = format!(
                 "row {} column {col} of slot {} is lost: {reason}; write it anew, or restore it from a \
                  copy (`cairn array show` tells which volume)",
@@ -45,6 +46,12 @@ impl Array {
             );
             self.report(EventKind::BadBlock, None, detail);
         }
+    }
+
+    /// How many blocks were put on the list so far. Who reads a block and finds this changed afterwards may
+    /// have read what stands in for a lost one.
+    pub(crate) fn losses_noted(&self) -> u64 {
+        self.losses_noted.get()
     }
 
     /// Whether any of `cols` of a data chunk is lost, so that what stands in its place is no data.

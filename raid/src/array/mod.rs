@@ -156,6 +156,8 @@ pub struct Array {
     pub(crate) watch: Rc<Watch>,
     /// Blocks that are lost, and the scrub's record. Whoever changes it calls `save_defects`.
     pub(crate) defects: RefCell<Defects>,
+    /// How many blocks were put on it.
+    losses_noted: Cell<u64>,
     defect_saves: Rc<Turnstile>,
     /// What members that are away have missed.
     pub(crate) missed: Missed,
@@ -225,6 +227,7 @@ impl Array {
             hooks: parts.hooks,
             watch: parts.watch,
             defects: RefCell::new(parts.defects),
+            losses_noted: Cell::new(0),
             defect_saves: Rc::default(),
             missed: Missed::default(),
         });

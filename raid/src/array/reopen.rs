@@ -42,19 +42,29 @@ impl Array {
             self.settle().await;
             self.check_unbroken()?;
         }
-        // What a disk held alone that has gone since was never acked: without it that isn't there.
-        let again = if opened.lost_a_disk() {
-            let read = Opened::read(self.uuid, self.with_rings(), !unclean, lossy).await;
-            Some(read.map_err(|error| self.journal_error(&error))?)
-        } else {
-            None
+        let copies = self.geometry.redundancy() + 1;
+        let mut again = None;
+        let journal = loop {
+            let current = again.as_ref().unwrap_or(opened);
+            // What a disk held alone that has gone since was never acked: without it that isn't there.
+            if current.lost_a_disk() {
+                let read = Opened::read(self.uuid, self.with_rings(), !unclean, lossy).await;
+                again = Some(read.map_err(|error| self.journal_error(&error))?);
+                continue;
+            }
+            let journal = Journal::resume(current.resume(), copies, self.smallest_ring());
+            *self.journal.borrow_mut() = Some(Rc::clone(&journal));
+            let level = self.bring_headers_level(&journal, current).await;
+            level.map_err(|_| self.lost_error())?;
+            if unclean {
+                current.keep_single().await;
+            }
+            // A disk may have failed in that.
+            if !current.lost_a_disk() {
+                break journal;
+            }
         };
         let opened = again.as_ref().unwrap_or(opened);
-        let copies = self.geometry.redundancy() + 1;
-        let journal = Journal::resume(opened.resume(), copies, self.smallest_ring());
-        *self.journal.borrow_mut() = Some(Rc::clone(&journal));
-        let level = self.bring_headers_level(&journal, opened).await;
-        level.map_err(|_| self.lost_error())?;
         if unclean {
             self.replay(&journal, opened).await?;
         }

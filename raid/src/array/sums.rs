@@ -122,6 +122,21 @@ impl Array {
         self.sums.as_ref()?.crc(slot, row, col)
     }
 
+    /// The sums of a row's data as it lies in place: all of them or none. Its pages are held.
+    pub(crate) fn sums_in_place(&self, row: Row) -> Vec<u32> {
+        let Some(sums) = &self.sums else {
+            return Vec::new();
+        };
+        let cols = self.geometry.chunk_blocks();
+        if (0..cols).any(|col| sums.says_nothing(row, col)) {
+            return Vec::new();
+        }
+        let slots = (0..self.geometry.data_chunks()).map(|i| self.geometry.data_slot(row, i));
+        let blocks = slots.flat_map(|slot| (0..cols).map(move |col| (slot, col)));
+        let all: Option<Vec<u32>> = blocks.map(|(slot, col)| sums.crc(slot, row, col)).collect();
+        all.unwrap_or_default()
+    }
+
     /// Notes the sums of what a transaction has put in place; its pages are held.
     pub(crate) fn note_sums(&self, view: &RowView, overlay: &Overlay, parity: &[NewParity]) {
         if self.sums.is_some() {

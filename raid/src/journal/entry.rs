@@ -62,7 +62,8 @@ pub enum Kind {
     Zero,
     /// A range that is given back.
     Discard,
-    /// A complete row that is about to be written in place; sums: each data block of the row.
+    /// A complete row that is about to be written in place; sums: each data block of the row, and behind
+    /// them, where that is known, each as it is before that.
     Intent,
     /// Parity that is about to be written; sums: each 512-byte sector of P, then of Q.
     Note,

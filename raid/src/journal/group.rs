@@ -58,7 +58,7 @@ const CRC_AT: usize = 80;
 const _: () = {
     let chunk = usize_of_u32(CHUNK_MAX);
     let note = HEAD_BYTES + ENTRY_BYTES + 4 * (2 * chunk / 512);
-    let intent = HEAD_BYTES + ENTRY_BYTES + 4 * (MEMBERS_MAX * (chunk / BLOCK_BYTES));
+    let intent = HEAD_BYTES + ENTRY_BYTES + 2 * 4 * (MEMBERS_MAX * (chunk / BLOCK_BYTES));
     assert!(note <= DESCRIPTOR_BYTES_MAX && intent <= DESCRIPTOR_BYTES_MAX);
 };
 

@@ -5,6 +5,7 @@
 //! - The highest epoch among the headers is the journal's; within it the highest floor.
 //! - Until the caller says otherwise nothing on the disks is changed.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -49,7 +50,12 @@ pub(crate) struct Opened {
     behind: Vec<Rc<Disk>>,
     /// Journal disks are lost, and with them records.
     lossy: bool,
+    /// Payloads of records with one copy.
+    kept: RefCell<BTreeMap<Seq, SharedBuf>>,
 }
+
+/// Most bytes of payloads that are kept.
+const KEPT_BYTES: u64 = 64 << 20;
 
 /// Sequences that a journal leaves out if it can't know which of them were given: nothing that is
 /// written from then on must look older than what lies on the disks.
@@ -195,6 +201,7 @@ impl Opened {
             blind,
             behind: Vec::new(),
             lossy: false,
+            kept: RefCell::default(),
         };
         Ok((opened, complete))
     }
@@ -232,6 +239,7 @@ impl Opened {
             blind,
             behind,
             lossy,
+            kept: RefCell::default(),
         })
     }
 
@@ -268,8 +276,27 @@ impl Opened {
         self.replay.floor
     }
 
+    /// Reads the payloads of records that one disk alone has, as they were on their way at the stop, and
+    /// keeps them: from here on a start doesn't depend on that disk. Ask [`Opened::lost_a_disk`] afterwards.
+    pub(crate) async fn keep_single(&self) {
+        let mut room = KEPT_BYTES;
+        for record in &self.replay.records {
+            let len = u64::from(record.entry.payload_len);
+            if record.copies.len() > 1 || len == 0 || len > room {
+                continue;
+            }
+            if let Ok(payload) = self.payload(record).await {
+                room -= len;
+                self.kept.borrow_mut().insert(record.seq, payload);
+            }
+        }
+    }
+
     /// A record's payload, from the first copy that still is what it was.
     pub(crate) async fn payload(&self, record: &Record) -> Result<SharedBuf, PayloadError> {
+        if let Some(kept) = self.kept.borrow().get(&record.seq) {
+            return Ok(kept.clone());
+        }
         let mut fault = None;
         for (member, group, entry) in &record.copies {
             let Some(disk) = self.disks.get(*member) else {

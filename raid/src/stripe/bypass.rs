@@ -1,7 +1,8 @@
 //! Complete rows go straight to the members: the journal gets an intent instead of the payload.
 //!
-//! The intent has the sum of every block. A restart compares: a block that matches is new, one that
-//! doesn't is an older record's, or old, or was never acked (raid/README.md, Journal).
+//! The intent has the sum of every block as it will be, and as it is: a page of sums may be written before
+//! the row it speaks of is durable, and a power cut takes the row back. A restart compares: a block is new, or
+//! an older record's, or old, or was torn and never acked (raid/README.md, Journal).
 //!
 //! Invariants
 //! - The intent is durable before a row that was written is overwritten. Without that, a row torn by
@@ -107,7 +108,8 @@ impl Array {
             Level::Raid1 => 0,
             _ => u64_of(self.geometry.redundancy()) * self.geometry.chunk_bytes(),
         };
-        let sums = row_bytes / u64_of(BLOCK_BYTES) * 4;
+        // Those of the row as it will be, and as it is.
+        let sums = row_bytes / u64_of(BLOCK_BYTES) * 4 * 2;
         let payload = homeless.clamp(sums, row_bytes);
         let admission = journal
             .admit(cairn_blockdev::units::usize_of(payload))
@@ -144,8 +146,11 @@ impl Array {
         let overlay = Rc::new(overlay);
         // From here to the hold nothing awaits: sequence, newest contents and hold belong together.
         let sums = Self::block_sums(&overlay);
-        let entry =
-            Entry::without_payload(Kind::Intent, row.0 * row_bytes, row_bytes, sums.clone());
+        let mut announced = sums.clone();
+        if !fresh {
+            announced.extend(self.sums_in_place(row));
+        }
+        let entry = Entry::without_payload(Kind::Intent, row.0 * row_bytes, row_bytes, announced);
         let first = if !has_old || on(Mutation::IntentNotDurable) {
             self.log(journal, entry, Vec::new(), Some(admission))
         } else {
@@ -154,7 +159,6 @@ impl Array {
         self.log_homeless(journal, &view, &overlay);
         let end = journal.next();
         self.note_in_place(row, end);
-        self.heal_row(row);
         let superseded = self.dirty_rows.supersede(row, Rc::clone(&overlay));
         let keep = superseded.unwrap_or(first).min(first);
         let hold = journal.hold(if on(Mutation::TrimBeforeBypassFlushed) {
@@ -173,6 +177,8 @@ impl Array {
         // If it isn't, the array has failed, and the next start finds everything in the journal. Until
         // then reads go on finding what superseded the older data.
         done?;
+        // Not before: a list without its lost blocks may be durable before the row is.
+        self.heal_row(row);
         self.dirty_rows.applied(row);
         self.in_place(hold);
         self.kick_apply_if_crowded(journal);

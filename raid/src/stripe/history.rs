@@ -21,7 +21,8 @@ const SECTORS: usize = BLOCK_BYTES / 512;
 pub(crate) enum Layer {
     /// New contents.
     Data(Overlay),
-    /// A complete row that was about to be written: the sum of every block.
+    /// A complete row that was about to be written: the sum of every block, and perhaps behind them
+    /// the sum of every block that it was written over.
     Intent(Vec<u32>),
 }
 

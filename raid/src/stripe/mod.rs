@@ -13,6 +13,7 @@ pub(crate) mod overlay;
 pub(crate) mod plan;
 mod read;
 mod replay;
+mod settle;
 pub(crate) mod transaction;
 mod turn;
 pub(crate) mod versions;

@@ -50,7 +50,28 @@ impl Array {
         (buf, result)
     }
 
-    async fn read_blocks(self: &Rc<Self>, offset: u64, buf: Buf) -> (Buf, Result<(), IoErrorKind>) {
+    /// A block that is given up while it is read may be found as the zeros that take its place; then the
+    /// list is asked again, and what was written over it meanwhile is found.
+    async fn read_blocks(
+        self: &Rc<Self>,
+        offset: u64,
+        mut buf: Buf,
+    ) -> (Buf, Result<(), IoErrorKind>) {
+        loop {
+            let known = self.losses_noted();
+            let (back, result) = self.read_blocks_once(offset, buf).await;
+            if result.is_err() || self.losses_noted() == known {
+                return (back, result);
+            }
+            buf = back;
+        }
+    }
+
+    async fn read_blocks_once(
+        self: &Rc<Self>,
+        offset: u64,
+        buf: Buf,
+    ) -> (Buf, Result<(), IoErrorKind>) {
         let mut parts = Vec::new();
         let mut rest = buf;
         let mut at = offset;

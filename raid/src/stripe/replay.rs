@@ -34,7 +34,7 @@ use crate::defects::Reason;
 use crate::error::RaidError;
 use crate::events::EventKind;
 use crate::geometry::{Columns, Role, Row, Slot};
-use crate::journal::entry::{Entry, Kind, Seq};
+use crate::journal::entry::{Kind, Seq};
 use crate::journal::log::Journal;
 use crate::journal::open::Opened;
 use crate::journal::union::Record;
@@ -158,7 +158,6 @@ impl Array {
                 Kind::Intent => {
                     if self.is_mapped(offset) {
                         let (row, _) = self.geometry.locate(offset);
-                        self.heal_row(row);
                         let history = rows.entry(row).or_insert_with(|| self.history(record.seq));
                         history.intent(entry.sums.clone());
                     }
@@ -421,15 +420,28 @@ impl Array {
         None
     }
 
-    /// A block as it lies on a member, whatever it is.
+    /// A block as it lies on a member, whatever it is. What fails is asked for once more: where nothing
+    /// else tells what a block holds, one refusal must not lose it.
     async fn read_raw(&self, row: Row, disk: &Disk, cols: &Columns) -> Option<Buf> {
-        let buf = self.pool.take(bytes_of(cols));
-        let read = disk.read(&self.geometry, row, cols.start, buf, Patience::Eject);
-        let (buf, result) = read.await;
-        result.is_ok().then_some(buf)
+        let mut buf = self.pool.take(bytes_of(cols));
+        for _ in 0..2 {
+            let read = disk.read(&self.geometry, row, cols.start, buf, Patience::Eject);
+            let (back, result) = read.await;
+            match result {
+                Ok(()) => return Some(back),
+                Err(error) if error.kind == IoErrorKind::Medium => buf = back,
+                Err(_) => return None,
+            }
+        }
+        None
     }
 
-    async fn read_raw_slot(&self, view: &RowView, slot: Slot, cols: &Columns) -> Option<Buf> {
+    pub(super) async fn read_raw_slot(
+        &self,
+        view: &RowView,
+        slot: Slot,
+        cols: &Columns,
+    ) -> Option<Buf> {
         let disk = view.reader(slot)?;
         self.read_raw(view.row, disk, cols).await
     }
@@ -438,7 +450,7 @@ impl Array {
     /// sum is to be believed: a parity may be rotten.
     ///
     /// `versions` are what notes announced, the newest first.
-    async fn solutions(
+    pub(super) async fn solutions(
         &self,
         view: &RowView,
         col: u64,
@@ -489,307 +501,4 @@ impl Array {
         let roles: [&[Role]; 3] = [&[Role::P, Role::Q], &[Role::P], &[Role::Q]];
         roles.iter().filter_map(|roles| case.solve(roles)).collect()
     }
-
-    /// Puts together what a row with an intent holds, block by block, and makes all of it dirty: its
-    /// parity can't be trusted, so it is written anew as a complete row.
-    async fn settle_intents(
-        self: &Rc<Self>,
-        row: Row,
-        history: &RowHistory,
-    ) -> Result<(), IoErrorKind> {
-        let view = self.view(row);
-        // What follows an intent found its row in place, whatever the map on the disks says yet.
-        let followed = history.intents() > 1 || !history.notes().is_empty();
-        let written = self.space.borrow().is_written(row) || followed;
-        let _sums = self
-            .sums_ready(row, &(0..self.geometry.chunk_blocks()))
-            .await?;
-        // Logged together: a group for each block would take twice the room.
-        let mut homeless: Vec<(usize, u64, SharedBuf)> = Vec::new();
-        let mut lost: Vec<(usize, u64)> = Vec::new();
-        for col in 0..self.geometry.chunk_blocks() {
-            let column = self.settle_column(&view, history, col, written).await;
-            for (index, block) in column.into_iter().enumerate() {
-                let is_lost = block.is_none();
-                let zeros = || self.pool.take_zeroed(BLOCK_BYTES).freeze();
-                let block = block.unwrap_or_else(zeros);
-                if is_lost {
-                    self.note_lost(row, index, col, Reason::CutOff);
-                    lost.push((index, col));
-                } else if !self.is_lost(row, index, &(col..col + 1))
-                    && history.newest(index, &(col..col + 1)).is_none()
-                    && self.is_homeless(&view, index)
-                {
-                    // Zeros that an earlier replay put there are in the journal as what they are, and
-                    // what it logged needn't be logged again.
-                    homeless.push((index, col, block.clone()));
-                }
-                self.dirty_rows.put(row, index, col, block, history.first());
-            }
-        }
-        for (index, col) in lost {
-            self.remember_lost(row, index, col);
-        }
-        for (index, col, block) in homeless {
-            self.remember_homeless(row, index, col, &block);
-        }
-        self.settled.borrow_mut().insert(row);
-        if written {
-            // No first write: what is in place is overwritten only once its successor is durable.
-            self.space.borrow_mut().mark(row, true);
-        }
-        // The row is whole in memory now: nothing in place is read for it.
-        Ok(())
-    }
-
-    /// What the blocks of a column of a row with intents are to hold. `None`: nobody knows.
-    async fn settle_column(
-        self: &Rc<Self>,
-        view: &RowView,
-        history: &RowHistory,
-        col: u64,
-        written: bool,
-    ) -> Blocks {
-        let cols = col..col + 1;
-        let count = self.geometry.data_chunks();
-        let mut column: Blocks = Vec::with_capacity(count);
-        // Blocks that nothing vouches for, each with what lies in place.
-        let mut unsolved: Vec<(usize, Option<SharedBuf>)> = Vec::new();
-        // Blocks that can be read and aren't what the last intent announced.
-        let mut others: Vec<usize> = Vec::new();
-        for index in 0..count {
-            let mut found: Vec<SharedBuf> = Vec::new();
-            for slot in view.slots_of(index) {
-                let block = self.read_raw_slot(view, slot, &cols).await;
-                found.extend(block.map(Buf::freeze));
-            }
-            let block = match history.newest(index, &cols) {
-                Some(newest) => Some(newest),
-                None if found.is_empty() => None,
-                None => self.settle_block(view, history, (index, col), &found, written),
-            };
-            let is_announced = |found| self.is_announced(history, (index, col), found);
-            if history.newest(index, &cols).is_none()
-                && !found.is_empty()
-                && !found.iter().any(is_announced)
-            {
-                others.push(index);
-            }
-            if block.is_none() {
-                unsolved.push((index, found.into_iter().next()));
-            }
-            column.push(block);
-        }
-        for (index, block) in self.announced(view, history, col, &column, &others).await {
-            unsolved.retain(|(other, _)| *other != index);
-            if let Some(place) = column.get_mut(index) {
-                *place = Some(block);
-            }
-        }
-        if unsolved.is_empty() {
-            return column;
-        }
-        let (settled, noted) = (settled_so_far(col, &column), history.noted());
-        let versions = versions_of(history, col, &settled, &noted);
-        let mut solutions = self.solutions(view, col, &column, &versions).await;
-        let (there, absent): (Vec<_>, Vec<_>) = unsolved.iter().partition(|(_, raw)| raw.is_some());
-        if !there.is_empty() && !absent.is_empty() {
-            // Perhaps what can't be vouched for is right all the same.
-            let mut as_it_lies = column.clone();
-            for (index, raw) in there {
-                if let Some(place) = as_it_lies.get_mut(*index) {
-                    place.clone_from(raw);
-                }
-            }
-            solutions.extend(self.solutions(view, col, &as_it_lies, &versions).await);
-        }
-        for (index, in_place) in unsolved {
-            let found: Vec<SharedBuf> = solutions
-                .iter()
-                .filter_map(|solved| solved.get(&index).cloned())
-                .collect();
-            let mut block = self.settle_block(view, history, (index, col), &found, written);
-            let is_newest = block
-                .as_ref()
-                .is_some_and(|block| self.is_announced(history, (index, col), block));
-            if in_place.is_none() && !is_newest && self.seems_in_place(view, history).await {
-                // It may have been acked: what is older must not stand for it.
-                block = None;
-            } else if block.is_none() {
-                // What lies in place and fits nothing is mixed by sectors, and was never acked. What was
-                // never written before its intent never held anything.
-                let zeros = || self.pool.take_zeroed(BLOCK_BYTES).freeze();
-                block = if written { in_place } else { Some(zeros()) };
-            }
-            if let Some(place) = column.get_mut(index) {
-                *place = block;
-            }
-        }
-        column
-    }
-
-    /// Whether a block is what the row's last intent announced.
-    fn is_announced(
-        &self,
-        history: &RowHistory,
-        (index, col): (usize, u64),
-        block: &SharedBuf,
-    ) -> bool {
-        let at = usize_of(u64_of(index) * self.geometry.chunk_blocks() + col);
-        let sum = history.last_intent().and_then(|sums| sums.get(at));
-        Some(&cairn_blockdev::crc::crc32c(block)) == sum
-    }
-
-    /// Those of a column's blocks that lie in place as something else than the last intent announced, and
-    /// are what it announced by the other blocks and parity. Such a block has rotted, or its write was
-    /// lost, after the row was in place: it may have been acked, and durable, and nothing older stands for it.
-    async fn announced(
-        &self,
-        view: &RowView,
-        history: &RowHistory,
-        col: u64,
-        column: &Blocks,
-        others: &[usize],
-    ) -> BTreeMap<usize, SharedBuf> {
-        let mut wanted = column.clone();
-        for index in others {
-            if let Some(place) = wanted.get_mut(*index) {
-                *place = None;
-            }
-        }
-        let unknown = wanted.iter().filter(|block| block.is_none()).count();
-        if others.is_empty() || unknown > self.geometry.redundancy() {
-            return BTreeMap::new();
-        }
-        let (settled, noted) = (settled_so_far(col, &wanted), history.noted());
-        let versions = versions_of(history, col, &settled, &noted);
-        let solutions = self.solutions(view, col, &wanted, &versions).await;
-        let found = solutions.into_iter().flatten();
-        found
-            .filter(|(index, block)| {
-                others.contains(index) && self.is_announced(history, (*index, col), block)
-            })
-            .collect()
-    }
-
-    /// Whether every block that can be read is what the row's last intent announced, or newer.
-    async fn seems_in_place(self: &Rc<Self>, view: &RowView, history: &RowHistory) -> bool {
-        let Some(sums) = history.last_intent() else {
-            return false;
-        };
-        let mut all = sums.iter();
-        for index in 0..self.geometry.data_chunks() {
-            for col in 0..self.geometry.chunk_blocks() {
-                let sum = all.next();
-                let cols = col..col + 1;
-                if history.newest(index, &cols).is_some() {
-                    continue;
-                }
-                for slot in view.slots_of(index) {
-                    let block = self.read_raw_slot(view, slot, &cols).await;
-                    if block.is_some_and(|block| Some(&cairn_blockdev::crc::crc32c(&block)) != sum)
-                    {
-                        return false;
-                    }
-                }
-            }
-        }
-        true
-    }
-
-    /// Which of what was found a block is to hold, or a record's: what was found must match a sum.
-    fn settle_block(
-        &self,
-        view: &RowView,
-        history: &RowHistory,
-        (index, col): (usize, u64),
-        found: &[SharedBuf],
-        written: bool,
-    ) -> Option<SharedBuf> {
-        let cols = col..col + 1;
-        let at = usize_of(u64_of(index) * self.geometry.chunk_blocks() + col);
-        let mut followed = !history.notes().is_empty();
-        for layer in history.layers().iter().rev() {
-            match layer {
-                Layer::Data(overlay) => {
-                    if let Some(data) = overlay.get(index, &cols) {
-                        return Some(data);
-                    }
-                }
-                Layer::Intent(_) if on(Mutation::OldRecordOverBypass) => {}
-                Layer::Intent(sums) => {
-                    let sum = sums.get(at);
-                    let fits =
-                        |block: &&SharedBuf| Some(&cairn_blockdev::crc::crc32c(block)) == sum;
-                    if let Some(block) = found.iter().find(fits) {
-                        return Some(block.clone());
-                    }
-                    if followed {
-                        // Its row was in place when the next one began: nothing older counts.
-                        break;
-                    }
-                    followed = true;
-                }
-            }
-        }
-        if !written {
-            return None;
-        }
-        let slot = self.geometry.data_slot(view.row, index);
-        let expected = self.expected_sum(view.row, col, slot);
-        let old = found
-            .iter()
-            .find(|block| expected.is_some_and(|sum| cairn_blockdev::crc::crc32c(block) == sum));
-        old.cloned()
-    }
-
-    /// Logs that zeros take the place of a lost block: the next replay must not find them in parity and
-    /// hold them for data.
-    fn remember_lost(self: &Rc<Self>, row: Row, index: usize, col: u64) {
-        if let Some(journal) = self.journal() {
-            let chunk = u64_of(index) * self.geometry.chunk_bytes();
-            let at = row.0 * self.geometry.row_bytes() + chunk + col * BLOCK;
-            let entry = Entry::without_payload(Kind::Zero, at, BLOCK, Vec::new());
-            self.log(&journal, entry, Vec::new(), None);
-        }
-    }
-
-    /// Logs a block that has no member to go to: the row's parity is about to be written over, and a
-    /// stop in the middle of that must find the block somewhere. Its room was admitted with the row's
-    /// intent.
-    fn remember_homeless(self: &Rc<Self>, row: Row, index: usize, col: u64, block: &SharedBuf) {
-        if let Some(journal) = self.journal() {
-            let chunk = u64_of(index) * self.geometry.chunk_bytes();
-            let at = row.0 * self.geometry.row_bytes() + chunk + col * BLOCK;
-            let entry = Entry::with_payload(Kind::Data, at, block);
-            self.log(&journal, entry, vec![block.clone()], None);
-        }
-    }
-}
-
-/// What is known by now of how a replay puts a column together.
-fn settled_so_far(col: u64, column: &Blocks) -> Overlay {
-    let mut settled = Overlay::new(column.len());
-    for (index, block) in column.iter().enumerate() {
-        if let Some(block) = block {
-            settled.put(index, col, block.clone());
-        }
-    }
-    settled
-}
-
-/// What parity may speak of beside what lies in place: an earlier replay may have begun to put the column
-/// together, a cycle before it something else.
-fn versions_of<'a>(
-    history: &'a RowHistory,
-    col: u64,
-    settled: &'a Overlay,
-    noted: &'a Overlay,
-) -> Vec<(&'a Overlay, &'a Note)> {
-    let speaks = |note: &&Note| note.cols.contains(&col);
-    let replays = history.settled().iter().find(speaks);
-    let cycles = history.notes().iter().find(speaks);
-    let replays = replays.map(|note| (settled, note));
-    let cycles = cycles.map(|note| (noted, note));
-    replays.into_iter().chain(cycles).collect()
 }

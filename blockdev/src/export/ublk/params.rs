@@ -80,6 +80,7 @@ mod tests {
     const GEOMETRY: DeviceGeometry = DeviceGeometry {
         size: (1 << 30) + 4096,
         logical_block: 512,
+        physical_block: 512,
         io_min: 64 << 10,
         io_opt: 512 << 10,
         rotational: false,
