@@ -2,7 +2,7 @@
 # All of Cairn's tests: `sh hwtests/test.sh`. Exits with 0 only if every part passed.
 #
 #   sh hwtests/test.sh              everything, as CI runs it
-#   sh hwtests/test.sh --quick      without storm, the end-to-end tests and the demo; needs no root
+#   sh hwtests/test.sh --quick      without storm, the end-to-end tests, the benches and the demo; needs no root
 #   sh hwtests/test.sh --full       everything, and all rounds of what CI does a few of; over an hour
 #   sh hwtests/test.sh --kernel     block devices in a virtual machine, all of it: a quarter of an hour
 #   sh hwtests/test.sh fmt clippy   these parts alone; --list shows them
@@ -16,7 +16,7 @@ PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/local/sbin:/usr/sbin:/sbin
 export PATH
 target=${CARGO_TARGET_DIR:-target}
 
-all="fmt clippy build tests doc fuzz storm end-to-end kernel demo"
+all="fmt clippy build tests doc fuzz storm end-to-end bench kernel demo"
 quick="fmt clippy build tests doc fuzz"
 parts=
 full=
@@ -89,7 +89,11 @@ look() {
   program cc gcc
   wants fuzz && program c++ g++
   wants kernel && look_kernel
-  wants end-to-end || return 0
+  if wants bench; then
+    program qemu-nbd qemu-utils
+    program btrfs btrfs-progs
+  fi
+  wants end-to-end || wants bench || return 0
   program fio fio
   program nbdkit nbdkit
   program nbdinfo libnbd-bin
@@ -169,9 +173,9 @@ ready() {
       look
     fi
   done
-  if wants end-to-end; then
+  if wants end-to-end || wants bench; then
     [ "$(id -u)" = 0 ] || missing="$missing
-  root: the end-to-end tests attach loop devices and mount file systems (--quick does without)"
+  root: the end-to-end tests and the benches attach loop devices and mount file systems (--quick does without)"
     [ -e /dev/loop-control ] || missing="$missing
   /dev/loop-control: loop devices (in a container: --privileged)"
     [ -e /dev/fuse ] || missing="$missing
@@ -253,6 +257,19 @@ part_mutations() {
       --target-dir "$target/mutations"
 }
 
+# Whether the benches work, in seconds; nothing is measured. Without ISA-L the kernels are compared with
+# each other alone, so it is fetched where that is possible.
+part_bench() {
+  bash hwtests/lab/isal.sh || echo "no ISA-L: our kernels are compared with each other alone" >&2
+  bench=$target/release/bench
+  cargo build --release --locked -p cairn-hwtests -p cairnd -p cairn-tools --bins &&
+    cargo bench -p cairn-raid --locked -- --test &&
+    for what in array rebuild "scrub --peer btrfs" nbd scale memory; do
+      # shellcheck disable=SC2086  # a list of words
+      CAIRN_BIN_DIR=$target/release "$bench" $what --smoke || return 1
+    done
+}
+
 part_end_to_end() {
   # Before the tests, none of which has time to wait for it.
   sh hwtests/lab/newer-clients.sh \
@@ -289,7 +306,7 @@ for part in $all; do
   echo "== $part"
   begin=$(date +%s)
   case $built$part in
-    notests | nostorm | noend-to-end | nokernel | nodemo)
+    notests | nostorm | noend-to-end | nobench | nokernel | nodemo)
       echo "not run: the build failed"
       false
       ;;

@@ -11,6 +11,7 @@ const SYSTEM_DIRS: &str = "/usr/local/sbin:/usr/sbin:/sbin";
 
 /// Which package has which program, for the message that it is missing (Debian's names).
 const PACKAGES: &[(&str, &str)] = &[
+    ("btrfs", "btrfs-progs"),
     ("fio", "fio"),
     ("losetup", "mount"),
     ("mdadm", "mdadm"),
@@ -27,6 +28,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("pvcreate", "lvm2"),
     ("qemu-img", "qemu-utils"),
     ("qemu-io", "qemu-utils"),
+    ("qemu-nbd", "qemu-utils"),
     ("systemd-analyze", "systemd"),
     ("umount", "mount"),
 ];

@@ -55,6 +55,9 @@ pub struct ArrayArgs {
     /// Everything tiny, and what is read compared with what was written.
     #[arg(long)]
     pub smoke: bool,
+    /// Whether there are disks for btrfs, too.
+    #[arg(skip)]
+    pub(super) beside_btrfs: bool,
 }
 
 /// The three that take turns.
@@ -88,7 +91,8 @@ impl ArrayArgs {
     fn need_mib(&self, working_set_mib: u64) -> u64 {
         let disks = u64_of(self.disks);
         let data = (working_set_mib / self.data_chunks() + SLACK_MIB / 2) * disks;
-        2 * data + (self.journal + RAW_MIB) * disks
+        let arrays = if self.beside_btrfs { 3 } else { 2 };
+        arrays * data + (self.journal + RAW_MIB) * disks
     }
 
     /// The volume, in MiB.
@@ -154,7 +158,11 @@ impl Setting {
             count: args.disks,
             mib: RAW_MIB,
         };
-        let disks = RamDisks::make(&[member, member, raw], 512, args.need_mib(working_set_mib))?;
+        let mut sets = vec![member, member, raw];
+        if args.beside_btrfs {
+            sets.push(member);
+        }
+        let disks = RamDisks::make(&sets, 512, args.need_mib(working_set_mib))?;
         let rows = sizes.working_set / sizes.row_bytes;
         let way = if disks.are_direct() {
             "direct"
@@ -174,6 +182,11 @@ impl Setting {
             text,
             disks,
         })
+    }
+
+    /// The disks that are for btrfs.
+    pub(super) fn disks_of_btrfs(&self) -> Vec<String> {
+        self.disks.paths(3)
     }
 
     /// Runs the orders to the subjects' threads, on this one.

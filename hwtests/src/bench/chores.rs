@@ -4,22 +4,54 @@
 //! reader, shared among the members that are read and the one that is written. A scrub's figure is the
 //! data that it has compared.
 
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::array::{ArrayArgs, Setting, Stand, compare, raw_bytes};
+use super::btrfs::Btrfs;
 use super::figures::{float, median, ratio};
 use super::interrupt::Interrupt;
 use super::load::{Load, Order, Until};
 use super::machine::Machine;
 use super::report::{spread, table};
 use super::subject::{Chore, Done, Subject};
+use crate::scratch::Scratch;
 use cairn_blockdev::units::{MIB, u64_of};
 use std::time::Duration;
 
 /// At least so much of the limit.
 const SHARE_MIN: f64 = 0.5;
+/// At least so much of what btrfs does.
+const BTRFS_MIN: f64 = 3.0;
 /// At most so much longer, for 99 of 100 requests.
 const P99_MAX: f64 = 2.0;
+
+/// What a scrub is compared with, beside the disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ScrubPeer {
+    /// btrfs of the same level, with as much data on as many disks.
+    Btrfs,
+}
+
+/// What is scrubbed, beside what.
+#[derive(Debug, Clone, Args)]
+pub struct ScrubArgs {
+    /// The array and its disks.
+    #[command(flatten)]
+    pub array: ArrayArgs,
+    /// What to compare with.
+    #[arg(long, value_enum)]
+    pub peer: Option<ScrubPeer>,
+}
+
+/// Scrubs, and gives the table.
+pub fn scrub(args: ScrubArgs, interrupt: &Interrupt) -> Result<ChoreReport, String> {
+    let array = ArrayArgs {
+        beside_btrfs: args.peer == Some(ScrubPeer::Btrfs),
+        ..args.array
+    };
+    run(Chore::Scrub, array, interrupt)
+}
 
 /// A row of the table.
 #[derive(Debug, Clone, Serialize)]
@@ -114,11 +146,23 @@ async fn measure(
     let small = load(1, 4096, Order::Random, sizes.working_set);
     let (mut on, mut off, mut limit) = (Vec::new(), Vec::new(), Vec::new());
     let (mut quiet, mut beside) = (Vec::new(), Vec::new());
+    let scratch = Scratch::new();
+    let btrfs = args.beside_btrfs.then(|| {
+        let level = args.level.to_string();
+        let btrfs = Btrfs::make(&level, &setting.disks_of_btrfs(), &scratch);
+        btrfs.fill(sizes.working_set / MIB);
+        btrfs
+    });
+    let mut peer = Vec::new();
     for _ in 0..args.runs {
         interrupt.check()?;
         limit.push(stand.raw.load(raw).await?.mib_per_second() * share);
         on.push(idle(&stand.on, chore).await?);
         off.push(idle(&stand.off, chore).await?);
+        if let Some(btrfs) = &btrfs {
+            let mib = float(sizes.working_set / MIB);
+            peer.push(ratio(mib, btrfs.scrub().as_secs_f64()));
+        }
         quiet.push(stand.on.load(small).await?.p99_us);
         let done = stand.on.chore(chore, Some(small)).await?;
         beside.push(done.load.map_or(0.0, |sample| sample.p99_us));
@@ -137,7 +181,8 @@ async fn measure(
     };
     let idle_ratio = paired(&speeds(&on), &limit);
     let felt = paired(&beside, &quiet);
-    let rows = vec![
+    let against_btrfs = paired(&speeds(&on), &peer);
+    let mut rows = vec![
         ChoreRow {
             name: name.into(),
             on: speeds(&on),
@@ -157,6 +202,17 @@ async fn measure(
             met: felt <= P99_MAX,
         },
     ];
+    if btrfs.is_some() {
+        rows.push(ChoreRow {
+            name: "scrub, MiB/s of data; limit: btrfs".into(),
+            on: speeds(&on),
+            off: Vec::new(),
+            limit: peer,
+            ratio: against_btrfs,
+            target: format!("≥ {BTRFS_MIN}"),
+            met: against_btrfs >= BTRFS_MIN,
+        });
+    }
     Ok(Measured { rows, on, off })
 }
 

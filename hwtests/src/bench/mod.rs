@@ -16,10 +16,12 @@
 //! - What is made (mounts, loops) goes with its value, on an interrupt and on a panic too.
 
 pub mod array;
+pub mod btrfs;
 pub mod cases;
 pub mod chores;
 pub mod figures;
 pub mod interrupt;
+pub mod kernels;
 pub mod load;
 pub mod machine;
 pub mod memory;
@@ -27,7 +29,9 @@ pub mod nbd;
 pub mod ram_disks;
 pub mod readme;
 pub mod report;
+pub mod scale;
 pub mod spread;
 pub mod stamps;
 pub mod subject;
+pub mod svg;
 pub mod usage;

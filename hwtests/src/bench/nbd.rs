@@ -1,4 +1,5 @@
-//! `bench nbd`: a volume on an array over NBD, beside servers of one raw loop, all under fio.
+//! `bench nbd`: a volume on an array over NBD, beside servers of one raw loop and a file on btrfs, all
+//! under fio.
 //!
 //! Every server is a process of its own on the same machine as fio; one at a time has work.
 
@@ -8,6 +9,7 @@ use std::process::Child;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use super::btrfs::Btrfs;
 use super::figures::{median, ratio};
 use super::interrupt::Interrupt;
 use super::machine::Machine;
@@ -34,6 +36,8 @@ pub enum Peer {
     QemuNbd,
     /// The loop itself, without NBD.
     Raw,
+    /// A file on btrfs of the same level over as many loops, without NBD.
+    Btrfs,
 }
 
 impl Peer {
@@ -42,6 +46,7 @@ impl Peer {
             Self::Nbdkit => "nbdkit file",
             Self::QemuNbd => "qemu-nbd",
             Self::Raw => "raw loop",
+            Self::Btrfs => "btrfs",
         }
     }
 }
@@ -50,7 +55,7 @@ impl Peer {
 #[derive(Debug, Clone, Args)]
 pub struct NbdArgs {
     /// What to compare with.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Peer::Nbdkit, Peer::QemuNbd])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Peer::Nbdkit, Peer::QemuNbd, Peer::Btrfs])]
     pub peer: Vec<Peer>,
     /// Members.
     #[arg(long, default_value_t = 10)]
@@ -80,7 +85,7 @@ struct Case {
     depth: &'static str,
     /// Bytes and no time.
     burst: bool,
-    target: Option<(Peer, f64)>,
+    targets: &'static [(Peer, f64)],
 }
 
 const CASES: [Case; 6] = [
@@ -90,7 +95,7 @@ const CASES: [Case; 6] = [
         bytes: "4k",
         depth: "1",
         burst: false,
-        target: Some((Peer::Nbdkit, 1.2)),
+        targets: &[(Peer::Nbdkit, 1.2)],
     },
     Case {
         name: "4k random read QD32",
@@ -98,7 +103,7 @@ const CASES: [Case; 6] = [
         bytes: "4k",
         depth: "32",
         burst: false,
-        target: Some((Peer::Nbdkit, 1.3)),
+        targets: &[(Peer::Nbdkit, 1.3)],
     },
     Case {
         name: "4k random write QD32, burst of 32 MiB",
@@ -106,7 +111,7 @@ const CASES: [Case; 6] = [
         bytes: "4k",
         depth: "32",
         burst: true,
-        target: Some((Peer::QemuNbd, 1.0)),
+        targets: &[(Peer::QemuNbd, 1.0)],
     },
     Case {
         name: "4k random write QD32, sustained",
@@ -114,7 +119,7 @@ const CASES: [Case; 6] = [
         bytes: "4k",
         depth: "32",
         burst: false,
-        target: None,
+        targets: &[(Peer::Btrfs, 2.0)],
     },
     Case {
         name: "1M read QD8",
@@ -122,7 +127,7 @@ const CASES: [Case; 6] = [
         bytes: "1m",
         depth: "8",
         burst: false,
-        target: Some((Peer::Nbdkit, 1.0)),
+        targets: &[(Peer::Nbdkit, 1.0)],
     },
     Case {
         name: "1M write QD8",
@@ -130,7 +135,7 @@ const CASES: [Case; 6] = [
         bytes: "1m",
         depth: "8",
         burst: false,
-        target: Some((Peer::Nbdkit, 0.8)),
+        targets: &[(Peer::Nbdkit, 0.8), (Peer::Btrfs, 3.5)],
     },
 ];
 
@@ -154,9 +159,18 @@ pub struct NbdRow {
     pub unit: &'static str,
     /// Cairn's and the peers'.
     pub columns: Vec<Column>,
-    /// Who it is held against, and the least ratio.
-    pub target: Option<(String, f64)>,
-    /// The ratio to that one.
+    /// What it is held against.
+    pub targets: Vec<NbdTarget>,
+}
+
+/// Somebody whom Cairn is held against.
+#[derive(Debug, Clone, Serialize)]
+pub struct NbdTarget {
+    /// Who.
+    pub server: String,
+    /// The least ratio.
+    pub least: f64,
+    /// The ratio, if that one ran.
     pub ratio: Option<f64>,
     /// Whether it is met.
     pub met: Option<bool>,
@@ -238,7 +252,7 @@ impl Server {
     fn start(peer: Peer, device: &str, socket: PathBuf) -> Self {
         let socket_text = socket.to_string_lossy().into_owned();
         let child = match peer {
-            Peer::Raw => None,
+            Peer::Raw | Peer::Btrfs => None,
             Peer::Nbdkit => Some(program::command(
                 "nbdkit",
                 &["-f", "-U", &socket_text, "file", device],
@@ -271,7 +285,7 @@ impl Server {
         Self {
             name: peer.name(),
             target: match peer {
-                Peer::Raw => Target::Device(device.to_owned()),
+                Peer::Raw | Peer::Btrfs => Target::Device(device.to_owned()),
                 _ => Target::Uri(format!("nbd+unix:///?socket={socket_text}")),
             },
             child,
@@ -345,9 +359,11 @@ pub fn run(mut args: NbdArgs, interrupt: &Interrupt) -> Result<NbdReport, String
     let member_mib = journal_mib + args.size / 2 + SLACK_MIB;
     let count = u64::try_from(args.disks).unwrap_or(u64::MAX);
     let peers = args.peer.len();
+    let on_btrfs = args.peer.contains(&Peer::Btrfs);
     let need = count * (journal_mib + SLACK_MIB / 2)
         + 2 * args.size
-        + args.size * u64::try_from(peers).unwrap_or(0);
+        + args.size * u64::try_from(peers).unwrap_or(0)
+        + if on_btrfs { 2 * args.size } else { 0 };
     let sets = [
         DiskSet {
             count: args.disks,
@@ -356,6 +372,10 @@ pub fn run(mut args: NbdArgs, interrupt: &Interrupt) -> Result<NbdReport, String
         DiskSet {
             count: peers,
             mib: args.size,
+        },
+        DiskSet {
+            count: if on_btrfs { args.disks } else { 0 },
+            mib: member_mib,
         },
     ];
     let disks = RamDisks::make(&sets, 512, need)?;
@@ -374,8 +394,13 @@ pub fn run(mut args: NbdArgs, interrupt: &Interrupt) -> Result<NbdReport, String
         target: Target::Uri(uri),
         child: None,
     }];
+    let btrfs = on_btrfs.then(|| Btrfs::make(&args.level, &disks.paths(2), &scratch));
     for ((peer, device), number) in args.peer.iter().zip(disks.paths(1)).zip(0..) {
         let socket = scratch.join(&format!("peer{number}.sock"));
+        let device = match (peer, &btrfs) {
+            (Peer::Btrfs, Some(btrfs)) => btrfs.file(),
+            _ => device,
+        };
         servers.push(Server::start(*peer, &device, socket));
     }
     for server in &servers {
@@ -407,11 +432,12 @@ pub fn run(mut args: NbdArgs, interrupt: &Interrupt) -> Result<NbdReport, String
         rows.push(row_of(case, columns));
     }
     drop(servers);
+    drop(btrfs);
     Ok(NbdReport {
         machine,
         setting: format!(
             "{} of {} loops in memory, journal {journal_mib} MiB a member, volume of {} MiB \
-             written once before; peers serve one loop each; fio's nbd engine over a unix socket; {} turns of {} s; median (least–most)",
+             written once before; peers serve one loop each by NBD over a unix socket (fio's nbd engine); btrfs: a file on the same level over as many loops, with checksums, by io_uring and O_DIRECT; {} turns of {} s; median (least–most)",
             args.level, args.disks, args.size, args.runs, args.seconds
         ),
         rows,
@@ -437,22 +463,23 @@ fn row_of(case: &Case, columns: Vec<Column>) -> NbdRow {
     let ours = columns
         .first()
         .map_or_else(Vec::new, |column| column.figures.clone());
-    let ratio = case.target.and_then(|(peer, _)| {
-        let theirs = columns.iter().find(|column| column.server == peer.name())?;
-        let turns = ours.iter().zip(&theirs.figures);
-        let ratios: Vec<f64> = turns.map(|(a, b)| ratio(*a, *b)).collect();
-        Some(median(&ratios))
+    let targets = case.targets.iter().map(|(peer, least)| {
+        let theirs = columns.iter().find(|column| column.server == peer.name());
+        let ratio = theirs.map(|theirs| {
+            let turns = ours.iter().zip(&theirs.figures);
+            median(&turns.map(|(a, b)| ratio(*a, *b)).collect::<Vec<_>>())
+        });
+        NbdTarget {
+            server: peer.name().to_owned(),
+            least: *least,
+            ratio,
+            met: ratio.map(|ratio| ratio >= *least),
+        }
     });
     let row = NbdRow {
         name: case.name.to_owned(),
         unit: if case.bytes == "4k" { "IOPS" } else { "MiB/s" },
-        target: case
-            .target
-            .map(|(peer, least)| (peer.name().to_owned(), least)),
-        met: case
-            .target
-            .and_then(|(_, least)| ratio.map(|ratio| ratio >= least)),
-        ratio,
+        targets: targets.collect(),
         columns,
     };
     let figures = row
@@ -475,21 +502,21 @@ impl std::fmt::Display for NbdReport {
         if let Some(row) = self.rows.first() {
             head.extend(row.columns.iter().map(|column| column.server.clone()));
         }
-        head.extend(["ratio", "target", "p50 of Cairn, µs"].map(str::to_owned));
+        head.extend(["ratios, targets", "p50 of Cairn, µs"].map(str::to_owned));
         let mut cells = vec![head];
         for row in &self.rows {
             let mut line = vec![row.name.clone(), row.unit.to_owned()];
             line.extend(row.columns.iter().map(|column| spread(&column.figures)));
-            line.push(
-                row.ratio
-                    .map_or_else(String::new, |ratio| format!("{ratio:.2}")),
-            );
-            line.push(match (&row.target, row.met) {
-                (Some((peer, least)), Some(true)) => format!("≥ {least} × {peer}: met"),
-                (Some((peer, least)), Some(false)) => format!("≥ {least} × {peer}: **missed**"),
-                (Some((peer, least)), None) => format!("≥ {least} × {peer}: not run"),
-                (None, _) => String::new(),
+            let verdicts = row.targets.iter().map(|target| {
+                let NbdTarget { server, least, .. } = target;
+                let verdict = match (target.ratio, target.met) {
+                    (Some(ratio), Some(true)) => format!("{ratio:.2}: met"),
+                    (Some(ratio), _) => format!("{ratio:.2}: **missed**"),
+                    (None, _) => "not run".to_owned(),
+                };
+                format!("≥ {least} × {server}: {verdict}")
             });
+            line.push(verdicts.collect::<Vec<_>>().join("; "));
             let p50 = row
                 .columns
                 .first()

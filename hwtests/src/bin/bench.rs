@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use cairn_hwtests::bench::array::{self, ArrayArgs};
-use cairn_hwtests::bench::chores;
+use cairn_hwtests::bench::chores::{self, ScrubArgs};
 use cairn_hwtests::bench::interrupt::Interrupt;
+use cairn_hwtests::bench::kernels::{self, KernelArgs};
 use cairn_hwtests::bench::memory::{self, MemoryArgs};
 use cairn_hwtests::bench::nbd::{self, NbdArgs};
 use cairn_hwtests::bench::readme;
+use cairn_hwtests::bench::scale::{self, ScaleArgs, ScaleReport};
 use cairn_hwtests::bench::subject::Chore;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -45,14 +47,18 @@ enum Output {
 enum What {
     /// The engine in process: with journal and checksums, without both, and the disks alone.
     Array(ArrayArgs),
+    /// Parity and checksums alone, beside ISA-L: `cargo bench -p cairn-raid`.
+    Kernels(KernelArgs),
     /// What a daemon of default configuration holds, with a large array under load.
     Memory(MemoryArgs),
-    /// A volume over NBD under fio, beside other servers.
+    /// A volume over NBD under fio, beside other servers and btrfs.
     Nbd(NbdArgs),
     /// A member filled again.
     Rebuild(ArrayArgs),
+    /// What more disks, and more requests at a time, bring and cost.
+    Scale(ScaleArgs),
     /// Everything read and compared.
-    Scrub(ArrayArgs),
+    Scrub(ScrubArgs),
 }
 
 /// What is done with figures.
@@ -77,6 +83,16 @@ impl Sink {
         }
         Ok(())
     }
+
+    /// The table, and the curves below it.
+    fn take_scale(&self, report: &ScaleReport) -> Result<(), String> {
+        self.take("scale", report)?;
+        if self.write_readme {
+            let plot = report.write_plot()?;
+            readme::write("scale", &format!("{report}\n{plot}"))?;
+        }
+        Ok(())
+    }
 }
 
 fn run(arguments: Arguments) -> Result<(), String> {
@@ -93,7 +109,9 @@ fn run(arguments: Arguments) -> Result<(), String> {
         What::Rebuild(args) => {
             sink.take("rebuild", &chores::run(Chore::Rebuild, args, &interrupt)?)
         }
-        What::Scrub(args) => sink.take("scrub", &chores::run(Chore::Scrub, args, &interrupt)?),
+        What::Kernels(args) => sink.take("kernels", &kernels::run(args)?),
+        What::Scale(args) => sink.take_scale(&scale::run(args, &interrupt)?),
+        What::Scrub(args) => sink.take("scrub", &chores::scrub(args, &interrupt)?),
     }
 }
 

@@ -64,8 +64,11 @@ pub(super) enum Sum<'a> {
     PQ(Out, Out),
     /// Σ factor i · source i.
     Dot(&'a [u8], Out),
-    /// Two of them.
-    Dot2(&'a [u8], Out, &'a [u8], Out),
+    /// Σ factor i · source i, and that plus the first so many sources: two lost ones of which all but
+    /// Q add up to P, for little more than the price of one.
+    Pair(&'a [u8], usize, Out, Out),
+    /// P += old + new, Q += factor · (old + new), of the two sources.
+    Update(u8, Out, Out),
 }
 
 impl Sum<'_> {
@@ -79,7 +82,10 @@ impl Sum<'_> {
                 Self::Q(q) => Self::Q(q.past(bytes)),
                 Self::PQ(p, q) => Self::PQ(p.past(bytes), q.past(bytes)),
                 Self::Dot(factors, out) => Self::Dot(factors, out.past(bytes)),
-                Self::Dot2(f, a, g, b) => Self::Dot2(f, a.past(bytes), g, b.past(bytes)),
+                Self::Pair(factors, plain, a, b) => {
+                    Self::Pair(factors, plain, a.past(bytes), b.past(bytes))
+                }
+                Self::Update(factor, p, q) => Self::Update(factor, p.past(bytes), q.past(bytes)),
             }
         }
     }
@@ -188,7 +194,7 @@ unsafe fn run_tail(job: &Job, sum: Sum, from: usize) {
     let (mut a, mut b) = ([0u8; 8], [0u8; 8]);
     let (first, second) = match sum {
         Sum::P(out) | Sum::Q(out) | Sum::Dot(_, out) => (out, None),
-        Sum::PQ(a, b) | Sum::Dot2(_, a, _, b) => (a, Some(b)),
+        Sum::PQ(a, b) | Sum::Pair(_, _, a, b) | Sum::Update(_, a, b) => (a, Some(b)),
     };
     let in_word = |out: Out, word: &mut [u8; 8]| {
         if !out.carry.is_null() {
@@ -209,7 +215,8 @@ unsafe fn run_tail(job: &Job, sum: Sum, from: usize) {
         Sum::Q(_) => Sum::Q(in_a),
         Sum::PQ(..) => Sum::PQ(in_a, in_b),
         Sum::Dot(factors, _) => Sum::Dot(factors, in_a),
-        Sum::Dot2(f, _, g, _) => Sum::Dot2(f, in_a, g, in_b),
+        Sum::Pair(factors, plain, ..) => Sum::Pair(factors, plain, in_a, in_b),
+        Sum::Update(factor, ..) => Sum::Update(factor, in_a, in_b),
     };
     // SAFETY: all of it is in words of our own.
     unsafe {
@@ -396,7 +403,10 @@ unsafe fn steps<V: Vector>(job: &Job, sum: Sum) -> usize {
             Sum::Q(q) => steps_q::<V>(job, whole, q),
             Sum::PQ(p, q) => steps_pq::<V>(job, whole, p, q),
             Sum::Dot(factors, out) => steps_dot::<V>(job, whole, factors, out),
-            Sum::Dot2(f, a, g, b) => steps_dot2::<V>(job, whole, (f, a), (g, b)),
+            Sum::Pair(factors, plain, a, b) => {
+                steps_pair::<V>(job, whole, (factors, plain), a, b);
+            }
+            Sum::Update(factor, p, q) => steps_update::<V>(job, whole, factor, p, q),
         }
         if job.stream {
             V::fence();
@@ -489,25 +499,52 @@ unsafe fn steps_dot<V: Vector>(job: &Job, whole: usize, factors: &[u8], out: Out
 /// # Safety
 /// As [`steps`]; `whole` is at most the job's length.
 #[inline(always)]
-unsafe fn steps_dot2<V: Vector>(
+unsafe fn steps_pair<V: Vector>(
     job: &Job,
     whole: usize,
-    (f, a): (&[u8], Out),
-    (g, b): (&[u8], Out),
+    (factors, plain): (&[u8], usize),
+    a: Out,
+    b: Out,
 ) {
     // SAFETY: the caller's.
-    let (f, g) = unsafe { (prepared::<V>(f), prepared::<V>(g)) };
+    let factors = unsafe { prepared::<V>(factors) };
+    let (both, first_only) = job.sources.split_at(plain.min(job.sources.len()));
+    let (of_both, of_first) = factors.split_at(both.len().min(factors.len()));
     for at in (0..whole).step_by(V::BYTES) {
         // SAFETY: the caller's.
         unsafe {
-            let (mut sum_a, mut sum_b): (V, V) = (begin(a, at), begin(b, at));
-            for ((source, f), g) in job.sources.iter().zip(&f).zip(&g) {
+            let (mut products, mut sum) = (V::zero(), V::zero());
+            for (source, factor) in both.iter().zip(of_both) {
                 let data = V::load(source.add(job.at + at));
-                sum_a = sum_a.xor(data.mul(*f));
-                sum_b = sum_b.xor(data.mul(*g));
+                products = products.xor(data.mul(*factor));
+                sum = sum.xor(data);
             }
-            end(sum_a, a, at, job.stream);
-            end(sum_b, b, at, job.stream);
+            for (source, factor) in first_only.iter().zip(of_first) {
+                products = products.xor(V::load(source.add(job.at + at)).mul(*factor));
+            }
+            let (begin_a, begin_b): (V, V) = (begin(a, at), begin(b, at));
+            end(begin_a.xor(products), a, at, job.stream);
+            end(begin_b.xor(products).xor(sum), b, at, job.stream);
+        }
+    }
+}
+
+/// # Safety
+/// As [`steps`]; `whole` is at most the job's length, and there are two sources.
+#[inline(always)]
+unsafe fn steps_update<V: Vector>(job: &Job, whole: usize, factor: u8, p: Out, q: Out) {
+    let &[old, new] = job.sources else {
+        unreachable!("an update of {} sources", job.sources.len());
+    };
+    // SAFETY: the caller's.
+    let factor = unsafe { V::factor(factor) };
+    for at in (0..whole).step_by(V::BYTES) {
+        // SAFETY: the caller's.
+        unsafe {
+            let change = V::load(old.add(job.at + at)).xor(V::load(new.add(job.at + at)));
+            let (sum_p, sum_q): (V, V) = (begin(p, at), begin(q, at));
+            end(sum_p.xor(change), p, at, job.stream);
+            end(sum_q.xor(change.mul(factor)), q, at, job.stream);
         }
     }
 }

@@ -23,7 +23,9 @@ mod tests;
 mod vector;
 mod word;
 
-use std::ptr;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::{ptr, slice};
 
 pub use field::{coefficient, inverse, mul};
 pub use kernel::Kernel;
@@ -36,110 +38,278 @@ const STREAM_FROM: usize = 4 << 20;
 /// Sources that are read side by side at most in memory that isn't cached: more streams than that the
 /// CPU's prefetchers don't follow.
 const SOURCES_AT_ONCE: usize = 11;
-/// With more sources the columns are done in tiles of this size, whose sums stay in the cache between
-/// the passes.
-const TILE: usize = 16 << 10;
+/// With more sources the columns are done in tiles of this size, whose sums stay in the core's own cache
+/// between the passes. The prefetchers begin anew with each tile: from 16 KiB to 128 KiB, many sources in
+/// memory gain a third, and little beyond.
+const TILE: usize = 128 << 10;
+/// The same where what is found is compared: it has to stay in the cache, too.
+const COMPARED_TILE: usize = 32 << 10;
 /// What a streamed store needs of its address.
 const STREAM_ALIGN: usize = 64;
 
 #[repr(align(64))]
-struct Tile([u8; TILE]);
+struct Tile<const BYTES: usize>(MaybeUninit<[u8; BYTES]>);
+
+impl<const BYTES: usize> Tile<BYTES> {
+    fn new() -> Self {
+        Self(MaybeUninit::uninit())
+    }
+
+    fn start(&mut self) -> *mut u8 {
+        self.0.as_mut_ptr().cast()
+    }
+}
+
+/// Sums over sources of one length; what has no length of its own is checked by whoever makes it.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    sources: &'a [*const u8],
+    terms: Terms<'a>,
+}
+
+/// What of each source is in the first and in the second sum.
+#[derive(Clone, Copy)]
+enum Terms<'a> {
+    /// P, and Q.
+    Parity,
+    /// A factor each; there is no second sum.
+    Factors(&'a [u8]),
+    /// A factor each; in the second sum the first so many sources are once more.
+    Pair(&'a [u8], usize),
+}
+
+/// The first and the second sum.
+#[derive(Clone, Copy)]
+struct Outs<T>(Option<T>, Option<T>);
+
+impl<T> Outs<T> {
+    fn map<U>(self, mut of: impl FnMut(T) -> U) -> Outs<U> {
+        Outs(self.0.map(&mut of), self.1.map(&mut of))
+    }
+
+    fn count(&self) -> usize {
+        usize::from(self.0.is_some()) + usize::from(self.1.is_some())
+    }
+}
+
+impl<'a> Work<'a> {
+    /// Some of the sources alone. As Q is summed by Horner's rule, what comes after them has to be in
+    /// the carry.
+    fn part(self, range: Range<usize>) -> Self {
+        let of = |factors: &'a [u8]| factors.get(range.clone()).unwrap_or_default();
+        Self {
+            sources: self.sources.get(range.clone()).unwrap_or_default(),
+            terms: match self.terms {
+                Terms::Parity => Terms::Parity,
+                Terms::Factors(factors) => Terms::Factors(of(factors)),
+                Terms::Pair(factors, plain) => {
+                    Terms::Pair(of(factors), plain.saturating_sub(range.start))
+                }
+            },
+        }
+    }
+
+    fn sum(self, outs: Outs<Out>) -> Option<Sum<'a>> {
+        match (self.terms, outs) {
+            (Terms::Parity, Outs(Some(p), Some(q))) => Some(Sum::PQ(p, q)),
+            (Terms::Parity, Outs(Some(p), None)) => Some(Sum::P(p)),
+            (Terms::Parity, Outs(None, Some(q))) => Some(Sum::Q(q)),
+            (Terms::Factors(factors), Outs(Some(a), _)) => Some(Sum::Dot(factors, a)),
+            (Terms::Pair(factors, plain), Outs(Some(a), Some(b))) => {
+                Some(Sum::Pair(factors, plain, a, b))
+            }
+            _ => None,
+        }
+    }
+}
 
 impl Kernel {
     /// P = XOR of all `data`.
     pub fn p(&self, data: &[&[u8]], p: &mut [u8]) {
-        self.sums(data, Some(p), None);
+        self.parity(data, Some(p), None);
     }
 
     /// Q = Σ 2^i · data i.
     pub fn q(&self, data: &[&[u8]], q: &mut [u8]) {
-        self.sums(data, None, Some(q));
+        self.parity(data, None, Some(q));
     }
 
     /// Both parities in one pass.
     pub fn pq(&self, data: &[&[u8]], p: &mut [u8], q: &mut [u8]) {
-        self.sums(data, Some(p), Some(q));
+        self.parity(data, Some(p), Some(q));
     }
 
-    fn sums(&self, data: &[&[u8]], p: Option<&mut [u8]>, q: Option<&mut [u8]>) {
+    fn parity(&self, data: &[&[u8]], p: Option<&mut [u8]>, q: Option<&mut [u8]>) {
         let len = p.as_ref().or(q.as_ref()).map_or(0, |out| out.len());
-        assert!(
-            data.iter().all(|source| source.len() == len)
-                && p.as_ref().is_none_or(|p| p.len() == len)
-                && q.as_ref().is_none_or(|q| q.len() == len),
-            "parity of unequal lengths"
-        );
-        let outputs = usize::from(p.is_some()) + usize::from(q.is_some());
-        let sources: Vec<*const u8> = data.iter().map(|source| source.as_ptr()).collect();
-        let p = p.map(<[u8]>::as_mut_ptr);
-        let q = q.map(<[u8]>::as_mut_ptr);
-        let aligned = [p, q].into_iter().flatten().all(is_stream_aligned);
-        let stream = aligned && (data.len() + outputs) * len >= STREAM_FROM;
-        if stream && sources.len() > SOURCES_AT_ONCE {
-            self.tiled(&sources, len, p, q);
-            return;
-        }
-        let job = Job {
+        let sources = pointers(data, len);
+        let outs = Outs(p, q).map(|out| pointer(out, len));
+        let work = Work {
             sources: &sources,
-            at: 0,
-            len,
-            stream,
+            terms: Terms::Parity,
         };
         // SAFETY: all are `len` long, and the outputs are borrowed for writing.
-        unsafe { self.sum_of(&job, p.map(fresh), q.map(fresh)) };
+        unsafe { self.sums(work, len, outs) };
     }
 
-    /// Column by column, so many sources at once: the last ones first, as Horner's rule has it.
-    fn tiled(&self, sources: &[*const u8], len: usize, p: Option<*mut u8>, q: Option<*mut u8>) {
-        let (mut p_tile, mut q_tile) = (Tile([0; TILE]), Tile([0; TILE]));
-        for at in (0..len).step_by(TILE) {
-            let tile = TILE.min(len - at);
-            let mut passes = sources.rchunks(SOURCES_AT_ONCE).peekable();
-            let mut first = true;
-            while let Some(sources) = passes.next() {
-                let last = passes.peek().is_none();
-                let job = Job {
-                    sources,
-                    at,
-                    len: tile,
-                    stream: last,
-                };
-                let place = |out: Option<*mut u8>, tile: &mut Tile| {
-                    let tile = tile.0.as_mut_ptr();
-                    out.map(|out| Out {
-                        to: if last {
-                            // SAFETY: the outputs are `len` long, and `at` is below that.
-                            unsafe { out.add(at) }
-                        } else {
-                            tile
-                        },
-                        carry: if first { ptr::null() } else { tile },
-                    })
-                };
-                let (p, q) = (place(p, &mut p_tile), place(q, &mut q_tile));
-                // SAFETY: sources and outputs have `tile` bytes from `at` on, tiles at least so many.
-                unsafe { self.sum_of(&job, p, q) };
-                first = false;
-            }
-        }
+    /// `out` = Σ factor i · source i.
+    pub fn dot(&self, sources: &[&[u8]], factors: &[u8], out: &mut [u8]) {
+        self.by_factors(sources, Terms::Factors(factors), out, None);
+    }
+
+    /// `a` = Σ factor i · source i, and `b` = `a` + the first `plain` sources: with Q as the last source, and
+    /// `plain` all before it, two lost chunks at once.
+    pub fn pair(
+        &self,
+        sources: &[&[u8]],
+        factors: &[u8],
+        plain: usize,
+        a: &mut [u8],
+        b: &mut [u8],
+    ) {
+        self.by_factors(sources, Terms::Pair(factors, plain), a, Some(b));
+    }
+
+    fn by_factors(&self, sources: &[&[u8]], terms: Terms, a: &mut [u8], b: Option<&mut [u8]>) {
+        let len = a.len();
+        let (Terms::Factors(factors) | Terms::Pair(factors, _)) = terms else {
+            unreachable!("parity has no factors");
+        };
+        assert_eq!(factors.len(), sources.len(), "a factor for each source");
+        let sources = pointers(sources, len);
+        let outs = Outs(Some(a), b).map(|out| pointer(out, len));
+        let work = Work {
+            sources: &sources,
+            terms,
+        };
+        // SAFETY: all are `len` long, and the outputs are borrowed for writing.
+        unsafe { self.sums(work, len, outs) };
     }
 
     /// # Safety
-    /// As `Kernel::run`.
-    unsafe fn sum_of(&self, job: &Job, p: Option<Out>, q: Option<Out>) {
-        let sum = match (p, q) {
-            (Some(p), Some(q)) => Sum::PQ(p, q),
-            (Some(p), None) => Sum::P(p),
-            (None, Some(q)) => Sum::Q(q),
-            (None, None) => return,
+    /// Sources are valid for reading, and outputs for writing, each for `len` bytes; outputs overlap nothing.
+    unsafe fn sums(&self, work: Work, len: usize, outs: Outs<*mut u8>) {
+        let all_bytes = (work.sources.len() + outs.count()) * len;
+        let aligned = [outs.0, outs.1]
+            .into_iter()
+            .flatten()
+            .all(is_stream_aligned);
+        let stream = aligned && all_bytes >= STREAM_FROM;
+        if !(stream && work.sources.len() > SOURCES_AT_ONCE) {
+            let job = Job {
+                sources: work.sources,
+                at: 0,
+                len,
+                stream,
+            };
+            if let Some(sum) = work.sum(outs.map(fresh)) {
+                // SAFETY: the caller's.
+                unsafe { self.run(&job, sum) };
+            }
+            return;
+        }
+        let mut tiles = Tiles::<TILE>::new();
+        let between = tiles.outs(&outs);
+        for at in (0..len).step_by(TILE) {
+            // SAFETY: the outputs are `len` long, and `at` is below that.
+            let outs = outs.map(|out| unsafe { out.add(at) });
+            let columns = at..len.min(at + TILE);
+            // SAFETY: sources and outputs have these bytes.
+            unsafe { self.passes(work, columns, outs, true, between) };
+        }
+    }
+
+    /// One tile, so many sources at once: the last ones first, as Horner's rule has it.
+    ///
+    /// # Safety
+    /// Sources are valid in `columns`; `outs`, which are where the first column goes, and `between` for so
+    /// many bytes, and `outs` aligned if `stream`.
+    unsafe fn passes(
+        &self,
+        work: Work,
+        columns: Range<usize>,
+        outs: Outs<*mut u8>,
+        stream: bool,
+        between: Outs<*mut u8>,
+    ) {
+        let all = work.sources.len();
+        let each = all.div_ceil(all.div_ceil(SOURCES_AT_ONCE).max(1)).max(1);
+        let mut end = all;
+        // Once without any sources, too: sums of nothing are zeros.
+        loop {
+            let start = end.saturating_sub(each);
+            let (is_first, is_last) = (end == all, start == 0);
+            let place = |to: Option<*mut u8>, tile: Option<*mut u8>| {
+                to.zip(tile).map(|(to, tile)| Out {
+                    to: if is_last { to } else { tile },
+                    carry: if is_first { ptr::null() } else { tile },
+                })
+            };
+            let part = work.part(start..end);
+            let job = Job {
+                sources: part.sources,
+                at: columns.start,
+                len: columns.len(),
+                stream: stream && is_last,
+            };
+            let placed = Outs(place(outs.0, between.0), place(outs.1, between.1));
+            if let Some(sum) = part.sum(placed) {
+                // SAFETY: the caller's.
+                unsafe { self.run(&job, sum) };
+            }
+            if is_last {
+                return;
+            }
+            end = start;
+        }
+    }
+
+    /// Whether both parities are those of `data`. Stops at the first tile where they aren't.
+    pub fn is_pq(&self, data: &[&[u8]], p: &[u8], q: &[u8]) -> bool {
+        let len = p.len();
+        assert_eq!(q.len(), len, "parity of unequal lengths");
+        let sources = pointers(data, len);
+        let work = Work {
+            sources: &sources,
+            terms: Terms::Parity,
         };
-        // SAFETY: the caller's.
-        unsafe { self.run(job, sum) }
+        let mut between = Tiles::<COMPARED_TILE>::new();
+        let mut found = Tiles::<COMPARED_TILE>::new();
+        let (found_p, found_q) = (found.0.start(), found.1.start());
+        let outs = Outs(Some(found_p), Some(found_q));
+        let between = between.outs(&outs);
+        let stored = p.chunks(COMPARED_TILE).zip(q.chunks(COMPARED_TILE));
+        stored
+            .zip((0..).step_by(COMPARED_TILE))
+            .all(|((p, q), at)| {
+                // SAFETY: sources have these bytes, and a tile has room for them, which are then there.
+                unsafe {
+                    self.passes(work, at..at + p.len(), outs, false, between);
+                    slice::from_raw_parts(found_p, p.len()) == p
+                        && slice::from_raw_parts(found_q, q.len()) == q
+                }
+            })
+    }
+
+    /// Brings both parities from `old` data to `new`, whose Q coefficient is `factor`.
+    pub fn update_pq(&self, old: &[u8], new: &[u8], factor: u8, p: &mut [u8], q: &mut [u8]) {
+        let len = p.len();
+        assert!(
+            old.len() == len && new.len() == len && q.len() == len,
+            "update of unequal lengths"
+        );
+        let job = Job {
+            sources: &[old.as_ptr(), new.as_ptr()],
+            at: 0,
+            len,
+            stream: false,
+        };
+        // SAFETY: all are `len` long.
+        unsafe { self.run(&job, Sum::Update(factor, in_place(p), in_place(q))) }
     }
 
     /// `to` ^= `from`.
     pub fn xor_into(&self, to: &mut [u8], from: &[u8]) {
-        assert_eq!(to.len(), from.len(), "xor of unequal lengths");
+        assert_eq!(to.len(), from.len(), "sums of unequal lengths");
         let job = Job {
             sources: &[from.as_ptr()],
             at: 0,
@@ -152,7 +322,7 @@ impl Kernel {
 
     /// `to` ^= `factor` · `from`.
     pub fn mul_into(&self, to: &mut [u8], from: &[u8], factor: u8) {
-        assert_eq!(to.len(), from.len(), "product of unequal lengths");
+        assert_eq!(to.len(), from.len(), "sums of unequal lengths");
         let job = Job {
             sources: &[from.as_ptr()],
             at: 0,
@@ -162,51 +332,37 @@ impl Kernel {
         // SAFETY: both are as long.
         unsafe { self.run(&job, Sum::Dot(&[factor], in_place(to))) }
     }
+}
 
-    /// `out` = Σ factor i · source i.
-    pub fn dot(&self, sources: &[&[u8]], factors: &[u8], out: &mut [u8]) {
-        let pointers = Pointers::new(sources, &[factors], out.len());
-        // SAFETY: all are as long as `out`.
-        unsafe { self.run(&pointers.job(), Sum::Dot(factors, fresh(out.as_mut_ptr()))) }
+/// What sums are kept in between the passes.
+struct Tiles<const BYTES: usize>(Tile<BYTES>, Tile<BYTES>);
+
+impl<const BYTES: usize> Tiles<BYTES> {
+    fn new() -> Self {
+        Self(Tile::new(), Tile::new())
     }
 
-    /// Two of them in one pass.
-    pub fn dot2(&self, sources: &[&[u8]], f: &[u8], a: &mut [u8], g: &[u8], b: &mut [u8]) {
-        assert_eq!(a.len(), b.len(), "products of unequal lengths");
-        let pointers = Pointers::new(sources, &[f, g], a.len());
-        let (a_out, b_out) = (fresh(a.as_mut_ptr()), fresh(b.as_mut_ptr()));
-        // SAFETY: all are as long as `a`.
-        unsafe { self.run(&pointers.job(), Sum::Dot2(f, a_out, g, b_out)) }
+    /// Those that are wanted.
+    fn outs<T>(&mut self, wanted: &Outs<T>) -> Outs<*mut u8> {
+        Outs(
+            wanted.0.is_some().then_some(self.0.start()),
+            wanted.1.is_some().then_some(self.1.start()),
+        )
     }
 }
 
-/// Where sources of one length begin.
-struct Pointers {
-    sources: Vec<*const u8>,
-    len: usize,
+/// Where sources begin that must be `len` long.
+fn pointers(sources: &[&[u8]], len: usize) -> Vec<*const u8> {
+    assert!(
+        sources.iter().all(|source| source.len() == len),
+        "sources and sums of unequal lengths"
+    );
+    sources.iter().map(|source| source.as_ptr()).collect()
 }
 
-impl Pointers {
-    fn new(sources: &[&[u8]], factors: &[&[u8]], len: usize) -> Self {
-        assert!(
-            sources.iter().all(|source| source.len() == len)
-                && factors.iter().all(|factors| factors.len() == sources.len()),
-            "products of unequal lengths"
-        );
-        Self {
-            sources: sources.iter().map(|source| source.as_ptr()).collect(),
-            len,
-        }
-    }
-
-    fn job(&self) -> Job<'_> {
-        Job {
-            sources: &self.sources,
-            at: 0,
-            len: self.len,
-            stream: false,
-        }
-    }
+fn pointer(out: &mut [u8], len: usize) -> *mut u8 {
+    assert_eq!(out.len(), len, "sums of unequal lengths");
+    out.as_mut_ptr()
 }
 
 fn is_stream_aligned(to: *mut u8) -> bool {

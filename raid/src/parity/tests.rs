@@ -107,9 +107,11 @@ proptest! {
             p.check(&want_p, name);
             q.check(&want_q, name);
             let (mut a, mut b) = guarded();
-            kernel.dot2(&data, f, a.out(), g, b.out());
+            let plain = shifts[3] % (n + 1);
+            kernel.pair(&data, f, plain, a.out(), b.out());
+            let with_plain: Vec<u8> = (0..n).map(|i| f[i] ^ u8::from(i < plain)).collect();
             a.check(&oracle(&data, f), name);
-            b.check(&oracle(&data, g), name);
+            b.check(&oracle(&data, &with_plain), name);
             let (mut a, mut b) = guarded();
             kernel.dot(&data, g, a.out());
             a.check(&oracle(&data, g), name);
@@ -118,6 +120,14 @@ proptest! {
             kernel.xor_into(b.out(), data[n / 2]);
             let three = [data[0], data[n - 1], data[n / 2]];
             b.check(&oracle(&three, &[1, f[0], 1]), name);
+            // From the first source to the last, in what is P and Q of other things.
+            let (mut p, mut q) = guarded();
+            p.out().copy_from_slice(&want_p);
+            q.out().copy_from_slice(&want_q);
+            kernel.update_pq(data[0], data[n - 1], f[0], p.out(), q.out());
+            let (p_terms, q_terms) = ([&*want_p, data[0], data[n - 1]], [&*want_q, data[0], data[n - 1]]);
+            p.check(&oracle(&p_terms, &[1, 1, 1]), name);
+            q.check(&oracle(&q_terms, &[1, f[0], f[0]]), name);
         }
     }
 }
@@ -153,7 +163,75 @@ fn streamed_and_tiled_results_are_the_same() {
                 "{} of {n}",
                 kernel.name()
             );
+            // The same sums, by their factors; of the pair's second, all but the last source once more.
+            let (mut a, mut b) = (Buf::zeroed(len), Buf::zeroed(len));
+            kernel.pair(&data, &q_factors(n), n - 1, &mut a, &mut b);
+            let mut want_b = want_q.to_vec();
+            for at in 0..len {
+                want_b[at] ^= want_p[at] ^ data[n - 1][at];
+            }
+            assert!(
+                a[..] == want_q[..] && b[..] == want_b[..],
+                "{} of {n}",
+                kernel.name()
+            );
+            kernel.dot(&data, &vec![1; n], &mut a);
+            assert!(a[..] == want_p[..], "{} of {n}", kernel.name());
         }
+    }
+}
+
+#[test]
+fn an_update_brings_parity_to_what_the_new_data_has() {
+    let mut rng = Rng::new(5);
+    let mut data = random(&mut rng, 9, 4096);
+    for kernel in Kernel::available() {
+        let slices = |data: &[Vec<u8>]| -> (Vec<u8>, Vec<u8>) {
+            let sources: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+            let (mut p, mut q) = (vec![0; 4096], vec![0; 4096]);
+            kernel.pq(&sources, &mut p, &mut q);
+            (p, q)
+        };
+        let (mut p, mut q) = slices(&data);
+        for index in [0, 3, 8] {
+            let mut new = vec![0; 4096];
+            rng.fill(&mut new);
+            kernel.update_pq(&data[index], &new, coefficient(index), &mut p, &mut q);
+            data[index] = new;
+            assert!((p.clone(), q.clone()) == slices(&data), "{}", kernel.name());
+        }
+    }
+}
+
+#[test]
+fn parity_is_verified_to_the_last_byte() {
+    let mut rng = Rng::new(9);
+    for (n, len) in [
+        (1, 1),
+        (2, 77),
+        (6, COMPARED_TILE),
+        (12, COMPARED_TILE + 1),
+        (23, 3 * COMPARED_TILE + 500),
+        (64, 4096),
+    ] {
+        let owned = random(&mut rng, n, len);
+        let data: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
+        let (mut p, mut q) = (vec![0; len], vec![0; len]);
+        compute_pq(&data, &mut p, &mut q);
+        for kernel in Kernel::available() {
+            assert!(kernel.is_pq(&data, &p, &q), "{} of {n}", kernel.name());
+            for at in [0, len / 2, len - 1] {
+                p[at] ^= 1;
+                assert!(!kernel.is_pq(&data, &p, &q), "{} of {n}", kernel.name());
+                p[at] ^= 1;
+                q[at] ^= 0x80;
+                assert!(!kernel.is_pq(&data, &p, &q), "{} of {n}", kernel.name());
+                q[at] ^= 0x80;
+            }
+        }
+    }
+    for kernel in Kernel::available() {
+        assert!(kernel.is_pq(&[], &[0; 9], &[0; 9]) && !kernel.is_pq(&[], &[0; 9], &[1; 9]));
     }
 }
 

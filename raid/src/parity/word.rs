@@ -61,19 +61,14 @@ impl Word {
                 let (mut dx, mut dy) = (fresh(), fresh());
                 let (of_x, of_y) = (coefficient(x), coefficient(y));
                 let scale = inverse(of_x ^ of_y);
-                let for_x = |i: usize| mul(scale, coefficient(i) ^ of_y);
                 let sources: Vec<&[u8]> =
                     known().map(|(_, data)| data).chain([&**p, &**q]).collect();
-                let x_factors: Vec<u8> = known()
-                    .map(|(i, _)| for_x(i))
+                let factors: Vec<u8> = known()
+                    .map(|(i, _)| mul(scale, coefficient(i) ^ of_y))
                     .chain([mul(scale, of_y), scale])
                     .collect();
-                // Dy = Px ^ Dx: one more of everything but Q.
-                let y_factors: Vec<u8> = known()
-                    .map(|(i, _)| for_x(i) ^ 1)
-                    .chain([mul(scale, of_y) ^ 1, scale])
-                    .collect();
-                kernel.dot2(&sources, &x_factors, &mut dx, &y_factors, &mut dy);
+                // Dy = Px ^ Dx: of everything but Q, which is the last, one more.
+                kernel.pair(&sources, &factors, sources.len() - 1, &mut dx, &mut dy);
                 self.put(x, dx)?;
                 self.put(y, dy)
             }
