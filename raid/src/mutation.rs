@@ -48,11 +48,19 @@ pub enum Mutation {
     CopiesMixed,
     /// A row is overwritten as a whole before its intent is durable.
     IntentNotDurable,
+    /// A read doesn't ask again whether a block was given up while it was on its way.
+    LossUnseenByRead,
+    /// An intent takes the lost blocks of its row off the list before the row is in place.
+    IntentHeals,
+    /// A start goes on needing the one disk that has a record.
+    OnlyCopyNotKept,
+    /// A block that a disk writes whole is taken for torn.
+    WholeBlockTorn,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::AckBeforeJournal,
         Self::AckOutOfSequence,
         Self::OneCopyTooFew,
@@ -74,6 +82,10 @@ impl Mutation {
         Self::DiscardDoesNotRevoke,
         Self::CopiesMixed,
         Self::IntentNotDurable,
+        Self::LossUnseenByRead,
+        Self::IntentHeals,
+        Self::OnlyCopyNotKept,
+        Self::WholeBlockTorn,
     ];
 }
 

@@ -168,8 +168,7 @@ fn come_to_an_end(world: &mut World, latent: bool) {
 }
 
 /// One cell once, as the matrix runs it; `None` if it waits for something or can't be.
-pub fn once(fault: Fault, state: State, level: Level, seed: u64) -> Option<Told> {
-    let shape = Shape::of(level);
+pub fn once(fault: Fault, state: State, shape: Shape, seed: u64) -> Option<Told> {
     match expect(fault, state, &shape) {
         Expect::Waits(_) | Expect::Nothing => None,
         expected => Some(run_cell(fault, state, shape, &expected, seed).told),

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cairn_blockdev::sim::{Effect, On, Strike};
-use cairn_blockdev::units::{u64_of, usize_of};
+use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
 use cairn_raid::mutation::{Mutation, plant, reached};
 use cairn_raid::{Level, MemberState};
 
@@ -41,6 +41,8 @@ enum Ground {
     Cut(Crash),
     /// A cell of the matrix.
     Cell(Fault, State),
+    /// A cell of the matrix on one level, every other time on disks that tear no block.
+    CellOf(Fault, State, Level),
     /// A turn that aims at one schedule.
     Aimed(Turn),
     /// A journal disk hangs, a crash follows, and takes journal disks and members.
@@ -49,7 +51,7 @@ enum Ground {
 
 /// The likeliest grounds for each bug, in order.
 fn grounds(mutation: Mutation) -> &'static [Ground] {
-    use Ground::{Aimed, Cell, Cut, RingThenCut, Story};
+    use Ground::{Aimed, Cell, CellOf, Cut, RingThenCut, Story};
     match mutation {
         Mutation::AckBeforeJournal | Mutation::AckOutOfSequence | Mutation::OldRecordOverBypass => {
             &[Cut(Crash::Power), Cut(Crash::Kill), Story]
@@ -108,6 +110,22 @@ fn grounds(mutation: Mutation) -> &'static [Ground] {
             Cell(Fault::H2PowerLoss, State::Healthy),
             Story,
         ],
+        Mutation::LossUnseenByRead => &[
+            CellOf(Fault::D6LostWrite, State::Rebuilding, Level::Raid5),
+            CellOf(Fault::D7MisdirectedWrite, State::Rebuilding, Level::Raid5),
+            CellOf(Fault::D8RotInData, State::Rebuilding, Level::Raid5),
+        ],
+        Mutation::IntentHeals => &[
+            CellOf(Fault::D7MisdirectedWrite, State::Degraded2, Level::Raid6),
+            CellOf(Fault::D6LostWrite, State::Degraded2, Level::Raid6),
+            CellOf(Fault::D8RotInData, State::Degraded2, Level::Raid6),
+        ],
+        Mutation::OnlyCopyNotKept => &[
+            CellOf(Fault::D3FlushFailsOnce, State::Replaying, Level::Raid5),
+            CellOf(Fault::D4Hangs, State::Replaying, Level::Raid5),
+            CellOf(Fault::D3FlushFailsAlways, State::Replaying, Level::Raid6),
+        ],
+        Mutation::WholeBlockTorn => &[CellOf(Fault::D8RotInData, State::Replaying, Level::Raid5)],
         Mutation::ReplayNotIdempotent => &[Cut(Crash::Kill), Cut(Crash::Power), Story],
     }
 }
@@ -150,7 +168,7 @@ pub fn look_for(mutation: Mutation) -> Search {
                 return search;
             }
             // The last ground is the longest, and of no use where nothing is planted.
-            if !search.reached && seed > 20 {
+            if !search.reached && seed > 100 {
                 break;
             }
         }
@@ -187,7 +205,14 @@ fn tell_on(ground: Ground, seed: u64) -> Option<Told> {
             };
             Some(cut_at(subject, 1 + seed * 7 % 160).0)
         }
-        Ground::Cell(fault, state) => matrix::once(fault, state, level, seed),
+        Ground::Cell(fault, state) => matrix::once(fault, state, Shape::of(level), seed),
+        Ground::CellOf(fault, state, level) => {
+            let mut shape = Shape::of(level);
+            if seed.is_multiple_of(2) {
+                shape.tear_bytes = BLOCK;
+            }
+            matrix::once(fault, state, shape, seed)
+        }
         Ground::Aimed(turn) => Some(aimed::alone(turn, level, seed)),
         Ground::RingThenCut => Some(ring_then_cut(level, seed)),
     }

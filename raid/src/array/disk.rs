@@ -366,7 +366,7 @@ impl Disk {
 
     /// Whether a crash leaves every block as it was before a write of it or after, and never a mixture.
     pub(crate) fn writes_blocks_whole(&self) -> bool {
-        u64::from(self.device.geometry().physical_block) >= BLOCK
+        u64::from(self.device.geometry().physical_block) >= BLOCK && !on(Mutation::WholeBlockTorn)
     }
 
     /// Whether writes need a flush before they are durable.

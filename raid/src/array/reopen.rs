@@ -9,6 +9,7 @@ use super::Array;
 use crate::error::RaidError;
 use crate::journal::log::Journal;
 use crate::journal::open::{OpenError, Opened};
+use crate::mutation::{Mutation, on};
 
 impl Array {
     /// Throws out members whose journal header is older than every member's was when the labels were
@@ -56,7 +57,7 @@ impl Array {
             *self.journal.borrow_mut() = Some(Rc::clone(&journal));
             let level = self.bring_headers_level(&journal, current).await;
             level.map_err(|_| self.lost_error())?;
-            if unclean {
+            if unclean && !on(Mutation::OnlyCopyNotKept) {
                 current.keep_single().await;
             }
             // A disk may have failed in that.

@@ -159,6 +159,9 @@ impl Array {
         self.log_homeless(journal, &view, &overlay);
         let end = journal.next();
         self.note_in_place(row, end);
+        if on(Mutation::IntentHeals) {
+            self.heal_row(row);
+        }
         let superseded = self.dirty_rows.supersede(row, Rc::clone(&overlay));
         let keep = superseded.unwrap_or(first).min(first);
         let hold = journal.hold(if on(Mutation::TrimBeforeBypassFlushed) {

@@ -158,6 +158,9 @@ impl Array {
                 Kind::Intent => {
                     if self.is_mapped(offset) {
                         let (row, _) = self.geometry.locate(offset);
+                        if on(Mutation::IntentHeals) {
+                            self.heal_row(row);
+                        }
                         let history = rows.entry(row).or_insert_with(|| self.history(record.seq));
                         history.intent(entry.sums.clone());
                     }
