@@ -41,7 +41,7 @@ impl BlockServing {
             },
         };
         let place = ublk::Place {
-            pool: engine.pool.clone(),
+            memory: engine.block_memory.clone(),
             env: engine.env.clone(),
             remains: engine.remains.clone(),
         };

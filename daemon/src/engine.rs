@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 
 use cairn_blockdev::disk::{Backend, IoKind, Reactor, ReactorConfig};
 use cairn_blockdev::export::nbd::Limits;
-use cairn_blockdev::export::ublk::Remains;
+use cairn_blockdev::export::ublk::{Memory, Remains};
 use cairn_blockdev::{BlockDevice, BufPool, Env, LocalFuture};
 use cairn_raid::{Array, Hooks, MemberDisk};
 use tokio::sync::{mpsc, oneshot};
@@ -49,6 +49,8 @@ pub struct Engine {
     pub hooks: Hooks,
     /// Bounds of the NBD connections of this thread.
     pub nbd_limits: Limits,
+    /// Memory of the block devices' requests.
+    pub block_memory: Memory,
     /// The running array, if any.
     pub array: RefCell<Option<Rc<Array>>>,
     /// Disks that this engine has open, by path: an array doesn't give its own out.
@@ -225,6 +227,7 @@ fn run(
         let engine = Rc::new(Engine {
             env,
             nbd_limits: Limits::new(pool.clone(), config.nbd_in_flight_bytes_max),
+            block_memory: Memory::new(pool.clone()),
             pool,
             reactor,
             hooks: (config.hooks)(),

@@ -15,9 +15,9 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::error::NbdError;
-use super::limits::Lent;
 use super::receive::Patience;
 use super::reply::Reply;
+use crate::export::budget::Lent;
 
 /// Replies written with one call of the system; two parts each stay far below its limit of 1024.
 const BATCH_MAX: usize = 64;

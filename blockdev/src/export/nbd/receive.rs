@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 use super::error::NbdError;
-use super::limits::{Budget, Limits};
+use super::limits::Limits;
 use crate::env::{Clock, Env};
+use crate::export::budget::Budget;
 use crate::units::{u64_of, usize_of};
 
 /// Received ahead of need: many requests in one call of the system, and small payloads with them.

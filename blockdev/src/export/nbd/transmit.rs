@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::connections::{Connections, Stop};
 use super::error::NbdError;
 use super::handshake::Session;
-use super::limits::{Budget, CONNECTION_BYTES_MAX, IN_FLIGHT_MAX, Limits};
+use super::limits::{CONNECTION_BYTES_MAX, IN_FLIGHT_MAX, Limits};
 use super::outbox::{Outbox, Place};
 use super::proto::Errno;
 use super::receive::{Patience, Receiver};
@@ -22,6 +22,7 @@ use super::request::{
 use super::run::Job;
 use crate::buf::SharedBuf;
 use crate::env::Env;
+use crate::export::budget::Budget;
 use crate::units::usize_of;
 
 /// A connection in transmission.

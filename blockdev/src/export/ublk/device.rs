@@ -10,11 +10,11 @@ use nix::libc;
 
 use super::control::{Control, open_device};
 use super::error::UblkError;
+use super::memory::Memory;
 use super::params::{Choice, DEPTH, MAX_IO_BYTES, params, size_of_device};
 use super::queue::Queue;
 use super::remains::Remains;
 use super::uapi::{self, ANY_DEVICE, DeviceInfo, SECTOR_SHIFT, attrs, features, state};
-use crate::buf::BufPool;
 use crate::device::BlockDevice;
 use crate::env::Env;
 
@@ -53,7 +53,7 @@ impl Identity {
 #[derive(Debug, Clone)]
 pub struct Place {
     /// Memory for requests.
-    pub pool: BufPool,
+    pub memory: Memory,
     /// Time and tasks of the thread.
     pub env: Env,
     /// Where the queue's ring goes when the device is given up.
@@ -106,10 +106,14 @@ impl Ublk {
     ) -> Result<(Self, Origin), UblkError> {
         let control = Control::open().await?;
         let mut wish = wish;
-        let Place { pool, env, remains } = place;
+        let Place {
+            memory,
+            env,
+            remains,
+        } = place;
         if let Some(left) = find(&control, wish.identity, wish.number).await {
             if left.state != state::DEAD {
-                let taken = take_up(&control, &left, wish, &device, pool, &env).await?;
+                let taken = take_up(&control, &left, wish, &device, memory, &env).await?;
                 taken.live(remains);
                 let taken = Self::new(control, left.dev_id, taken, device, wish.choice, env);
                 taken.catch_up().await;
@@ -119,7 +123,7 @@ impl Ublk {
             remove(&control, left.dev_id, &env).await?;
             wish.number = wish.number.or(Some(left.dev_id));
         }
-        let (number, queue) = make(&control, wish, &device, pool, &env).await?;
+        let (number, queue) = make(&control, wish, &device, memory, &env).await?;
         queue.live(remains);
         let made = Self::new(control, number, queue, device, wish.choice, env);
         Ok((made, Origin::Made))
@@ -273,7 +277,7 @@ async fn make(
     control: &Control,
     wish: Wish,
     device: &Rc<dyn BlockDevice>,
-    pool: BufPool,
+    memory: Memory,
     env: &Env,
 ) -> Result<(u32, Rc<Queue>), UblkError> {
     let info = DeviceInfo {
@@ -296,7 +300,7 @@ async fn make(
     let started = async {
         let wanted = params(&device.geometry(), wish.choice);
         control.set_params(number, &wanted).await?;
-        let queue = open_queue(&made, device, pool, env).await?;
+        let queue = open_queue(&made, device, memory, env).await?;
         let start = control.start(number);
         with_queue(number, &queue, start).await.map(|()| queue)
     };
@@ -316,7 +320,7 @@ async fn take_up(
     left: &DeviceInfo,
     wish: Wish,
     device: &Rc<dyn BlockDevice>,
-    pool: BufPool,
+    memory: Memory,
     env: &Env,
 ) -> Result<Rc<Queue>, UblkError> {
     let number = left.dev_id;
@@ -333,7 +337,7 @@ async fn take_up(
         }
         env.clock.sleep(STEP).await;
     }
-    let queue = open_queue(left, device, pool, env).await?;
+    let queue = open_queue(left, device, memory, env).await?;
     let end = control.end_recovery(number);
     with_queue(number, &queue, end).await.map(|()| queue)
 }
@@ -378,7 +382,7 @@ async fn check_left(
 async fn open_queue(
     info: &DeviceInfo,
     device: &Rc<dyn BlockDevice>,
-    pool: BufPool,
+    memory: Memory,
     env: &Env,
 ) -> Result<Rc<Queue>, UblkError> {
     let number = info.dev_id;
@@ -403,7 +407,7 @@ async fn open_queue(
     };
     let max_io = info.max_io_buf_bytes.min(uapi::MAX_IO_BYTES);
     let device = Rc::clone(device);
-    Queue::start(file, info.queue_depth, max_io, device, pool, env).map_err(refused)
+    Queue::start(file, info.queue_depth, max_io, device, memory, env).map_err(refused)
 }
 
 /// The node isn't there yet, or the one before us not gone.

@@ -18,7 +18,7 @@
 //! - A device belongs to the identity that it was made with, which the kernel keeps; an identity
 //!   never has two.
 //! - A device is served on the thread that owns what is served: nothing is handed off.
-//! - Memory is bounded: depth × the largest request.
+//! - Memory is bounded: depth × the largest request for a device, and all of a thread's together.
 //!
 //! Does not know: volumes, who may have a device, what is remembered over restarts.
 
@@ -27,6 +27,7 @@ mod device;
 mod error;
 mod flusher;
 mod holders;
+mod memory;
 mod params;
 mod queue;
 mod remains;
@@ -41,5 +42,6 @@ pub use device::{
 pub use error::UblkError;
 pub use flusher::{promise_to_write, stay_in_memory};
 pub use holders::{holder, is_used};
+pub use memory::Memory;
 pub use params::Choice;
 pub use remains::Remains;

@@ -12,7 +12,8 @@
 //!
 //! Invariants
 //! - There are as many tasks as tags, and a tag has one request: memory is bounded by depth × the
-//!   largest request, and nothing else is allocated for a request.
+//!   largest request, and by what all queues of the thread have together ([`Memory`]). A request waits
+//!   for it, and for nobody but requests that the device already has.
 //! - Every request that is started is answered, unless the thread ends first; then the kernel gives
 //!   it to the next server.
 //! - Once closed no request is started; what the kernel hands out then it gives to the next server.
@@ -28,13 +29,13 @@ use memmap2::{Mmap, MmapOptions};
 use nix::libc;
 use tokio::sync::Notify;
 
+use super::memory::Memory;
 use super::remains::Remains;
 use super::request::{Request, errno_of};
 use super::ring::CommandRing;
 use super::uapi::{
     Descriptor, IoCommand, Op, RESULT_ABORT, RESULT_OK, command_bytes, data_offset, table_bytes,
 };
-use crate::buf::BufPool;
 use crate::device::{BlockDevice, WriteFlags, ZeroFlags};
 use crate::env::Env;
 use crate::error::{IoError, IoErrorKind};
@@ -54,7 +55,7 @@ pub(crate) struct Queue {
     depth: u16,
     max_io: u32,
     device: Rc<dyn BlockDevice>,
-    pool: BufPool,
+    memory: Memory,
     /// Tags that fetch.
     fetching: Cell<u16>,
     /// Requests that the device has.
@@ -74,7 +75,7 @@ impl Queue {
         depth: u16,
         max_io: u32,
         device: Rc<dyn BlockDevice>,
-        pool: BufPool,
+        memory: Memory,
         env: &Env,
     ) -> io::Result<Rc<Self>> {
         // SAFETY: the mapping is the driver's memory, which only the kernel changes and which stays
@@ -86,7 +87,7 @@ impl Queue {
             depth,
             max_io,
             device,
-            pool,
+            memory,
             fetching: Cell::new(depth),
             running: Cell::new(0),
             closing: Cell::new(false),
@@ -232,14 +233,14 @@ impl Queue {
         };
         match request {
             Request::Read { offset, len } => {
-                let buf = self.pool.take(usize_of_u32(len));
+                let (_lent, buf) = self.memory.take(usize_of_u32(len)).await;
                 let (buf, result) = self.device.read(offset, buf).await;
                 result.map_err(failed)?;
                 copied(self.ring.file().write_all_at(&buf, data_offset(tag)))?;
                 Ok(len)
             }
             Request::Write { offset, len, fua } => {
-                let mut buf = self.pool.take(usize_of_u32(len));
+                let (_lent, mut buf) = self.memory.take(usize_of_u32(len)).await;
                 copied(self.ring.file().read_exact_at(&mut buf, data_offset(tag)))?;
                 let flags = WriteFlags { fua };
                 let written = self.device.write(offset, buf.freeze(), flags).await;

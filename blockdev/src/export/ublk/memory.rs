@@ -1,0 +1,54 @@
+//! Memory for the requests of all block devices of an engine thread.
+//!
+//! A budget apart from the one of NBD's connections: under memory pressure the kernel waits for these
+//! requests, and they must not wait for a client that is slow to send.
+
+use std::rc::Rc;
+
+use crate::buf::{Buf, BufPool};
+use crate::export::budget::{Budget, Lent};
+
+/// Bytes of requests in flight on all devices of a thread: what two of them can use.
+pub const BYTES_MAX: usize = 128 << 20;
+
+/// See the module; clones share it.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    pool: BufPool,
+    budget: Rc<Budget>,
+}
+
+impl Memory {
+    /// [`BYTES_MAX`] of a pool.
+    pub fn new(pool: BufPool) -> Self {
+        Self {
+            pool,
+            budget: Rc::new(Budget::new(BYTES_MAX)),
+        }
+    }
+
+    /// A buffer, when it may be had.
+    pub(crate) async fn take(&self, len: usize) -> (Lent, Buf) {
+        let lent = self.budget.lend(len).await;
+        (lent, self.pool.take(len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::Sim;
+
+    #[test]
+    fn devices_together_use_no_more_than_the_bound() {
+        let sim = Sim::new(1);
+        let memory = Memory::new(BufPool::new(0));
+        let request = 512 << 10;
+        let mut held: Vec<(Lent, Buf)> = (0..BYTES_MAX / request)
+            .map(|_| sim.block_on(memory.clone().take(request)))
+            .collect();
+        assert!(sim.run_until(memory.take(4096), 1).is_none());
+        held.pop();
+        assert!(sim.run_until(memory.take(4096), 1).is_some());
+    }
+}
