@@ -203,7 +203,7 @@ async fn start(engine: &Engine, count: u8, bytes: u64, dir: &Path) -> Answer<Vec
             },
         };
         let place = Place {
-            pool: engine.pool.clone(),
+            memory: engine.block_memory.clone(),
             env: engine.env.clone(),
             remains: Remains::default(),
         };

@@ -9,7 +9,7 @@ use crate::buf::{Buf, BufPool};
 use crate::export::budget::{Budget, Lent};
 
 /// Bytes of requests in flight on all devices of a thread: what two of them can use.
-pub const BYTES_MAX: usize = 128 << 20;
+const BYTES_MAX: usize = 128 << 20;
 
 /// See the module; clones share it.
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// [`BYTES_MAX`] of a pool.
+    /// 128 MiB of a pool.
     pub fn new(pool: BufPool) -> Self {
         Self {
             pool,
