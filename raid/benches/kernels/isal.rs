@@ -1,7 +1,7 @@
 //! ISA-L, the peer: its functions by name from the library that is there.
 //!
 //! The library is `CAIRN_ISAL`, or what `hwtests/lab/isal.sh` has fetched. With `CAIRN_ISAL` set, a
-//! library that can't be loaded is an error; otherwise it is missing, and that is said.
+//! library that can't be loaded is an error; otherwise it counts as missing, and that is said.
 
 use std::ffi::{c_int, c_uchar, c_uint, c_void};
 use std::path::{Path, PathBuf};
@@ -89,7 +89,10 @@ impl Isal {
             Some(cache.join("cairn-lab"))
         });
         match lab.map(|lab| lab.join("isal/libisal.so.2")) {
-            Some(path) if path.exists() => Self::open(&path).map(Some),
+            // A newer release's may want a newer C library than this machine has.
+            Some(path) if path.exists() => Ok(Self::open(&path)
+                .inspect_err(|error| println!("{error}"))
+                .ok()),
             _ => Ok(None),
         }
     }
