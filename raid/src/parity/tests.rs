@@ -425,27 +425,27 @@ fn unequal_lengths_are_refused_before_a_byte_is_touched() {
             check("q of odd data", &|_, b| kernel.q(&odd, b));
             check("dot of odd data", &|a, _| kernel.dot(&odd, &[2, 3], a));
             check("pair of odd data", &|a, b| {
-                kernel.pair(&odd, &[2, 3], 1, a, b)
+                kernel.pair(&odd, &[2, 3], 1, a, b);
             });
             check("dot with a factor less", &|a, _| kernel.dot(&full, &[2], a));
             check("dot with a factor more", &|a, _| {
-                kernel.dot(&full, &[2; 3], a)
+                kernel.dot(&full, &[2; 3], a);
             });
             check("pair with a factor less", &|a, b| {
-                kernel.pair(&full, &[2], 1, a, b)
+                kernel.pair(&full, &[2], 1, a, b);
             });
             check("update from odd data", &|a, b| {
-                kernel.update_pq(&short, &long, 2, a, b)
+                kernel.update_pq(&short, &long, 2, a, b);
             });
             check("update to odd data", &|a, b| {
-                kernel.update_pq(&long, &short, 2, a, b)
+                kernel.update_pq(&long, &short, 2, a, b);
             });
             check("verify of odd data", &|a, b| {
                 kernel.is_pq(&odd, a, b);
             });
             check("sum of another length", &|a, _| kernel.xor_into(a, &[1; 3]));
             check("product of another length", &|a, _| {
-                kernel.mul_into(a, &[1; 3], 2)
+                kernel.mul_into(a, &[1; 3], 2);
             });
             check("zero times another length", &|a, _| mul_into(a, &[1; 3], 0));
             if !is_even {
