@@ -3,6 +3,7 @@
 //! The library is `CAIRN_ISAL`, or what `hwtests/lab/isal.sh` has fetched. With `CAIRN_ISAL` set, a
 //! library that can't be loaded is an error; otherwise it counts as missing, and that is said.
 
+use std::error::Error as _;
 use std::ffi::{c_int, c_uchar, c_uint, c_void};
 use std::path::{Path, PathBuf};
 use std::ptr;
@@ -98,7 +99,11 @@ impl Isal {
     }
 
     fn open(path: &Path) -> Result<Self, String> {
-        let said = |error: libloading::Error| format!("{}: {error}", path.display());
+        // What the loader says is the cause; the error itself only that it failed.
+        let said = |error: libloading::Error| match error.source() {
+            Some(cause) => format!("{}: {cause}", path.display()),
+            None => format!("{}: {error}", path.display()),
+        };
         let package = std::fs::read_to_string(path.with_file_name("version"));
         let version = match package {
             Ok(version) => format!("ISA-L, libisal2 {}", version.trim()),
