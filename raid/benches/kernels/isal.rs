@@ -99,9 +99,9 @@ impl Isal {
     }
 
     fn open(path: &Path) -> Result<Self, String> {
-        // What the loader says is the cause; the error itself only that it failed.
+        // What the loader says, and of which file, is the cause; the error itself says only that it failed.
         let said = |error: libloading::Error| match error.source() {
-            Some(cause) => format!("{}: {cause}", path.display()),
+            Some(cause) => cause.to_string(),
             None => format!("{}: {error}", path.display()),
         };
         let package = std::fs::read_to_string(path.with_file_name("version"));
