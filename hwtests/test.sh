@@ -194,7 +194,7 @@ ready() {
       return 1
     fi
   done
-  if { wants build || wants tests || wants end-to-end; } && ! cargo nextest --version >/dev/null 2>&1; then
+  if { wants build || wants tests || wants end-to-end || wants bench; } && ! cargo nextest --version >/dev/null 2>&1; then
     echo "== installing cargo-nextest"
     cargo install cargo-nextest --locked --quiet || {
       echo "test.sh: missing: cargo-nextest (cargo install cargo-nextest --locked)" >&2
@@ -259,15 +259,16 @@ part_mutations() {
 
 # Whether the benches work, in seconds; nothing is measured. Without ISA-L the kernels are compared with
 # each other alone, so it is fetched where that is possible.
+#
+# Of the whole workspace, as `build` has it: some packages by themselves have other features of what they
+# depend on, and all of that would be compiled once more.
 part_bench() {
-  bash hwtests/lab/isal.sh || echo "no ISA-L: our kernels are compared with each other alone" >&2
-  bench=$target/release/bench
-  cargo build --release --locked -p cairn-hwtests -p cairnd -p cairn-tools --bins &&
-    cargo bench -p cairn-raid --locked -- --test &&
-    for what in array rebuild "scrub --peer btrfs" nbd scale memory; do
-      # shellcheck disable=SC2086  # a list of words
-      CAIRN_BIN_DIR=$target/release "$bench" $what --smoke || return 1
-    done
+  timeout 60 bash hwtests/lab/isal.sh || echo "no ISA-L: our kernels are compared with each other alone" >&2
+  part_build && cargo bench --workspace --bench kernels --locked -- --test || return 1
+  for what in array rebuild "scrub --peer btrfs" nbd scale memory; do
+    # shellcheck disable=SC2086  # a list of words
+    CAIRN_BIN_DIR=$target/release "$target/release/bench" $what --smoke || return 1
+  done
 }
 
 part_end_to_end() {

@@ -35,12 +35,16 @@ for suite in $suites; do
   echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main"
 done >"$apt/sources.list"
 
-# Lists of its own, so that the machine's stay as they are; and none of its packages, so that nothing
+# Lists and caches of its own, so that the machine's stay as they are; and none of its packages, so that nothing
 # that is installed keeps an older version in front.
 : >"$apt/status"
 options=(-q
   -oDir::State::Lists="$apt/lists"
   -oDir::State::status="$apt/status"
+  -oDir::Cache="$apt"
+  -oAcquire::Retries=0
+  -oAcquire::http::Timeout=10
+  -oAcquire::https::Timeout=10
   -oDir::Etc::SourceList="$apt/sources.list"
   -oDir::Etc::SourceParts=/dev/null
   -oDir::Etc::Preferences=/dev/null

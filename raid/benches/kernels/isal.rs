@@ -1,8 +1,9 @@
 //! ISA-L, the peer: its functions by name from the library that is there.
 //!
 //! The library is `CAIRN_ISAL`, or what `hwtests/lab/isal.sh` has fetched. With `CAIRN_ISAL` set, a
-//! library that can't be loaded is an error; otherwise it is missing, and that is said.
+//! library that can't be loaded is an error; otherwise it counts as missing, and that is said.
 
+use std::error::Error as _;
 use std::ffi::{c_int, c_uchar, c_uint, c_void};
 use std::path::{Path, PathBuf};
 use std::ptr;
@@ -89,13 +90,20 @@ impl Isal {
             Some(cache.join("cairn-lab"))
         });
         match lab.map(|lab| lab.join("isal/libisal.so.2")) {
-            Some(path) if path.exists() => Self::open(&path).map(Some),
+            // A newer release's may want a newer C library than this machine has.
+            Some(path) if path.exists() => Ok(Self::open(&path)
+                .inspect_err(|error| println!("{error}"))
+                .ok()),
             _ => Ok(None),
         }
     }
 
     fn open(path: &Path) -> Result<Self, String> {
-        let said = |error: libloading::Error| format!("{}: {error}", path.display());
+        // What the loader says, and of which file, is the cause; the error itself says only that it failed.
+        let said = |error: libloading::Error| match error.source() {
+            Some(cause) => cause.to_string(),
+            None => format!("{}: {error}", path.display()),
+        };
         let package = std::fs::read_to_string(path.with_file_name("version"));
         let version = match package {
             Ok(version) => format!("ISA-L, libisal2 {}", version.trim()),

@@ -111,31 +111,78 @@ const fn matrix_of(factor: u8) -> u64 {
     rows
 }
 
-/// The products of `factor` with 0‥15, and with 0x00, 0x10, ‥ 0xf0.
-pub(super) fn nibbles(factor: u8) -> ([u8; 16], [u8; 16]) {
+/// The products of a factor with 0‥15, and with 0x00, 0x10, ‥ 0xf0.
+pub(super) type Nibbles = ([u8; 16], [u8; 16]);
+
+/// Those of `factor`.
+pub(super) fn nibbles(factor: u8) -> &'static Nibbles {
+    static NONE: Nibbles = ([0; 16], [0; 16]);
+    NIBBLES.get(usize::from(factor)).unwrap_or(&NONE)
+}
+
+/// A table: of many factors the products cost more than what a kernel then does with a small block.
+static NIBBLES: [Nibbles; 256] = all_nibbles();
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated at compile time: a bad index won't build"
+)]
+const fn all_nibbles() -> [Nibbles; 256] {
+    let mut all = [([0; 16], [0; 16]); 256];
+    let mut factor = 0u8;
+    loop {
+        all[usize_of_u8(factor)] = nibbles_of(factor);
+        if factor == u8::MAX {
+            return all;
+        }
+        factor += 1;
+    }
+}
+
+const fn nibbles_of(factor: u8) -> Nibbles {
     let (mut low, mut high) = ([0; 16], [0; 16]);
-    for ((value, low), high) in (0u8..16).zip(&mut low).zip(&mut high) {
-        *low = mul(factor, value);
-        *high = mul(factor, value << 4);
+    let mut value = 0u8;
+    while value < 16 {
+        set(&mut low, usize_of_u8(value), slow_mul(factor, value));
+        set(&mut high, usize_of_u8(value), slow_mul(factor, value << 4));
+        value += 1;
     }
     (low, high)
+}
+
+/// The product, bit by bit.
+const fn slow_mul(mut a: u8, mut b: u8) -> u8 {
+    let mut sum = 0;
+    while b != 0 {
+        if b & 1 == 1 {
+            sum ^= a;
+        }
+        a = double(a);
+        b >>= 1;
+    }
+    sum
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Russian-peasant product, the slow oracle.
-    fn slow_mul(mut a: u8, mut b: u8) -> u8 {
-        let mut r = 0;
-        while b != 0 {
-            if b & 1 == 1 {
-                r ^= a;
+    /// The slow oracle, which shares nothing with what it judges: the product of two polynomials, and
+    /// then its remainder.
+    fn oracle(a: u8, b: u8) -> u8 {
+        let mut product = (0..8).fold(0u16, |sum, bit| {
+            sum ^ if b >> bit & 1 == 1 {
+                u16::from(a) << bit
+            } else {
+                0
             }
-            a = (a << 1) ^ if a & 0x80 == 0 { 0 } else { POLYNOMIAL_LOW };
-            b >>= 1;
+        });
+        for bit in (8..16).rev() {
+            if product >> bit & 1 == 1 {
+                product ^= 0x11d << (bit - 8);
+            }
         }
-        r
+        u8::try_from(product).unwrap()
     }
 
     #[test]
@@ -143,7 +190,8 @@ mod tests {
         for a in 0..=255u8 {
             let (low, high) = nibbles(a);
             for b in 0..=255u8 {
-                let want = slow_mul(a, b);
+                let want = oracle(a, b);
+                assert_eq!(slow_mul(a, b), want);
                 assert_eq!(mul(a, b), want);
                 let by_nibbles = low[usize::from(b & 15)] ^ high[usize::from(b >> 4)];
                 assert_eq!(by_nibbles, want);

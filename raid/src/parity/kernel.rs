@@ -197,16 +197,13 @@ unsafe fn run_tail(job: &Job, sum: Sum, from: usize) {
         Sum::PQ(a, b) | Sum::Pair(_, _, a, b) | Sum::Update(_, a, b) => (a, Some(b)),
     };
     let in_word = |out: Out, word: &mut [u8; 8]| {
+        // One pointer for both: a shared borrow would end with the first store.
+        let to = word.as_mut_ptr();
         if !out.carry.is_null() {
             // SAFETY: as above.
-            unsafe {
-                out.carry.copy_to_nonoverlapping(word.as_mut_ptr(), left);
-            }
+            unsafe { out.carry.copy_to_nonoverlapping(to, left) };
         }
-        Out {
-            to: word.as_mut_ptr(),
-            carry: word.as_ptr(),
-        }
+        Out { to, carry: to }
     };
     let in_a = in_word(first, &mut a);
     let in_b = in_word(second.unwrap_or(first), &mut b);

@@ -194,26 +194,49 @@ impl Kernel {
             .flatten()
             .all(is_stream_aligned);
         let stream = aligned && all_bytes >= STREAM_FROM;
-        if !(stream && work.sources.len() > SOURCES_AT_ONCE) {
-            let job = Job {
-                sources: work.sources,
-                at: 0,
-                len,
-                stream,
-            };
-            if let Some(sum) = work.sum(outs.map(fresh)) {
-                // SAFETY: the caller's.
-                unsafe { self.run(&job, sum) };
+        // SAFETY: the caller's; streamed only if aligned.
+        unsafe {
+            if stream && work.sources.len() > SOURCES_AT_ONCE {
+                self.tiled::<TILE>(work, len, outs);
+            } else {
+                self.at_once(work, len, outs, stream);
             }
-            return;
         }
-        let mut tiles = Tiles::<TILE>::new();
+    }
+
+    /// # Safety
+    /// As [`Kernel::sums`]; the outputs are aligned if `stream`.
+    unsafe fn at_once(&self, work: Work, len: usize, outs: Outs<*mut u8>, stream: bool) {
+        let job = Job {
+            sources: work.sources,
+            at: 0,
+            len,
+            stream,
+        };
+        if let Some(sum) = work.sum(outs.map(fresh)) {
+            // SAFETY: the caller's.
+            unsafe { self.run(&job, sum) };
+        }
+    }
+
+    /// Streamed, in tiles of so many bytes, a multiple of [`STREAM_ALIGN`].
+    ///
+    /// Never inlined: whoever has the tiles in its frame touches each of their pages, and small sums
+    /// would pay for it.
+    ///
+    /// # Safety
+    /// As [`Kernel::sums`]; the outputs are aligned.
+    #[inline(never)]
+    unsafe fn tiled<const BYTES: usize>(&self, work: Work, len: usize, outs: Outs<*mut u8>) {
+        const { assert!(BYTES > 0 && BYTES.is_multiple_of(STREAM_ALIGN)) };
+        let mut tiles = Tiles::<BYTES>::new();
         let between = tiles.outs(&outs);
-        for at in (0..len).step_by(TILE) {
+        for at in (0..len).step_by(BYTES) {
             // SAFETY: the outputs are `len` long, and `at` is below that.
             let outs = outs.map(|out| unsafe { out.add(at) });
-            let columns = at..len.min(at + TILE);
-            // SAFETY: sources and outputs have these bytes.
+            let columns = at..len.min(at + BYTES);
+            // SAFETY: sources and outputs have these bytes, and a tile has room for them; a multiple of
+            // the alignment behind the first, each tile's first is aligned, too.
             unsafe { self.passes(work, columns, outs, true, between) };
         }
     }

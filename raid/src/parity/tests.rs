@@ -73,6 +73,26 @@ fn the_plain_kernel_is_always_there_and_the_best_is_the_first() {
     assert_eq!(names.first(), Some(&Kernel::best().name()));
 }
 
+/// What all the other tests go through is what the kernel says of this CPU: a kernel that isn't offered
+/// any more would go untested.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[test]
+fn every_kernel_that_this_cpu_can_run_is_offered() {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let flags = info.lines().find(|line| line.starts_with("flags")).unwrap();
+    let has = |flag: &&str| flags.split_whitespace().any(|word| word == *flag);
+    let mut want = Vec::new();
+    if ["avx512f", "avx512bw", "gfni"].iter().all(has) {
+        want.push("avx512+gfni");
+    }
+    if has(&"avx2") {
+        want.push("avx2");
+    }
+    want.push("words");
+    let names: Vec<&str> = Kernel::available().iter().map(|k| k.name()).collect();
+    assert_eq!(names, want);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -84,12 +104,16 @@ proptest! {
         factors in proptest::collection::vec(any::<u8>(), 128),
         seed: u64,
     ) {
-        let owned = random(&mut Rng::new(seed), n, len + 64);
-        // Each source at an alignment of its own.
+        // Each source at an alignment of its own, and at the end of its memory.
+        let shift = |i: usize| (i * 7 + shifts[0]) % 64;
+        let mut rng = Rng::new(seed);
+        let owned: Vec<Vec<u8>> = (0..n)
+            .flat_map(|i| random(&mut rng, 1, len + shift(i)))
+            .collect();
         let data: Vec<&[u8]> = owned
             .iter()
             .enumerate()
-            .map(|(i, d)| &d[(i * 7 + shifts[0]) % 64..][..len])
+            .map(|(i, d)| &d[shift(i)..])
             .collect();
         let (f, g) = (&factors[..n], &factors[64..64 + n]);
         let want_p = oracle(&data, &vec![1; n]);
@@ -128,6 +152,97 @@ proptest! {
             let (p_terms, q_terms) = ([&*want_p, data[0], data[n - 1]], [&*want_q, data[0], data[n - 1]]);
             p.check(&oracle(&p_terms, &[1, 1, 1]), name);
             q.check(&oracle(&q_terms, &[1, f[0], f[0]]), name);
+        }
+    }
+}
+
+/// An output that can be streamed to, with bytes around it that nobody may touch.
+struct Aligned {
+    bytes: Buf,
+    len: usize,
+}
+
+impl Aligned {
+    fn new(len: usize) -> Self {
+        let mut bytes = Buf::zeroed(STREAM_ALIGN + len + GUARD);
+        bytes.fill(0xa5);
+        Self { bytes, len }
+    }
+
+    fn start(&mut self) -> *mut u8 {
+        let start = self.bytes[STREAM_ALIGN..].as_mut_ptr();
+        assert!(is_stream_aligned(start));
+        start
+    }
+
+    fn check(&self, want: &[u8], what: &str) {
+        let (before, rest) = self.bytes.split_at(STREAM_ALIGN);
+        let (out, after) = rest.split_at(self.len);
+        assert!(out == want, "{what}");
+        let mut around = before.iter().chain(after);
+        assert!(around.all(|byte| *byte == 0xa5), "{what}: bytes beside it");
+    }
+}
+
+/// How sums are made, forced: what [`Kernel::sums`] takes for much memory alone.
+#[derive(Clone, Copy, Debug)]
+enum How {
+    Streamed,
+    /// In tiles so small that the few bytes of a test are many of them.
+    Tiles,
+    WideTiles,
+}
+
+fn forced(kernel: &Kernel, how: How, work: Work, len: usize, outs: Outs<*mut u8>) {
+    // SAFETY: the tests' sources and outputs are `len` long, and outputs aligned.
+    unsafe {
+        match how {
+            How::Streamed => kernel.at_once(work, len, outs, true),
+            How::Tiles => kernel.tiled::<STREAM_ALIGN>(work, len, outs),
+            How::WideTiles => kernel.tiled::<1024>(work, len, outs),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn sums_are_the_oracles_streamed_and_in_passes_over_tiles(
+        n in 0usize..=64,
+        len in 1usize..4000,
+        shift in 0usize..65,
+        plain in 0usize..=64,
+        factors in proptest::collection::vec(any::<u8>(), 64),
+        seed: u64,
+    ) {
+        let owned = random(&mut Rng::new(seed), n, len + shift);
+        let data: Vec<&[u8]> = owned.iter().map(|d| &d[shift..]).collect();
+        let sources = pointers(&data, len);
+        let (f, plain) = (&factors[..n], plain.min(n));
+        let with_plain: Vec<u8> = (0..n).map(|i| f[i] ^ u8::from(i < plain)).collect();
+        let sum = |factors: &[u8]| if n == 0 { vec![0; len] } else { oracle(&data, factors) };
+        let (want_p, want_q) = (sum(&vec![1; n]), sum(&q_factors(n)));
+        let (want_f, want_pair) = (sum(f), sum(&with_plain));
+        let rows = [
+            (Terms::Parity, Some(&want_p), Some(&want_q)),
+            (Terms::Parity, Some(&want_p), None),
+            (Terms::Parity, None, Some(&want_q)),
+            (Terms::Factors(f), Some(&want_f), None),
+            (Terms::Pair(f, plain), Some(&want_f), Some(&want_pair)),
+        ];
+        for kernel in Kernel::available() {
+            for how in [How::Streamed, How::Tiles, How::WideTiles] {
+                for (row, (terms, want_a, want_b)) in rows.into_iter().enumerate() {
+                    let (mut a, mut b) = (Aligned::new(len), Aligned::new(len));
+                    let outs = Outs(want_a.map(|_| a.start()), want_b.map(|_| b.start()));
+                    forced(kernel, how, Work { sources: &sources, terms }, len, outs);
+                    let untouched = vec![0xa5; len];
+                    let what = format!("{} {how:?}, row {row}", kernel.name());
+                    a.check(want_a.unwrap_or(&untouched), &what);
+                    b.check(want_b.unwrap_or(&untouched), &what);
+                }
+            }
         }
     }
 }
@@ -177,6 +292,14 @@ fn streamed_and_tiled_results_are_the_same() {
             );
             kernel.dot(&data, &vec![1; n], &mut a);
             assert!(a[..] == want_p[..], "{} of {n}", kernel.name());
+            // Each parity alone, and where nothing can be streamed to.
+            let mut odd = Buf::zeroed(len + 1);
+            for out in [&mut a[..], &mut odd[1..]] {
+                kernel.p(&data, out);
+                assert!(out[..] == want_p[..], "{} of {n}", kernel.name());
+                kernel.q(&data, out);
+                assert!(out[..] == want_q[..], "{} of {n}", kernel.name());
+            }
         }
     }
 }
@@ -220,7 +343,8 @@ fn parity_is_verified_to_the_last_byte() {
         compute_pq(&data, &mut p, &mut q);
         for kernel in Kernel::available() {
             assert!(kernel.is_pq(&data, &p, &q), "{} of {n}", kernel.name());
-            for at in [0, len / 2, len - 1] {
+            let edges = [0, len / 2, COMPARED_TILE - 1, COMPARED_TILE, len - 1];
+            for at in edges.into_iter().filter(|at| *at < len) {
                 p[at] ^= 1;
                 assert!(!kernel.is_pq(&data, &p, &q), "{} of {n}", kernel.name());
                 p[at] ^= 1;
@@ -238,10 +362,12 @@ fn parity_is_verified_to_the_last_byte() {
 #[test]
 fn every_pair_of_losses_is_solved() {
     let mut rng = Rng::new(11);
-    for n in [2usize, 3, 6, 22, 30] {
-        let data = random(&mut rng, n, 72);
+    // A step of the widest vectors, words, and a tail.
+    let len = 256 + 8 + 3;
+    for n in [1usize, 2, 3, 6, 22, 30, 62, 64] {
+        let data = random(&mut rng, n, len);
         let sources: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
-        let (mut p, mut q) = (vec![0; 72], vec![0; 72]);
+        let (mut p, mut q) = (vec![0; len], vec![0; len]);
         compute_pq(&sources, &mut p, &mut q);
         // Index n is P, n+1 is Q.
         for a in 0..n + 2 {
@@ -254,7 +380,9 @@ fn every_pair_of_losses_is_solved() {
                     p: known(n).then(|| Buf::copy_of(&p)),
                     q: known(n + 1).then(|| Buf::copy_of(&q)),
                 };
-                word.solve_data(|| Buf::zeroed(72)).unwrap();
+                // What a fresh buffer has in it doesn't matter.
+                let fresh = || Buf::copy_of(&vec![0x5a; len]);
+                word.solve_data(fresh).unwrap();
                 for (got, want) in word.data.iter().zip(&data) {
                     assert_eq!(&got.as_ref().unwrap()[..], &want[..]);
                 }
@@ -271,4 +399,63 @@ fn three_losses_are_not_invented() {
         q: Some(Buf::zeroed(8)),
     };
     assert_eq!(word.solve_data(|| Buf::zeroed(8)), Err(Unsolvable));
+}
+
+/// Kernels work on pointers: a length that is believed wrongly would be memory of somebody else.
+#[test]
+fn unequal_lengths_are_refused_before_a_byte_is_touched() {
+    let refused = |what: &str, outs: [&mut [u8]; 2], run: &dyn Fn(&mut [u8], &mut [u8])| {
+        let [a, b] = outs;
+        let unwound = std::panic::AssertUnwindSafe(|| run(a, b));
+        assert!(std::panic::catch_unwind(unwound).is_err(), "{what}");
+        let mut all = a.iter().chain(b.iter());
+        assert!(all.all(|byte| *byte == 0xa5), "{what}: touched");
+    };
+    let (long, short) = ([1u8; 600], [1u8; 599]);
+    let (full, odd): ([&[u8]; 2], [&[u8]; 2]) = ([&long, &long], [&long, &short]);
+    for kernel in Kernel::available() {
+        for [a, b] in [[600, 600], [600, 599], [599, 600], [600, 601], [601, 600]] {
+            let (mut a, mut b) = (vec![0xa5; a], vec![0xa5; b]);
+            let is_even = a.len() == b.len();
+            let mut check = |what: &str, run: &dyn Fn(&mut [u8], &mut [u8])| {
+                refused(what, [&mut a, &mut b], run);
+            };
+            check("pq of odd data", &|a, b| kernel.pq(&odd, a, b));
+            check("p of odd data", &|a, _| kernel.p(&odd, a));
+            check("q of odd data", &|_, b| kernel.q(&odd, b));
+            check("dot of odd data", &|a, _| kernel.dot(&odd, &[2, 3], a));
+            check("pair of odd data", &|a, b| {
+                kernel.pair(&odd, &[2, 3], 1, a, b);
+            });
+            check("dot with a factor less", &|a, _| kernel.dot(&full, &[2], a));
+            check("dot with a factor more", &|a, _| {
+                kernel.dot(&full, &[2; 3], a);
+            });
+            check("pair with a factor less", &|a, b| {
+                kernel.pair(&full, &[2], 1, a, b);
+            });
+            check("update from odd data", &|a, b| {
+                kernel.update_pq(&short, &long, 2, a, b);
+            });
+            check("update to odd data", &|a, b| {
+                kernel.update_pq(&long, &short, 2, a, b);
+            });
+            check("verify of odd data", &|a, b| {
+                kernel.is_pq(&odd, a, b);
+            });
+            check("sum of another length", &|a, _| kernel.xor_into(a, &[1; 3]));
+            check("product of another length", &|a, _| {
+                kernel.mul_into(a, &[1; 3], 2);
+            });
+            check("zero times another length", &|a, _| mul_into(a, &[1; 3], 0));
+            if !is_even {
+                check("pq", &|a, b| kernel.pq(&full, a, b));
+                check("pair", &|a, b| kernel.pair(&full, &[2, 3], 1, a, b));
+                check("update", &|a, b| kernel.update_pq(&long, &long, 2, a, b));
+                check("verify", &|a, b| {
+                    kernel.is_pq(&full, a, b);
+                });
+            }
+        }
+    }
 }
