@@ -20,7 +20,7 @@ use super::messages::{
     Device, Family, connect, connected, dead_link, disconnect, reconfigure, resolve, resolved,
 };
 use super::netlink::{List, Received, received};
-use crate::disk::{Usage, usage_of};
+use crate::disk::holder_of;
 
 /// Largest datagram of the kernel's that is expected; it sends pages.
 const DATAGRAM_BYTES_MAX: usize = 16 << 10;
@@ -95,7 +95,8 @@ impl Control {
         Ok(())
     }
 
-    /// Ends a device. One that has ended already is as good.
+    /// Ends the device of this number, whosever it is: the kernel doesn't ask for its identifier. One that
+    /// has ended already is as good.
     pub fn disconnect(&mut self, index: u32) -> Result<(), KernelNbdError> {
         let family = self.family;
         let message = |sequence| disconnect(family, sequence, index);
@@ -235,14 +236,13 @@ fn find_in(blocks: &Path, identifier: &str) -> Option<u32> {
     })
 }
 
-/// What uses a device, as a sentence; `None` if nothing does.
-pub fn busy(index: u32) -> Option<String> {
+/// Who uses a device, as a sentence; `None` if nobody is known to. Where the system's files show nobody,
+/// the device is opened for itself alone, which another's mounts refuse too: for a thread that may wait
+/// as long as the device does.
+pub fn user(index: u32) -> Option<String> {
     let name = format!("nbd{index}");
-    if let Some(usage) = usage_of(&name) {
-        return Some(match usage {
-            Usage::Mounted { .. } | Usage::Swap { .. } | Usage::Holder { .. } => usage.to_string(),
-            other => format!("{name}: {other}"),
-        });
+    if let Some(holder) = holder_of(&name) {
+        return Some(holder);
     }
     let exclusive = std::fs::File::options()
         .read(true)
@@ -250,7 +250,7 @@ pub fn busy(index: u32) -> Option<String> {
         .open(device_path(index));
     match exclusive {
         Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => {
-            Some(format!("a process has /dev/{name} open for itself"))
+            Some(format!("somebody has /dev/{name} open for itself"))
         }
         _ => None,
     }
