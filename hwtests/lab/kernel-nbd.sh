@@ -270,6 +270,8 @@ in_use_stays() {
 another_s_device_stays() {
   begin
   truncate -s 32M /run/other.raw
+  # For qemu-nbd's own socket.
+  mkdir -p /run/lock
   kill -STOP "$daemon"
   nbd-client -d "$device" >/dev/null 2>&1 || die "nbd-client -d"
   qemu-nbd --connect="$device" --format=raw /run/other.raw || die "qemu-nbd"
