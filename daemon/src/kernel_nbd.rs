@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use cairn_blockdev::Env;
 use cairn_blockdev::export::kernel_nbd::{
-    Control, DeadLinks, Device, KernelNbdError, device_path, find, user,
+    Control, DeadLinks, Device, KernelNbdError, device_path, find, holder, is_claimed,
 };
 use cairn_blockdev::export::nbd::context::Contexts;
 use cairn_blockdev::export::nbd::framing::Framing;
@@ -33,8 +33,8 @@ const BLOCK_BYTES: u32 = 4096;
 /// Longest wait for the kernel to end a device. It says good-bye over the socket first, and waits there for
 /// a server that is stuck.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait for who uses a device: opening one that hangs hangs.
-const USER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for whether a device is claimed: opening one that hangs hangs.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether devices can be set up at all; the error says what to do.
 pub fn available() -> Result<(), String> {
@@ -49,13 +49,24 @@ pub fn device_of(volume: Uuid) -> Option<String> {
 /// Who uses the device of a volume, as a sentence.
 pub async fn user_of(volume: Uuid) -> Option<String> {
     let identifier = identifier(volume);
-    let asked = tokio::task::spawn_blocking(move || find(&identifier).and_then(user));
-    match timeout(USER_TIMEOUT, asked).await {
-        Ok(user) => user.ok().flatten(),
-        Err(_) => {
-            tracing::warn!(%volume, "who uses its NBD device can't be told in time");
-            None
-        }
+    let known = tokio::task::spawn_blocking(move || {
+        let index = find(&identifier)?;
+        Some((index, holder(index)))
+    });
+    let (index, holder) = known.await.ok().flatten()?;
+    if holder.is_some() {
+        return holder;
+    }
+    let claimed = tokio::task::spawn_blocking(move || is_claimed(index));
+    if let Ok(claimed) = timeout(CLAIM_TIMEOUT, claimed).await {
+        let path = device_path(index);
+        claimed
+            .is_ok_and(|claimed| claimed)
+            .then(|| format!("somebody has {} open for itself", path.display()))
+    } else {
+        // As where it has no server. The system's files show nobody.
+        tracing::warn!(%volume, "/dev/nbd{index} can't be opened in time");
+        None
     }
 }
 

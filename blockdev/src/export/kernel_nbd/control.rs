@@ -236,24 +236,19 @@ fn find_in(blocks: &Path, identifier: &str) -> Option<u32> {
     })
 }
 
-/// Who uses a device, as a sentence; `None` if nobody is known to. Where the system's files show nobody,
-/// the device is opened for itself alone, which another's mounts refuse too: for a thread that may wait
-/// as long as the device does.
-pub fn user(index: u32) -> Option<String> {
-    let name = format!("nbd{index}");
-    if let Some(holder) = holder_of(&name) {
-        return Some(holder);
-    }
+/// Who uses a device, as a sentence; `None` if nobody is known to. See [`holder_of`].
+pub fn holder(index: u32) -> Option<String> {
+    holder_of(&format!("nbd{index}"))
+}
+
+/// Whether somebody has claimed a device for itself alone, as a mount does that this process doesn't see.
+/// Opens it: for a thread that may wait as long as the device does.
+pub fn is_claimed(index: u32) -> bool {
     let exclusive = std::fs::File::options()
         .read(true)
         .custom_flags(nix::libc::O_EXCL)
         .open(device_path(index));
-    match exclusive {
-        Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => {
-            Some(format!("somebody has /dev/{name} open for itself"))
-        }
-        _ => None,
-    }
+    matches!(exclusive, Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY))
 }
 
 #[cfg(test)]
