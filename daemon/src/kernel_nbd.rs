@@ -3,28 +3,38 @@
 //!
 //! Invariants
 //! - A device that a daemon before this one has left is taken up again, never set up a second time.
+//! - A number is a device of ours only while its identifier says so: once somebody has ended it, the next
+//!   device of that number is another's, and is left alone.
 //! - A lost socket is replaced for as long as the export lasts, but not before its last request is
 //!   answered: what the kernel sends again must not be under way still. A volume's new size is told.
 //! - The end of the daemon leaves the device: its requests wait for the next.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
+use std::rc::Rc;
 use std::time::Duration;
 
 use cairn_blockdev::Env;
 use cairn_blockdev::export::kernel_nbd::{
-    Control, DeadLinks, Device, KernelNbdError, busy, device_path, find,
+    Control, DeadLinks, Device, KernelNbdError, device_path, find, holder, is_claimed,
 };
 use cairn_blockdev::export::nbd::context::Contexts;
 use cairn_blockdev::export::nbd::framing::Framing;
 use cairn_blockdev::export::nbd::{Export, Limits, serve_agreed};
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 /// Between two looks whether all is well: news of a dead link may get lost, growth makes none.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Logical block of a device; 512 if the volume's size wants it.
 const BLOCK_BYTES: u32 = 4096;
+/// Longest wait for the kernel to end a device. It says good-bye over the socket first, and waits there for
+/// a server that is stuck.
+const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for whether a device is claimed: opening one that hangs hangs.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether devices can be set up at all; the error says what to do.
 pub fn available() -> Result<(), String> {
@@ -36,9 +46,28 @@ pub fn device_of(volume: Uuid) -> Option<String> {
     find(&identifier(volume)).map(|index| device_path(index).display().to_string())
 }
 
-/// What uses the device of a volume, as a sentence.
-pub fn user_of(volume: Uuid) -> Option<String> {
-    find(&identifier(volume)).and_then(busy)
+/// Who uses the device of a volume, as a sentence.
+pub async fn user_of(volume: Uuid) -> Option<String> {
+    let identifier = identifier(volume);
+    let known = tokio::task::spawn_blocking(move || {
+        let index = find(&identifier)?;
+        Some((index, holder(index)))
+    });
+    let (index, holder) = known.await.ok().flatten()?;
+    if holder.is_some() {
+        return holder;
+    }
+    let claimed = tokio::task::spawn_blocking(move || is_claimed(index));
+    if let Ok(claimed) = timeout(CLAIM_TIMEOUT, claimed).await {
+        let path = device_path(index);
+        claimed
+            .is_ok_and(|claimed| claimed)
+            .then(|| format!("somebody has {} open for itself", path.display()))
+    } else {
+        // As where it has no server. The system's files show nobody.
+        tracing::warn!(%volume, "/dev/nbd{index} can't be opened in time");
+        None
+    }
 }
 
 fn identifier(volume: Uuid) -> String {
@@ -52,6 +81,7 @@ pub(crate) struct Attached {
     news: Option<DeadLinks>,
     told: Device,
     serving: Server,
+    ending: Rc<Cell<bool>>,
 }
 
 /// Serves the device, over one socket after the other.
@@ -114,18 +144,22 @@ impl Attached {
             news,
             told,
             serving,
+            ending: Rc::default(),
         })
     }
 
-    /// The device's number.
-    pub(crate) fn index(&self) -> u32 {
-        self.index
+    /// While this is set the device is being ended by us: what is lost stays lost.
+    pub(crate) fn ending(&self) -> Rc<Cell<bool>> {
+        Rc::clone(&self.ending)
     }
 
     /// Replaces the socket if it is lost and tells a new size, until somebody else ends the device.
     pub(crate) async fn keep(mut self) {
         loop {
             self.wait().await;
+            if self.ending.get() {
+                continue;
+            }
             let device = self.serving.device(&self.identifier);
             // One whose requests are still being served counts as alive.
             let is_lost = self.serving.export.connections.count() == 0;
@@ -141,19 +175,18 @@ impl Attached {
                 }
             };
             let (index, asked) = (self.index, device.clone());
-            let told = tokio::task::spawn_blocking(move || {
-                Control::open()?.reconfigure(index, &asked, socket.as_ref())
-            });
+            let told = tokio::task::spawn_blocking(move || retell(index, &asked, socket.as_ref()));
             match told.await {
-                Ok(Ok(())) => {
+                _ if self.ending.get() => {}
+                Ok(Ok(Told::Ours)) => {
                     let size = device.size;
                     tracing::info!(volume, is_lost, "/dev/nbd{index} goes on with {size} bytes");
                     self.told = device;
                 }
-                _ if find(&self.identifier) != Some(index) => {
+                Ok(Ok(Told::NoLonger)) => {
                     tracing::warn!(
                         volume,
-                        "/dev/nbd{index} was ended by somebody else: unexport and export again"
+                        "/dev/nbd{index} was ended by somebody else: export the volume again"
                     );
                     return;
                 }
@@ -183,14 +216,39 @@ impl Attached {
     }
 }
 
-/// Ends a device.
-pub(crate) async fn detach(index: u32) -> Result<(), String> {
-    let ended = tokio::task::spawn_blocking(move || Control::open()?.disconnect(index)).await;
-    match ended {
-        Ok(Ok(())) => Ok(()),
+/// Ends the device of a volume, served or left over, and no other. None is as good.
+pub(crate) async fn detach(volume: Uuid) -> Result<(), String> {
+    let identifier = identifier(volume);
+    let ended = tokio::task::spawn_blocking(move || match find(&identifier) {
+        Some(index) => Control::open()?.disconnect(index),
+        None => Ok(()),
+    });
+    match timeout(DETACH_TIMEOUT, ended).await {
+        Ok(Ok(ended)) => ended.map_err(|error| error.to_string()),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(error) => Err(error.to_string()),
+        Err(_) => {
+            // It goes on as soon as the server's end of the socket is closed.
+            tracing::warn!(%volume, "the kernel takes its time to end an NBD device");
+            Ok(())
+        }
     }
+}
+
+/// Whose a device was when it was to be told something.
+enum Told {
+    Ours,
+    /// Somebody has ended it.
+    NoLonger,
+}
+
+/// On a thread that may block. A device that isn't the identifier's is told nothing: of one that was set up
+/// without an identifier the kernel doesn't ask whose it is.
+fn retell(index: u32, device: &Device, socket: Option<&OwnedFd>) -> Result<Told, KernelNbdError> {
+    if find(&device.identifier) != Some(index) {
+        return Ok(Told::NoLonger);
+    }
+    Control::open()?.reconfigure(index, device, socket)?;
+    Ok(Told::Ours)
 }
 
 /// On a thread that may block.

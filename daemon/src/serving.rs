@@ -6,6 +6,7 @@
 //! - After [`Serving::stop`] no request of the export touches the volume any more, unless a request
 //!   hung for longer than [`DRAIN_TIMEOUT`].
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -50,8 +51,15 @@ pub struct Serving {
     connections: Connections,
     accepting: AbortHandle,
     /// The kernel's device, if that is what it is.
-    device: Option<u32>,
+    device: Option<KernelDevice>,
     _file: Option<SocketFile>,
+}
+
+/// A device of the kernel's own client.
+struct KernelDevice {
+    volume: Uuid,
+    /// See [`Attached::ending`].
+    ending: Rc<Cell<bool>>,
 }
 
 enum Listener {
@@ -93,12 +101,15 @@ impl Serving {
             env: engine.env.clone(),
         };
         let attached = Attached::new(volume, server).await?;
-        let device = Some(attached.index());
+        let device = KernelDevice {
+            volume,
+            ending: attached.ending(),
+        };
         let keeping = tokio::task::spawn_local(attached.keep());
         Ok(Self {
             connections,
             accepting: keeping.abort_handle(),
-            device,
+            device: Some(device),
             _file: None,
         })
     }
@@ -108,16 +119,29 @@ impl Serving {
         self.connections.count()
     }
 
+    /// Whether it was the kernel's device, and somebody else has ended that.
+    pub fn is_taken(&self) -> bool {
+        self.device.is_some() && self.accepting.is_finished()
+    }
+
+    /// Ends the kernel's device, if that is what it is; while its requests are still answered, as the kernel
+    /// waits for them. On failure it is served on.
+    pub async fn detach(&self) -> Result<(), String> {
+        let Some(device) = &self.device else {
+            return Ok(());
+        };
+        device.ending.set(true);
+        let ended = kernel_nbd::detach(device.volume).await;
+        if ended.is_err() {
+            device.ending.set(false);
+        }
+        ended
+    }
+
     /// Accepts nobody any more, and waits until what was admitted is answered. False if that took
     /// too long.
     pub async fn stop(&self, how: Stop) -> bool {
         self.accepting.abort();
-        // While its requests are still answered, or it would wait for new sockets.
-        if let (Some(index), Stop::Unexport) = (self.device, how)
-            && let Err(error) = kernel_nbd::detach(index).await
-        {
-            tracing::error!("/dev/nbd{index} stays behind: {error}");
-        }
         self.connections.stop(how);
         tokio::time::timeout(DRAIN_TIMEOUT, self.connections.drained())
             .await

@@ -11,9 +11,10 @@
 set -u
 
 # Those of the smoke first.
-smoke="device_is_what_it_says crash_is_a_pause slow_is_not_sent_again in_use_stays the_choice_is_what_the_kernel_has"
+smoke="device_is_what_it_says crash_is_a_pause slow_is_not_sent_again in_use_stays another_s_device_stays
+ the_choice_is_what_the_kernel_has"
 whole="$smoke kill_9_under_a_file_system restart_is_a_pause xfs_keeps_its_files trim_gives_extents_back
- member_fails_and_is_rebuilt zeroes_and_discards resize_is_seen left_device_is_taken_up
+ device_goes_without_its_array member_fails_and_is_rebuilt zeroes_and_discards resize_is_seen left_device_is_taken_up
  array_stops_and_goes_on memory_pressure"
 
 bin=${CAIRN_BIN_DIR:-${CARGO_TARGET_DIR:-target}/release}
@@ -245,12 +246,55 @@ slow_is_not_sent_again() {
 in_use_stays() {
   begin
   mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
-  said=$(cairn volume unexport pg 2>&1) && die "a mounted device was taken away"
+  # Consent to clients being cut off is none to that.
+  said=$(cairn volume unexport pg --yes 2>&1) && die "a mounted device was taken away"
   echo "$said" | grep -q "$name is mounted at" || die "the holder isn't named: $said"
-  echo "$said" | grep -q -- --yes || die "no way on: $said"
+  echo "$said" | grep -q -- --force || die "no way on: $said"
   umount /mnt
-  quiet volume unexport pg || die unexport
+  # Not for itself alone, as a database or a copy has it.
+  sleep 600 <"$device" &
+  sleeper=$!
+  said=$(cairn volume unexport pg --yes 2>&1) && die "an open device was taken away"
+  echo "$said" | grep -q "process $sleeper (sleep)" || die "the process isn't named: $said"
+  quiet volume unexport pg --force || die "unexport by force"
+  kill $sleeper
+  wait $sleeper 2>/dev/null
+  for _ in $(seq 50); do
+    [ "$(set_up)" = 0 ] && break
+    sleep 0.1
+  done
   is "devices" "$(set_up)" 0
+}
+
+# The operator ends the device, and its number becomes another server's: that one is none of ours.
+another_s_device_stays() {
+  begin
+  truncate -s 32M /run/other.raw
+  # For qemu-nbd's own socket.
+  mkdir -p /run/lock
+  kill -STOP "$daemon"
+  nbd-client -d "$device" >/dev/null 2>&1 || die "nbd-client -d"
+  qemu-nbd --connect="$device" --format=raw /run/other.raw || die "qemu-nbd"
+  kill -CONT "$daemon"
+  # Past the daemon's looks.
+  sleep 4
+  is "size of the other's device" "$(blockdev --getsize64 "$device")" $((32 << 20))
+  cairn volume show pg | grep -q "removed by somebody else" || die "not said: $(cairn volume show pg)"
+  again=$(cairn volume export pg --kernel-nbd 2>/dev/null) || die "export again"
+  [ "$again" != "$device" ] || die "$again is the other's"
+  quiet volume unexport pg || die unexport
+  is "size of the other's device at the end" "$(blockdev --getsize64 "$device")" $((32 << 20))
+  dd if="$device" of=/dev/null bs=1M count=1 iflag=direct status=none || die "the other's device is gone"
+  qemu-nbd --disconnect "$device" >/dev/null
+}
+
+# A device without a server holds up whoever touches it: it goes with its export, served or not.
+device_goes_without_its_array() {
+  begin
+  quiet array stop pool --yes || die stop
+  is "devices of the stopped array" "$(set_up)" 1
+  quiet volume unexport pg || die unexport
+  is "devices after unexport" "$(set_up)" 0
 }
 
 the_choice_is_what_the_kernel_has() {

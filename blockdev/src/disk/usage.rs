@@ -102,14 +102,6 @@ fn unescape(text: &str) -> String {
     plain.replace("\\012", "\n").replace("\\134", "\\")
 }
 
-/// What the whole block device of this kernel name, or a partition of it, is used for.
-pub fn usage_of(name: &str) -> Option<Usage> {
-    let sys = Sysfs::system();
-    let dirs = sys.whole_devices().ok()?;
-    let dir = dirs.iter().find(|dir| dir.name() == name)?;
-    of_block(&sys, dir, &Tables::system())
-}
-
 /// What the device, or a partition of it, is used for.
 pub(crate) fn of_block(sys: &Sysfs, dir: &BlockDir, tables: &Tables) -> Option<Usage> {
     let parts = dir.partitions();

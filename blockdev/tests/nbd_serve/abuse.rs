@@ -1,5 +1,9 @@
 //! Clients that break the protocol, on purpose or by dying.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use cairn_blockdev::export::nbd::NbdError;
 use cairn_blockdev::export::nbd::framing::Framing;
 use cairn_blockdev::export::nbd::limits::CONNECTIONS_MAX;
@@ -7,9 +11,56 @@ use cairn_blockdev::export::nbd::proto::{cmd, cmd_flag};
 use cairn_blockdev::export::nbd::request::Request;
 use cairn_blockdev::units::usize_of;
 use proptest::prelude::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
+use crate::client::Client;
 use crate::world::{SIZE, World};
+
+/// A stream whose end is never taken, as TLS's good-bye isn't by a client that reads nothing more.
+struct Endless(DuplexStream);
+
+impl AsyncRead for Endless {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buf)
+    }
+}
+
+impl AsyncWrite for Endless {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+#[test]
+fn a_client_that_does_not_take_the_end_of_the_stream_is_let_go() {
+    let world = World::new(1);
+    let ended = async {
+        let mut client = Client::greeted(world.stream_by(Endless)).await;
+        client.agree_on_everything("pg").await;
+        client.go("pg").await;
+        client.write(0, &[1; 512]).await;
+        client.request((cmd::DISC, 0), 0, 0, &[]).await;
+        world.end().await.unwrap();
+    };
+    assert!(world.sim.run_until(ended, 1_000_000).is_some(), "it hangs");
+    assert_eq!((world.export.count(), world.listener.count()), (0, 0));
+}
 
 #[test]
 fn half_a_request_then_close_ends_the_connection() {

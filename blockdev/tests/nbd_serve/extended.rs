@@ -1,5 +1,8 @@
 //! Extended headers, several contexts, and what only they make possible.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use cairn_blockdev::export::nbd::NbdError;
 use cairn_blockdev::export::nbd::proto::{cmd, cmd_flag, flag, opt, rep};
 use cairn_blockdev::export::nbd::request::Request;
@@ -43,6 +46,30 @@ fn what_is_written_is_read_with_extended_headers() {
         let disconnect = client.request((cmd::DISC, 0), 0, 0, &[]).await;
         assert!(client.rest().await.is_empty(), "{disconnect}");
         world.end().await.unwrap();
+    });
+}
+
+#[test]
+fn a_status_of_terabytes_leaves_others_their_turn() {
+    let world = World::sized(1, 4 << 40);
+    world.sim.block_on(async {
+        let mut client = extended(&world).await;
+        let turns = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&turns);
+        world.env.spawn.spawn(Box::pin(async move {
+            loop {
+                counted.set(counted.get() + 1);
+                tokio::task::yield_now().await;
+            }
+        }));
+        client
+            .request((cmd::BLOCK_STATUS, 0), 0, 4 << 40, &[])
+            .await;
+        let before = turns.get();
+        let chunks = client.status_chunks().await;
+        assert_eq!(runs(&chunks[0]), (1, vec![(4 << 40, 3)]));
+        let turns = turns.get() - before;
+        assert!(turns > 1000, "{turns} turns during 4096 windows");
     });
 }
 

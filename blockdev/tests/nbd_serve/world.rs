@@ -8,7 +8,7 @@ use cairn_blockdev::export::nbd::{
 };
 use cairn_blockdev::sim::{Sim, SimDisk, SimDiskConfig};
 use cairn_blockdev::{BlockDevice, BufPool, Env};
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 
 use crate::client::Client;
 use crate::memory::MemDevice;
@@ -103,9 +103,17 @@ impl World {
 
     /// A new connection's other end.
     pub(crate) fn stream(&self) -> DuplexStream {
+        self.stream_by(|server| server)
+    }
+
+    /// The same, where the server has its end only through `wrap`.
+    pub(crate) fn stream_by<S>(&self, wrap: impl FnOnce(DuplexStream) -> S) -> DuplexStream
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
         let (client, server) = tokio::io::duplex(STREAM_BYTES);
         let connection = serve(
-            server,
+            wrap(server),
             Rc::clone(&self.exports),
             self.limits.clone(),
             self.env.clone(),

@@ -13,6 +13,7 @@ use super::{Supervisor, locked};
 use crate::block::BlockServing;
 use crate::engine::EngineHandle;
 use crate::events::NewEvent;
+use crate::kernel_nbd;
 use crate::record::{ExportRecord, UblkRecord, save_export};
 use crate::refuse::{self, Answer, invalid, refuse};
 use crate::serving::DRAIN_TIMEOUT;
@@ -26,16 +27,19 @@ pub(super) fn device_path(block: &UblkRecord) -> String {
     path.map_or_else(String::new, |path| path.display().to_string())
 }
 
-/// Refuses to take away a device that is in use, unless forced.
-pub(super) async fn check_unused(name: &str, block: &UblkRecord, force: bool) -> Answer<()> {
-    let Some(number) = block.number else {
-        return Ok(());
-    };
+/// Who uses the device, as a sentence.
+pub(super) async fn user_of(block: &UblkRecord) -> Option<String> {
+    let number = block.number?;
     let asked = tokio::task::spawn_blocking(move || ublk::holder(number));
-    match asked.await.ok().flatten() {
-        Some(holder) if !force => Err(refuse(
+    asked.await.ok().flatten()
+}
+
+/// Refuses to take away a device that somebody uses, unless forced.
+pub(super) fn check_unused(name: &str, user: Option<String>, force: bool) -> Answer<()> {
+    match user {
+        Some(user) if !force => Err(refuse(
             ErrorCode::DiskInUse,
-            format!("volume {name} is in use: {holder}"),
+            format!("volume {name} is in use: {user}"),
             "end that first (umount, swapoff, stop the program); with --force it goes all the same, \
              and what isn't written yet is lost",
         )),
@@ -128,7 +132,7 @@ impl Supervisor {
                     format!("`cairn volume unexport {name} --ublk` first"),
                 ));
             }
-            let taken = entry.snapshot().await.taken.contains(&info.uuid);
+            let taken = entry.snapshot().await.taken.contains(&key);
             if served && !taken {
                 let path = block.map(device_path).unwrap_or_default();
                 return Ok(Changed {
@@ -317,6 +321,43 @@ impl Supervisor {
             }
         });
         removed.await?.map_err(failed)
+    }
+
+    /// Takes the kernel's NBD device of a volume from the host, served or left over. Its requests are
+    /// answered until it is gone; ending the export is the caller's.
+    pub(super) async fn remove_kernel(
+        &self,
+        engine: Option<&EngineHandle>,
+        record: &ExportRecord,
+    ) -> Answer<()> {
+        let failed = |why: String| refuse(ErrorCode::Io, why, "see `cairn events` and the log");
+        let volume = record.volume;
+        let key = (volume, record.address.clone());
+        let is_served = match engine {
+            None => false,
+            Some(engine) => {
+                let key = key.clone();
+                engine
+                    .call(move |engine| async move { engine.exports.borrow().contains_key(&key) })
+                    .await?
+            }
+        };
+        let (Some(engine), true) = (engine, is_served) else {
+            return kernel_nbd::detach(volume).await.map_err(failed);
+        };
+        if let Some(path) = kernel_nbd::device_of(volume) {
+            write_back(path.into()).await;
+        }
+        let detached = engine
+            .call(move |engine| async move {
+                let serving = engine.exports.borrow().get(&key).cloned();
+                match serving {
+                    Some(serving) => serving.detach().await,
+                    None => Ok(()),
+                }
+            })
+            .await?;
+        detached.map_err(failed)
     }
 
     /// Shows a volume's new size on its device, if it has one; what hindered it.

@@ -76,8 +76,8 @@ pub(crate) struct Snapshot {
     pub(crate) volumes: Vec<cairn_raid::VolumeInfo>,
     /// Clients connected, by volume and address.
     pub(crate) connections: BTreeMap<(Uuid, String), usize>,
-    /// Volumes whose block device was taken away by somebody else.
-    pub(crate) taken: BTreeSet<Uuid>,
+    /// Exports whose block device was taken away by somebody else, by volume and address.
+    pub(crate) taken: BTreeSet<(Uuid, String)>,
 }
 
 impl Entry {
@@ -212,12 +212,17 @@ impl Entry {
                         .iter()
                         .map(|(key, serving)| (key.clone(), serving.connections()))
                         .collect();
+                    let taken: BTreeSet<(Uuid, String)> = exports
+                        .iter()
+                        .filter(|(_, serving)| serving.is_taken())
+                        .map(|(key, _)| key.clone())
+                        .collect();
                     let devices = engine.devices.borrow();
                     let devices: Vec<(Uuid, Option<u32>)> = devices
                         .iter()
                         .map(|(volume, serving)| (*volume, serving.number()))
                         .collect();
-                    Some((array.status(), array.volumes(), connections, devices))
+                    Some((array.status(), array.volumes(), connections, devices, taken))
                 })
                 .await
                 .ok()
@@ -225,11 +230,10 @@ impl Entry {
         };
         let described = tokio::time::timeout(DESCRIBE_TIMEOUT, described).await;
         match (described, self.run()) {
-            (Ok(Some((status, volumes, mut connections, devices))), _) => {
-                let mut taken = BTreeSet::new();
+            (Ok(Some((status, volumes, mut connections, devices, mut taken))), _) => {
                 for (volume, number) in devices {
                     let Some(number) = number else {
-                        taken.insert(volume);
+                        taken.insert((volume, UBLK.to_owned()));
                         continue;
                     };
                     let users = usize::from(ublk::is_used(number));

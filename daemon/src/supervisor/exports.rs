@@ -12,6 +12,7 @@ use cairn_blockdev::export::nbd::Stop;
 use cairn_blockdev::units::usize_of_u32;
 use uuid::Uuid;
 
+use super::block::check_unused;
 use super::volumes::Found;
 use super::{Entry, Run, Snapshot, Supervisor, locked};
 use crate::engine::{Engine, EngineHandle};
@@ -49,7 +50,7 @@ impl Supervisor {
                 .iter()
                 .find(|s| s.uuid == record.array && s.running);
             let connected = snapshot.and_then(|s| s.connections.get(key).copied());
-            let taken = snapshot.is_some_and(|s| record.ublk.is_some() && s.taken.contains(&key.0));
+            let taken = snapshot.is_some_and(|s| s.taken.contains(key));
             let (state, error) = match (&entry.error, snapshot, connected) {
                 _ if taken => (ExportState::Failed, Some(super::block::TAKEN.to_owned())),
                 (_, _, Some(_)) => (ExportState::Listening, None),
@@ -130,6 +131,11 @@ impl Supervisor {
         let present = locked(&self.exports)
             .get(&key)
             .map(|export| (export.record.read_only, export.error.is_none()));
+        // What isn't there any more is made anew.
+        let present = match present {
+            Some(_) if entry.snapshot().await.taken.contains(&key) => None,
+            present => present,
+        };
         match present {
             Some((read_only, true)) if read_only == request.read_only => {
                 return Ok(Changed {
@@ -184,7 +190,7 @@ impl Supervisor {
             .map_err(|why| refuse(ErrorCode::ExportAddress, why, ""))?;
         // Served first, so that an address that can't be is never remembered.
         if let Err(error) = save_export(self.store.as_ref(), &record).await {
-            self.unserve(engine, &record, Stop::Unexport).await?;
+            self.end(Some(engine), &record).await?;
             return Err(refuse::store(&error));
         }
         let served = record.clone();
@@ -257,23 +263,20 @@ impl Supervisor {
                 over_nbd.map(count).sum()
             }
         };
-        for block in ending.iter().filter_map(|record| record.ublk.as_ref()) {
-            super::block::check_unused(&name, block, request.force).await?;
+        for record in &ending {
+            let user = match &record.ublk {
+                Some(block) => super::block::user_of(block).await,
+                None if is_kernel(record) => kernel_nbd::user_of(record.volume).await,
+                None => None,
+            };
+            check_unused(&name, user, request.force)?;
         }
-        let mut kernel = ending.iter().filter(|record| is_kernel(record));
-        let user = kernel.find_map(|record| kernel_nbd::user_of(record.volume));
         if request.dry_run {
             return Ok(Changed {
                 dry_run: true,
                 changed: true,
-                needs_yes: clients > 0 || user.is_some(),
-                // Who is asked for consent must see what it is about.
-                summary: match &user {
-                    Some(user) => format!(
-                        "would end the export of volume {name} at {addresses}, although {user}"
-                    ),
-                    None => format!("would end the export of volume {name} at {addresses}"),
-                },
+                needs_yes: clients > 0,
+                summary: format!("would end the export of volume {name} at {addresses}"),
                 ..Changed::default()
             });
         }
@@ -282,16 +285,9 @@ impl Supervisor {
                 "{clients} clients are connected to volume {name}"
             )));
         }
-        if let (Some(user), false) = (user, request.yes) {
-            return Err(confirm(format!("volume {name} is in use: {user}")));
-        }
         for record in &ending {
             let engine = entry.as_ref().and_then(|entry| entry.engine());
-            if record.ublk.is_some() {
-                self.remove_block(engine.as_ref(), record).await?;
-            } else if let Some(engine) = engine {
-                self.unserve(&engine, record, Stop::Unexport).await?;
-            }
+            self.end(engine.as_ref(), record).await?;
             forget_export(self.store.as_ref(), record.volume, &record.address)
                 .await
                 .map_err(|error| refuse::store(&error))?;
@@ -369,6 +365,20 @@ impl Supervisor {
             .call(move |engine| async move { serve(&engine, &record, doors).await })
             .await;
         served.map_err(|detail| detail.message)?
+    }
+
+    /// Ends an export for good, with its device if that is what it is: also where its array doesn't run.
+    async fn end(&self, engine: Option<&EngineHandle>, record: &ExportRecord) -> Answer<()> {
+        if record.ublk.is_some() {
+            return self.remove_block(engine, record).await;
+        }
+        if is_kernel(record) {
+            self.remove_kernel(engine, record).await?;
+        }
+        match engine {
+            Some(engine) => self.unserve(engine, record, Stop::Unexport).await,
+            None => Ok(()),
+        }
     }
 
     async fn unserve(&self, engine: &EngineHandle, record: &ExportRecord, how: Stop) -> Answer<()> {

@@ -122,7 +122,7 @@ Examples:
         /// Only the device of the kernel's NBD client
         #[arg(long, conflicts_with = "nbd")]
         kernel_nbd: bool,
-        /// Although its ublk device is mounted or open; what isn't written yet is lost
+        /// Although its block device is mounted or open; what isn't written yet is lost
         #[arg(long)]
         force: bool,
         #[command(flatten)]

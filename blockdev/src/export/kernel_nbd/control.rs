@@ -20,7 +20,7 @@ use super::messages::{
     Device, Family, connect, connected, dead_link, disconnect, reconfigure, resolve, resolved,
 };
 use super::netlink::{List, Received, received};
-use crate::disk::{Usage, usage_of};
+use crate::disk::holder_of;
 
 /// Largest datagram of the kernel's that is expected; it sends pages.
 const DATAGRAM_BYTES_MAX: usize = 16 << 10;
@@ -95,7 +95,8 @@ impl Control {
         Ok(())
     }
 
-    /// Ends a device. One that has ended already is as good.
+    /// Ends the device of this number, whosever it is: the kernel doesn't ask for its identifier. One that
+    /// has ended already is as good.
     pub fn disconnect(&mut self, index: u32) -> Result<(), KernelNbdError> {
         let family = self.family;
         let message = |sequence| disconnect(family, sequence, index);
@@ -235,25 +236,19 @@ fn find_in(blocks: &Path, identifier: &str) -> Option<u32> {
     })
 }
 
-/// What uses a device, as a sentence; `None` if nothing does.
-pub fn busy(index: u32) -> Option<String> {
-    let name = format!("nbd{index}");
-    if let Some(usage) = usage_of(&name) {
-        return Some(match usage {
-            Usage::Mounted { .. } | Usage::Swap { .. } | Usage::Holder { .. } => usage.to_string(),
-            other => format!("{name}: {other}"),
-        });
-    }
+/// Who uses a device, as a sentence; `None` if nobody is known to. See [`holder_of`].
+pub fn holder(index: u32) -> Option<String> {
+    holder_of(&format!("nbd{index}"))
+}
+
+/// Whether somebody has claimed a device for itself alone, as a mount does that this process doesn't see.
+/// Opens it: for a thread that may wait as long as the device does.
+pub fn is_claimed(index: u32) -> bool {
     let exclusive = std::fs::File::options()
         .read(true)
         .custom_flags(nix::libc::O_EXCL)
         .open(device_path(index));
-    match exclusive {
-        Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => {
-            Some(format!("a process has /dev/{name} open for itself"))
-        }
-        _ => None,
-    }
+    matches!(exclusive, Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY))
 }
 
 #[cfg(test)]

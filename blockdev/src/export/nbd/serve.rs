@@ -20,6 +20,10 @@ use super::transmit::Transmission;
 use crate::device::LocalFuture;
 use crate::env::Env;
 
+/// Longest wait for a stream to take its end. TLS ends with a message of its own, and a client that reads
+/// nothing doesn't take it.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Serves the accepted `stream` to its end, on the engine thread of the devices behind `exports`.
 ///
 /// Ends when the client leaves, when it breaks the protocol, or when `listener` or the chosen
@@ -77,7 +81,7 @@ where
         }
         // TLS isn't started twice.
         None | Some(Negotiated::Left | Negotiated::StartTls(_)) => {
-            let _ = send.shutdown().await;
+            farewell(&mut send, &env).await;
             Ok(())
         }
     }
@@ -148,9 +152,18 @@ where
         _ = of_export.stopped() => return Ok(()),
         () = of_export.left() => {}
     }
-    let transmission = Transmission::new(session, limits, env);
+    let transmission = Transmission::new(session, limits, env.clone());
     transmission.run(receiver, &mut send, listener).await?;
-    // Replies are out; a client that is gone already doesn't mind.
-    let _ = send.shutdown().await;
+    // Replies are out.
+    farewell(&mut send, &env).await;
     Ok(())
+}
+
+async fn farewell<W: AsyncWrite + Unpin>(stream: &mut W, env: &Env) {
+    tokio::select! {
+        biased;
+        // A client that is gone already doesn't mind.
+        _ = stream.shutdown() => {}
+        () = async { env.clock.sleep(FAREWELL_TIMEOUT).await } => {}
+    }
 }

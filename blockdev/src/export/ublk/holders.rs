@@ -1,63 +1,26 @@
 //! Who uses a ublk device, so that nobody's file system is taken away by mistake.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-
-use crate::disk::sysfs::{BlockDir, DeviceNumber, Sysfs};
+use crate::disk::holder_of;
+use crate::disk::sysfs::Sysfs;
 use crate::disk::usage::{self, Tables};
 
-/// Who uses the device or a partition of it, as a sentence; `None` if nobody is known to. A mount,
-/// swap or a device built over it, else a process that has it open, as far as /proc shows it. Reads
-/// files of the system and never the device, so it doesn't hang where the device does.
+/// Who uses the device or a partition of it, as a sentence; `None` if nobody is known to. See
+/// [`holder_of`].
 pub fn holder(number: u32) -> Option<String> {
-    let sys = Sysfs::system();
-    let dir = dir_of(&sys, number)?;
-    if let Some(used) = usage::of_block(&sys, &dir, &Tables::system()) {
-        return Some(used.to_string());
-    }
-    let parts = dir.partitions();
-    let numbers: Vec<DeviceNumber> = std::iter::once(&dir)
-        .chain(&parts)
-        .filter_map(BlockDir::device_number)
-        .collect();
-    opener(Path::new("/proc"), &numbers).map(|who| format!("{} is open in {who}", dir.name()))
+    holder_of(&name(number))
 }
 
 /// Whether the device or a partition of it is mounted, swap or built over. Cheaper than
 /// [`holder`]: processes aren't looked at.
 pub fn is_used(number: u32) -> bool {
-    let sys = Sysfs::system();
-    let dir = dir_of(&sys, number);
-    dir.is_some_and(|dir| usage::of_block(&sys, &dir, &Tables::system()).is_some())
+    let (sys, name) = (Sysfs::system(), name(number));
+    let dirs = sys.whole_devices().unwrap_or_default();
+    let dir = dirs.iter().find(|dir| dir.name() == name);
+    dir.is_some_and(|dir| usage::of_block(&sys, dir, &Tables::system()).is_some())
 }
 
-fn dir_of(sys: &Sysfs, number: u32) -> Option<BlockDir> {
-    let name = format!("ublkb{number}");
-    let dirs = sys.whole_devices().ok()?;
-    dirs.into_iter().find(|dir| dir.name() == name)
-}
-
-/// A process other than this one that has one of these devices open.
-fn opener(proc: &Path, numbers: &[DeviceNumber]) -> Option<String> {
-    let own = std::process::id().to_string();
-    fs::read_dir(proc).ok()?.flatten().find_map(|process| {
-        let pid = process.file_name().into_string().ok()?;
-        if pid == own || !pid.bytes().all(|byte| byte.is_ascii_digit()) {
-            return None;
-        }
-        let open = |file: fs::DirEntry| {
-            // Through the link, without opening anything.
-            let meta = fs::metadata(file.path()).ok()?;
-            (meta.rdev() != 0).then(|| DeviceNumber::of(meta.rdev()))
-        };
-        let files = fs::read_dir(process.path().join("fd")).ok()?;
-        let hit = files
-            .flatten()
-            .any(|file| open(file).is_some_and(|number| numbers.contains(&number)));
-        let command = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-        hit.then(|| format!("process {pid} ({})", command.trim()))
-    })
+fn name(number: u32) -> String {
+    format!("ublkb{number}")
 }
 
 #[cfg(test)]
@@ -67,20 +30,5 @@ mod tests {
     #[test]
     fn a_device_that_is_not_there_has_no_holder() {
         assert_eq!(holder(u32::MAX - 1), None);
-    }
-
-    #[test]
-    fn who_has_a_device_open_is_named() {
-        let dir = std::env::temp_dir().join(format!("cairn-opener-{}", std::process::id()));
-        let fds = dir.join("4711/fd");
-        fs::create_dir_all(&fds).unwrap();
-        fs::write(dir.join("4711/comm"), "postgres\n").unwrap();
-        std::os::unix::fs::symlink("/dev/null", fds.join("3")).unwrap();
-        let null = DeviceNumber::of(fs::metadata("/dev/null").unwrap().rdev());
-        let zero = DeviceNumber::of(fs::metadata("/dev/zero").unwrap().rdev());
-        let (found, other) = (opener(&dir, &[null]), opener(&dir, &[zero]));
-        fs::remove_dir_all(&dir).unwrap();
-        assert_eq!(found.as_deref(), Some("process 4711 (postgres)"));
-        assert_eq!(other, None);
     }
 }
