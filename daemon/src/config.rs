@@ -46,7 +46,7 @@ impl Default for NbdConfig {
     fn default() -> Self {
         Self {
             connections_max: 1024,
-            in_flight_bytes_max: 256 << 20,
+            in_flight_bytes_max: 64 << 20,
         }
     }
 }

@@ -37,6 +37,11 @@ fn a_row_is_not_completed_by_a_write_that_covers_a_logged_block_in_part() {
     assert_eq!(history(818_565_780_191, 6000).finding, None);
 }
 
+#[test]
+fn a_journal_disk_that_is_asked_again_after_a_minute_and_hangs_has_its_time_too() {
+    assert_eq!(history(32_482_898_033, 6000).finding, None);
+}
+
 /// Some cells of the matrix with this seed and the next, of which the second has disks that tear no block.
 fn cells(fault: &str, state: &str, first_seed: u64) {
     let outcome = matrix::run(&Choice {

@@ -81,8 +81,9 @@ use prepared::Logs;
 use volumes::ExtentGates;
 use watch::Watch;
 
-/// Memory of rows in transactions and in rebuild (the row cache's share of the memory bound).
-const ROW_CACHE_BYTES: u64 = 128 << 20;
+/// Memory of rows in transactions and in rebuild: half of the row cache's 128 MiB. The other half is the
+/// payload of records that aren't in place yet (`journal/admission.rs`).
+const ROW_CACHE_BYTES: u64 = 64 << 20;
 /// The unit in which row memory is counted.
 const ROW_CACHE_UNIT: u64 = 4096;
 

@@ -18,7 +18,7 @@ use super::log::Journal;
 use super::ring::Ring;
 
 /// Records that aren't in place yet, at most, as they are counted: half of that is payload, whose
-/// memory is the row cache's.
+/// memory is half of the row cache's.
 const ADMITTED_MAX: u64 = 128 << 20;
 
 /// What a record that isn't trimmed yet was admitted with.

@@ -210,9 +210,10 @@ impl Array {
         needs.into_iter().flatten().fold(most, Seq::min)
     }
 
-    /// The oldest rows, as many as half of the row memory can hold.
+    /// The oldest rows, as many as three quarters of the row memory can hold: clients' complete rows have
+    /// the rest.
     fn choose_rows(&self) -> Vec<Row> {
-        let mut left = self.memory_units / 2;
+        let mut left = self.memory_units / 4 * 3;
         let mut rows = Vec::new();
         for row in self.dirty_rows.oldest(ROWS_MAX) {
             let cost = self.cost(row);

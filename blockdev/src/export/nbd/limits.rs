@@ -19,7 +19,7 @@ pub const CONNECTIONS_MAX: usize = 4096;
 pub const CONNECTION_BYTES_MAX: usize = 64 << 20;
 
 /// Memory for payloads of all connections of one [`Limits`], unless the daemon says otherwise.
-pub const BUDGET_BYTES_DEFAULT: usize = 256 << 20;
+pub const BUDGET_BYTES_DEFAULT: usize = 64 << 20;
 
 /// Time for a whole handshake. Tools that let a person think in the middle of it reconnect.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use crate::buf::{Buf, BufPool};
 use crate::export::budget::{Budget, Lent};
 
-/// Bytes of requests in flight on all devices of a thread: what two of them can use.
-const BYTES_MAX: usize = 128 << 20;
+/// Bytes of requests in flight on all devices of a thread: 64 of the largest.
+const BYTES_MAX: usize = 32 << 20;
 
 /// See the module; clones share it.
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// 128 MiB of a pool.
+    /// 32 MiB of a pool.
     pub fn new(pool: BufPool) -> Self {
         Self {
             pool,

@@ -18,7 +18,7 @@
 //! - A device belongs to the identity that it was made with, which the kernel keeps; an identity
 //!   never has two.
 //! - A device is served on the thread that owns what is served: nothing is handed off.
-//! - Memory is bounded: depth × the largest request for a device, and all of a thread's together.
+//! - Memory is bounded for all devices of a thread together.
 //!
 //! Does not know: volumes, who may have a device, what is remembered over restarts.
 
