@@ -51,6 +51,7 @@ enum Home {
 
 struct Region {
     ptr: NonNull<u8>,
+    size: usize,
     home: Home,
 }
 
@@ -63,6 +64,7 @@ impl Region {
         {
             return Self {
                 ptr,
+                size,
                 home: Home::Mapped(map),
             };
         }
@@ -75,6 +77,7 @@ impl Region {
         };
         Self {
             ptr,
+            size,
             home: Home::Heap { layout, pool },
         }
     }
@@ -235,6 +238,11 @@ impl SharedBuf {
         }
     }
 
+    /// Memory that stays for as long as this view does.
+    pub fn held_bytes(&self) -> usize {
+        self.region.size
+    }
+
     /// Whether the memory starts at a multiple of [`ALIGN`], as O_DIRECT wants it.
     pub fn is_aligned(&self) -> bool {
         self.start.is_multiple_of(ALIGN)
@@ -336,6 +344,7 @@ impl BufPool {
         } else if let Some((arena, ptr)) = self.take_registered(size) {
             Region {
                 ptr,
+                size,
                 home: Home::Arena(arena),
             }
         } else {
@@ -350,6 +359,7 @@ impl BufPool {
                     self.0.kept_bytes.set(self.0.kept_bytes.get() - size);
                     Region {
                         ptr,
+                        size,
                         home: Home::Heap {
                             layout,
                             pool: Rc::downgrade(&self.0),
@@ -377,6 +387,17 @@ impl BufPool {
         let mut buf = self.take(len);
         buf.fill(0);
         buf
+    }
+
+    /// The same bytes, for somebody who keeps them for long: copied where the view holds more than twice
+    /// its own memory, which would stay for as long as this small part of it does.
+    pub fn compact(&self, view: SharedBuf) -> SharedBuf {
+        if view.held_bytes() / 2 <= view.len().max(CLASS_MIN_BYTES) {
+            return view;
+        }
+        let mut own = self.take(view.len());
+        own.copy_from_slice(&view);
+        own.freeze()
     }
 
     /// Bytes on the free lists.
@@ -448,6 +469,23 @@ mod tests {
         assert_eq!(pool.kept_bytes(), 8192);
         let again = pool.take(8192);
         assert_eq!((again.len(), pool.kept_bytes()), (8192, 0));
+    }
+
+    #[test]
+    fn a_small_part_that_is_kept_holds_no_large_buffer() {
+        let pool = BufPool::new(0);
+        let mut whole = pool.take(64 << 10);
+        whole.fill(7);
+        let whole = whole.freeze();
+        let small = pool.compact(whole.slice(4096..12288));
+        assert_eq!((small.len(), small.held_bytes()), (8192, 8192));
+        assert!(small.is_aligned() && small.iter().all(|&byte| byte == 7));
+        // Half of it and more is worth no copy.
+        let half = pool.compact(whole.slice(0..32 << 10));
+        assert_eq!(half.held_bytes(), 64 << 10);
+        // Nor is the least that there is.
+        let least = pool.compact(pool.take(4096).freeze().slice(0..512));
+        assert_eq!((least.len(), least.held_bytes()), (512, 4096));
     }
 
     #[test]

@@ -202,6 +202,8 @@ impl Array {
                 break blocks;
             }
         };
+        // What is counted as its memory is what it holds, until it is in place.
+        let blocks = self.pool.compact(blocks);
         let mut admission = Some(admission);
         let mut at = start;
         let mut next = journal.next();
