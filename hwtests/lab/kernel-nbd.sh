@@ -1,8 +1,8 @@
 #!/bin/bash
 # kernel-nbd.sh: what a volume promises as /dev/nbdN, in a virtual machine with a kernel that has nbd.
 #
-#   kernel-nbd.sh smoke      the device, kill -9 and a stall under fio, refusals, the choice: a minute
-#   kernel-nbd.sh whole      also ext4 and xfs, restarts, a failed member, zeroing, resizing, memory pressure
+#   kernel-nbd.sh smoke      the device, kill -9 under fio, refusals, the choice: a minute
+#   kernel-nbd.sh whole      also a stall, ext4 and xfs, restarts, a failed member, zeroing, resizing, memory pressure
 #   kernel-nbd.sh PROMISE…   some by name; --list names them
 #
 # Binaries: CAIRN_BIN_DIR, else target/release. Needs fio, mkfs.ext4, mkfs.xfs, and what vm.sh does.
@@ -11,9 +11,9 @@
 set -u
 
 # Those of the smoke first.
-smoke="device_is_what_it_says crash_is_a_pause slow_is_not_sent_again in_use_stays another_s_device_stays
+smoke="device_is_what_it_says crash_is_a_pause in_use_stays another_s_device_stays
  the_choice_is_what_the_kernel_has"
-whole="$smoke kill_9_under_a_file_system restart_is_a_pause xfs_keeps_its_files trim_gives_extents_back
+whole="$smoke slow_is_not_sent_again kill_9_under_a_file_system restart_is_a_pause xfs_keeps_its_files trim_gives_extents_back
  device_goes_without_its_array member_fails_and_is_rebuilt zeroes_and_discards resize_is_seen left_device_is_taken_up
  array_stops_and_goes_on memory_pressure"
 
