@@ -47,31 +47,11 @@ shift
 # --- inside ------------------------------------------------------------------------------------------
 
 bin=$CAIRN_BIN_DIR
-state=/run/state
-export CAIRN_SOCKET=$state/cairnd.sock
-members="/dev/vda /dev/vdb /dev/vdc /dev/vdd"
-spare=/dev/vde
-daemon=
-device=
+here=$(dirname "$(realpath "$0")")
+. "$here/inside.sh"
+. "$here/device.sh"
 
-die() {
-  echo "  failed: $*" >&2
-  exit 1
-}
-
-cairn() { "$bin/cairn" "$@"; }
-quiet() { "$bin/cairn" "$@" >/dev/null 2>&1; }
-
-# Starts the daemon and waits until it answers.
-up() {
-  mkdir -m 700 -p $state
-  rm -f $CAIRN_SOCKET
-  "$bin/cairnd" --state-dir $state >>/vmout/cairnd.log 2>&1 &
-  daemon=$!
-  answers
-}
-
-# Waits until the daemon answers, and its array, if it has one, is started and serves its device.
+# In place of inside.sh's: waits as well until the array serves its device.
 answers() {
   for _ in $(seq 600); do
     quiet status
@@ -86,28 +66,12 @@ answers() {
   die "cairnd doesn't answer, or not for its array"
 }
 
-killed() {
-  kill -9 "$daemon"
-  wait "$daemon" 2>/dev/null
-}
-
-stopped() {
-  kill "$daemon"
-  wait "$daemon" || die "cairnd stopped with $?"
-}
-
-# begin_array [SIZE]: the array and the volume.
-begin_array() {
-  up
-  # shellcheck disable=SC2086
-  cairn array create pool --level raid6 --disks $members --spares $spare 2>/dev/null || die create
-  cairn volume create pg --array pool --size "${1:-128MiB}" 2>/dev/null || die volume
-}
-
-# begin [SIZE [EXPORT OPTIONS]]: these, and the device.
+# begin [SIZE [EXPORT OPTIONS]]: the array, the volume and its device.
 begin() {
   size=${1:-128MiB}
   shift $(($# > 0))
+  # What the kernel says of the end of an earlier device isn't this one's.
+  dmesg -C
   modprobe nbd || die "no nbd"
   begin_array "$size"
   # The device alone is what scripts get.
@@ -139,24 +103,11 @@ tidy() {
   done
 }
 
-allocated() { cairn -o json volume show pg | grep -o '"allocated_bytes": *[0-9]*' | grep -o '[0-9]*$'; }
-
-# fio with checksums, at depth 32, on the device for so many seconds.
-verify() {
-  fio --name=verify --filename="$device" --direct=1 --ioengine=libaio --iodepth=32 --rw=randrw \
-    --bsrange=4k-64k --size=48M --verify=crc32c --verify_fatal=1 --verify_backlog=200 --do_verify=1 \
-    --time_based --runtime="$1" --output=/vmout/fio.log >/dev/null 2>&1
-}
-
 # content PID: fio ended well, and the kernel saw nothing that it didn't.
 content() {
   wait "$1" || die "fio saw an error: $(tail -n 5 /vmout/fio.log)"
   ! dmesg | grep -E "I/O error, dev nbd|Buffer I/O error on dev nbd|EXT4-fs error" || die "the kernel saw an error"
 }
-
-queue() { cat "/sys/block/$name/queue/$1"; }
-
-is() { [ "$2" = "$3" ] || die "$1 is $2, not $3"; }
 
 # --- the promises ------------------------------------------------------------------------------------
 
@@ -345,22 +296,6 @@ restart_is_a_pause() {
   dd if="$device" of=/dev/null bs=1M count=4 iflag=direct status=none || die "no reads after it"
 }
 
-xfs_keeps_its_files() {
-  begin 400MiB
-  mkfs.xfs -q "$device" && mount "$device" /mnt || die xfs
-  cp -r /etc/ssl /mnt/ || die files
-  killed
-  (sync -f /mnt && echo synced >/run/synced) &
-  sync=$!
-  sleep 2
-  [ ! -e /run/synced ] || die "a sync without a daemon"
-  up
-  wait $sync
-  umount /mnt || die umount
-  xfs_repair -n "$device" >/dev/null 2>&1 || die xfs_repair
-  mount "$device" /mnt && diff -r /etc/ssl /mnt/ssl || die "what was written is another"
-}
-
 trim_gives_extents_back() {
   begin 192MiB
   mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
@@ -430,53 +365,6 @@ left_device_is_taken_up() {
   dd if="$device" bs=1M count=1 iflag=direct status=none | cmp - /run/data || die "other data"
 }
 
-array_stops_and_goes_on() {
-  begin
-  yes cairn | head -c 1M >/run/data
-  dd if=/run/data of="$device" bs=1M oflag=direct status=none || die write
-  quiet array stop pool --yes || die stop
-  dd if="$device" of=/run/read bs=1M count=1 iflag=direct status=none &
-  reader=$!
-  sleep 1
-  quiet array assemble pool || die assemble
-  wait $reader || die "a read over the stop failed"
-  cmp /run/read /run/data || die "other data"
-}
-
-# Dirty pages in plenty, of a file system on the device, while the host is short of memory. Nothing may
-# wait for itself.
-memory_pressure() {
-  begin 256MiB
-  mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
-  echo 1 >/proc/sys/vm/overcommit_memory
-  echo 60 >/proc/sys/vm/dirty_ratio
-  mkdir -p /run/ballast && mount -t tmpfs -o size=100% ballast /run/ballast
-  available=$(awk '/MemAvailable/ {print $2}' /proc/meminfo)
-  head -c $((available / 1024 - 160))M /dev/zero >/run/ballast/file || die ballast
-  timeout 120 dd if=/dev/zero of=/mnt/large bs=1M count=160 status=none || die "the write hangs"
-  timeout 60 sync -f /mnt || die "the sync hangs"
-  umount /run/ballast
-  kill -0 "$daemon" || die "the daemon is gone"
-}
-
 # --- running them ------------------------------------------------------------------------------------
 
-failed=0
-for promise in "$@"; do
-  begun=$(date +%s)
-  dmesg -C
-  if (
-    trap tidy EXIT
-    "$promise"
-  ); then
-    echo "ok $promise ($(($(date +%s) - begun)) s)"
-  else
-    failed=$((failed + 1))
-    echo "FAILED $promise ($(($(date +%s) - begun)) s)"
-    tail -n 15 /vmout/cairnd.log
-    dmesg | grep -i nbd | tail -n 8
-  fi
-  rm -f /vmout/cairnd.log
-done
-echo "$failed of $# promises failed"
-[ "$failed" = 0 ]
+keep_promises nbd "$@"

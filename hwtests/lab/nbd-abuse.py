@@ -30,8 +30,8 @@ SIMPLE = 0x67446698
 READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZEROES, STATUS = range(8)
 EINVAL, ENOSPC, EOVERFLOW = 22, 28, 75
 MAXIMUM = 32 << 20
-# Bounded: 256 MiB of requests in flight by default, plus the process itself and its caches.
-RSS_MAX_KIB = 1 << 20
+# What the daemon promises in all by default, of which 64 MiB are requests in flight.
+RSS_MAX_KIB = 512 << 10
 # Far beyond what a good server takes to answer; a hang is named instead of waited for.
 PATIENCE = 60
 CONNECTIONS = 1000

@@ -1,0 +1,105 @@
+# device.sh: what a volume promises as a block device whichever driver makes it, for ublk.sh and
+# kernel-nbd.sh; sourced after inside.sh, not run.
+#
+# Wants: begin [SIZE [EXPORT OPTIONS]], which makes array, volume and device, and sets device and name; tidy.
+# Gives: the disks, the array, the load, and the promises that are the same for both.
+# shellcheck shell=bash
+# shellcheck disable=SC2154  # state and daemon are inside.sh's, name is begin's
+
+members="/dev/vda /dev/vdb /dev/vdc /dev/vdd"
+spare=/dev/vde
+device=
+
+# begin_array [SIZE]: a daemon, the array and the volume.
+begin_array() {
+  up
+  # shellcheck disable=SC2086
+  cairn array create pool --level raid6 --disks $members --spares $spare 2>/dev/null || die create
+  cairn volume create pg --array pool --size "${1:-128MiB}" 2>/dev/null || die volume
+}
+
+allocated() { cairn -o json volume show pg | grep -o '"allocated_bytes": *[0-9]*' | grep -o '[0-9]*$'; }
+
+# fio with checksums, at depth 32, on the device for so many seconds.
+verify() {
+  fio --name=verify --filename="$device" --direct=1 --ioengine=libaio --iodepth=32 --rw=randrw \
+    --bsrange=4k-64k --size=48M --verify=crc32c --verify_fatal=1 --verify_backlog=200 --do_verify=1 \
+    --time_based --runtime="$1" --output=/vmout/fio.log >/dev/null 2>&1
+}
+
+queue() { cat "/sys/block/$name/queue/$1"; }
+
+xfs_keeps_its_files() {
+  begin 400MiB
+  mkfs.xfs -q "$device" && mount "$device" /mnt || die xfs
+  cp -r /etc/ssl /mnt/ || die files
+  killed
+  (sync -f /mnt && echo synced >/run/synced) &
+  sync=$!
+  sleep 2
+  [ ! -e /run/synced ] || die "a sync without a daemon"
+  up
+  wait $sync
+  umount /mnt || die umount
+  xfs_repair -n "$device" >/dev/null 2>&1 || die xfs_repair
+  mount "$device" /mnt && diff -r /etc/ssl /mnt/ssl || die "what was written is another"
+}
+
+array_stops_and_goes_on() {
+  begin
+  yes cairn | head -c 1M >/run/data
+  dd if=/run/data of="$device" bs=1M oflag=direct status=none || die write
+  quiet array stop pool --yes || die stop
+  dd if="$device" of=/run/read bs=1M count=1 iflag=direct status=none &
+  reader=$!
+  sleep 1
+  quiet array assemble pool || die assemble
+  wait $reader || die "a read over the stop failed"
+  cmp /run/read /run/data || die "other data"
+}
+
+# Dirty pages in plenty, of a file system on the device, in a group with little memory; and the host
+# itself short of it. Nothing may wait for itself.
+memory_pressure() {
+  begin 256MiB
+  mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
+  echo 1 >/proc/sys/vm/overcommit_memory
+  echo 60 >/proc/sys/vm/dirty_ratio
+  # What is left of the machine's memory: about as much as is written.
+  mkdir -p /run/ballast && mount -t tmpfs -o size=100% ballast /run/ballast
+  available=$(awk '/MemAvailable/ {print $2}' /proc/meminfo)
+  head -c $((available / 1024 - 160))M /dev/zero >/run/ballast/file || die ballast
+  timeout 120 dd if=/dev/zero of=/mnt/large bs=1M count=160 status=none || die "the write hangs"
+  timeout 60 sync -f /mnt || die "the sync hangs"
+  umount /run/ballast
+  kill -0 "$daemon" || die "the daemon is gone"
+  # PF_MEMALLOC_NOIO, of PR_SET_IO_FLUSHER: no thread of the daemon waits for its own device.
+  for flags in $(sed 's/.*) //' /proc/"$daemon"/task/*/stat | cut -d' ' -f7); do
+    [ $((flags & 0x80000)) != 0 ] || die "a thread may wait for its own device"
+  done
+}
+
+# keep_promises DRIVER PROMISE…: each with an array of its own, and what the kernel said of the driver
+# where one fails.
+keep_promises() {
+  driver=$1
+  shift
+  failed=0
+  for promise in "$@"; do
+    begun=$(date +%s)
+    if (
+      trap tidy EXIT
+      "$promise"
+    ); then
+      echo "ok $promise ($(($(date +%s) - begun)) s)"
+    else
+      failed=$((failed + 1))
+      echo "FAILED $promise ($(($(date +%s) - begun)) s)"
+      tail -n 15 /vmout/cairnd.log
+      dmesg | grep -i "$driver" | tail -n 8
+    fi
+    rm -f /vmout/cairnd.log
+  done
+  echo "$failed of $# promises failed"
+  [ "$failed" = 0 ]
+}
