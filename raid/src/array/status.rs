@@ -220,7 +220,7 @@ impl Array {
             created_ms: label.created_ms,
             bad_blocks: self.bad_blocks(),
             bad_blocks_total: self.defects.borrow().total(),
-            scrub: self.scrub_record(),
+            scrub: self.shown_scrub(),
             scrubbing: self.scrub_status(),
             failure,
         }

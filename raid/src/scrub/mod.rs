@@ -59,6 +59,8 @@ pub(crate) struct ScrubTask {
     told: Cell<u32>,
     /// Counts the runs started here, so that a walk doesn't go on in the next one's name.
     run: Cell<u64>,
+    /// The record of a run that has ended, as it was before, while its end is being made durable.
+    ending: Cell<Option<ScrubRecord>>,
 }
 
 impl ScrubTask {
@@ -444,6 +446,7 @@ impl Array {
         let zones = self.check_zones().await;
         let zones = zones.map_err(|kind| kind.to_string())?;
         let finished_ms = self.env.clock.unix_ms();
+        let before = self.scrub_record();
         {
             let mut defects = self.defects.borrow_mut();
             // Everything was looked at, and what is bad had room in the list.
@@ -464,15 +467,27 @@ impl Array {
                 ..scrub
             });
         }
+        self.scrub.ending.set(Some(before));
         // What was mended is durable before the record says so.
         let saved = async {
             self.flush_all().await?;
             self.checkpoint().await?;
             self.save_scrub().await
         };
-        saved.await.map_err(|kind: IoErrorKind| kind.to_string())?;
-        self.report(EventKind::ScrubFinished, None, self.scrub_words());
-        Ok(())
+        let saved = saved.await;
+        if saved.is_ok() {
+            self.report(EventKind::ScrubFinished, None, self.scrub_words());
+        }
+        self.scrub.ending.set(None);
+        saved.map_err(|kind: IoErrorKind| kind.to_string())
+    }
+
+    /// The record as it is shown: a run has ended once its end is durable and told, not before.
+    pub(crate) fn shown_scrub(&self) -> ScrubRecord {
+        self.scrub
+            .ending
+            .get()
+            .unwrap_or_else(|| self.scrub_record())
     }
 
     /// Tells of a finding, unless this run has told enough.

@@ -117,8 +117,8 @@ impl Lab {
             let scrub = array.status().scrub;
             scrub.state == ScrubState::Idle && (scrub.runs > runs || scrub.runs > 0)
         });
-        // The record is written and the event told a little later.
-        self.world.sleep(100);
+        // What is shown as ended is durable and told: nothing is left to wait for.
+        assert!(self.world.host.saw("ScrubFinished"));
         self.array.status().scrub
     }
 
