@@ -177,20 +177,35 @@ kill_9_under_a_file_system() {
   e2fsck -fn "$device" >/dev/null || die fsck
 }
 
+# under_way: waits until the device has requests under way.
+under_way() {
+  for _ in $(seq 300); do
+    read -r reads writes <"/sys/block/$name/inflight"
+    [ $((reads + writes)) -gt 0 ] && return
+    sleep 0.1
+  done
+  return 1
+}
+
 # What is slow stays under way, once: its socket is kept, and no second request is made of it.
 slow_is_not_sent_again() {
   begin
   verify 25 &
   fio=$!
-  sleep 3
   before=$(dmesg | grep -cE "reconnected socket|Receive control failed")
+  looks=$(dmesg | grep -c "Possible stuck request")
+  under_way || die "no requests come"
   kill -STOP "$daemon"
-  # Past two looks of the kernel's.
-  sleep 12
+  under_way || die "no requests wait"
+  # Past two looks of the kernel's, some seconds each.
+  for _ in $(seq 60); do
+    [ "$(dmesg | grep -c "Possible stuck request")" -ge $((looks + 2)) ] && break
+    sleep 1
+  done
   kill -CONT "$daemon"
   content $fio
   is "sockets lost" "$(dmesg | grep -cE "reconnected socket|Receive control failed")" "$before"
-  dmesg | grep -q "Possible stuck request" || die "the kernel didn't look"
+  [ "$(dmesg | grep -c "Possible stuck request")" -ge $((looks + 2)) ] || die "the kernel didn't look"
   ! dmesg | grep -E "timed out, retrying|Double reply|Unexpected reply" || die "a request was sent again"
 }
 

@@ -249,6 +249,9 @@ resize_is_seen_or_said() {
   if [ "$now" != $((128 << 20)) ]; then
     is "size before" "$now" $((64 << 20))
     echo "$said" | grep -q "export it again" || die "not said: $said"
+    # Linux has it from 6.16 on.
+    kernel=$(uname -r)
+    [ "$(printf '%s\n' 6.16 "$kernel" | sort -V | head -n 1)" = "$kernel" ] || die "not seen on Linux $kernel"
     # A restart takes the smaller device up again and leaves it as it is.
     killed
     up
