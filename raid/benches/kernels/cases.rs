@@ -5,7 +5,7 @@
 
 use std::hint::black_box;
 
-use cairn_blockdev::crc::{crc32c, crc32c_append};
+use cairn_blockdev::crc::crc32c;
 use cairn_blockdev::units::u64_of;
 use cairn_raid::parity::{Kernel, coefficient, inverse, mul};
 
@@ -383,7 +383,7 @@ fn checksum<'a>(ground: &'a Ground, isal: Option<&'a Isal>) -> Row<'a> {
             results.word = blocks.fold(0, |all, block| all ^ u64::from(of(black_box(block))));
         })
     };
-    let mut peers = vec![("crc32c crate", sum(|block| crc32c_append(0, block)))];
+    let mut peers = vec![("crc32c crate", sum(crc32c::crc32c))];
     if let Some(isal) = isal {
         let sources = ground.sources();
         peers.push((
@@ -401,8 +401,8 @@ fn checksum<'a>(ground: &'a Ground, isal: Option<&'a Isal>) -> Row<'a> {
         bytes: data_bytes(ground),
         target: None,
         before: untouched(),
-        ours: ("crc-fast", sum(crc32c)),
-        plain: sum(|block| crc32c_append(0, block)),
+        ours: (cairn_blockdev::crc::kernel(), sum(crc32c)),
+        plain: sum(crc32c::crc32c),
         peers,
         has_limit: false,
     }

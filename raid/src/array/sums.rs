@@ -9,7 +9,7 @@
 use std::rc::Rc;
 
 use cairn_blockdev::IoErrorKind;
-use cairn_blockdev::units::{BLOCK_BYTES, u64_of};
+use cairn_blockdev::units::{BLOCK_BYTES, u64_of, usize_of};
 
 use super::Array;
 use super::disk::Disk;
@@ -131,10 +131,13 @@ impl Array {
         if (0..cols).any(|col| sums.says_nothing(row, col)) {
             return Vec::new();
         }
-        let slots = (0..self.geometry.data_chunks()).map(|i| self.geometry.data_slot(row, i));
-        let blocks = slots.flat_map(|slot| (0..cols).map(move |col| (slot, col)));
-        let all: Option<Vec<u32>> = blocks.map(|(slot, col)| sums.crc(slot, row, col)).collect();
-        all.unwrap_or_default()
+        let mut slots = (0..self.geometry.data_chunks()).map(|i| self.geometry.data_slot(row, i));
+        let mut crcs = Vec::with_capacity(self.geometry.data_chunks() * usize_of(cols));
+        if slots.all(|slot| sums.append_crcs(slot, row, 0..cols, &mut crcs)) {
+            crcs
+        } else {
+            Vec::new()
+        }
     }
 
     /// Notes the sums of what a transaction has put in place; its pages are held.
@@ -145,7 +148,7 @@ impl Array {
     }
 
     /// The sum of every block of what is written, in the order of its runs.
-    pub(crate) fn block_sums(overlay: &Overlay) -> Vec<u32> {
+    fn block_sums(overlay: &Overlay) -> Vec<u32> {
         let blocks = overlay
             .runs()
             .flat_map(|(_, run)| run.data.chunks(BLOCK_BYTES));
@@ -173,7 +176,10 @@ impl Array {
         }
         for new in parity {
             if let Some(slot) = view.parity_slot(new.role) {
-                self.note_blocks(view.row, slot, new.col, &new.data);
+                match &new.sums {
+                    Some(crcs) => sums.set(slot, view.row, new.col, crcs),
+                    None => self.note_blocks(view.row, slot, new.col, &new.data),
+                }
             }
         }
     }

@@ -219,6 +219,27 @@ impl SumsCache {
         Some(self.seal.apply(slot, self.places.block(row, col), stored))
     }
 
+    /// Puts the crcs of what was written at columns of `slot` behind those in `crcs`. False if a page of
+    /// theirs isn't in memory.
+    pub(crate) fn append_crcs(
+        &self,
+        slot: Slot,
+        row: Row,
+        cols: Columns,
+        crcs: &mut Vec<u32>,
+    ) -> bool {
+        for run in self.places.runs(row, cols) {
+            let Some(sums) = self.sums(&run, slot) else {
+                return false;
+            };
+            crcs.extend(run.cols.zip(sums).map(|(col, stored)| {
+                let block = self.places.block(row, col);
+                self.seal.apply(slot, block, *stored)
+            }));
+        }
+        true
+    }
+
     /// Notes the crcs of blocks of `slot`, from column `col` of `row` on.
     ///
     /// # Panics

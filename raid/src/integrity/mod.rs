@@ -393,6 +393,18 @@ impl Sums {
         self.cache.borrow().crc(slot, row, col)
     }
 
+    /// Puts the crcs of what was written at columns of `slot` behind those in `crcs`. False if a page of
+    /// theirs isn't in memory.
+    pub(crate) fn append_crcs(
+        &self,
+        slot: Slot,
+        row: Row,
+        cols: Columns,
+        crcs: &mut Vec<u32>,
+    ) -> bool {
+        self.cache.borrow().append_crcs(slot, row, cols, crcs)
+    }
+
     /// Whether the sums of a word, of all members, are those of a page that was begun anew: they say
     /// nothing. False if its page isn't in memory.
     pub(crate) fn says_nothing(&self, row: Row, col: u64) -> bool {

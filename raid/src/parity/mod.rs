@@ -430,7 +430,7 @@ pub fn compute_q<'a>(data: impl IntoIterator<Item = &'a [u8]>, q: &mut [u8]) {
     Kernel::best().q(&data, q);
 }
 
-/// Both; `data` in index order.
-pub fn compute_pq(data: &[&[u8]], p: &mut [u8], q: &mut [u8]) {
-    Kernel::best().pq(data, p, q);
+/// What is wanted of them, in one pass; `data` in index order.
+pub fn compute(data: &[&[u8]], p: Option<&mut [u8]>, q: Option<&mut [u8]>) {
+    Kernel::best().parity(data, p, q);
 }

@@ -340,7 +340,7 @@ fn parity_is_verified_to_the_last_byte() {
         let owned = random(&mut rng, n, len);
         let data: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
         let (mut p, mut q) = (vec![0; len], vec![0; len]);
-        compute_pq(&data, &mut p, &mut q);
+        compute(&data, Some(&mut p), Some(&mut q));
         for kernel in Kernel::available() {
             assert!(kernel.is_pq(&data, &p, &q), "{} of {n}", kernel.name());
             let edges = [0, len / 2, COMPARED_TILE - 1, COMPARED_TILE, len - 1];
@@ -368,7 +368,7 @@ fn every_pair_of_losses_is_solved() {
         let data = random(&mut rng, n, len);
         let sources: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
         let (mut p, mut q) = (vec![0; len], vec![0; len]);
-        compute_pq(&sources, &mut p, &mut q);
+        compute(&sources, Some(&mut p), Some(&mut q));
         // Index n is P, n+1 is Q.
         for a in 0..n + 2 {
             for b in 0..n + 2 {

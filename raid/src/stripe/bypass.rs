@@ -23,6 +23,7 @@ use cairn_blockdev::units::{BLOCK_BYTES, u64_of};
 use cairn_blockdev::{IoErrorKind, SharedBuf, WriteFlags};
 
 use super::cache::Pending;
+use super::complete::Summed;
 use super::overlay::Overlay;
 use super::transaction::{DiskWrite, NewParity};
 use super::view::RowView;
@@ -130,7 +131,7 @@ impl Array {
         // Every byte is covered, so that nothing is read for a partly written block.
         let mut overlay = self.gather(&mut view, true, &logged, batch).await?;
         overlay.coalesce(&self.pool);
-        let parity = self.parity_of_overlay(&mut view, &overlay).await?;
+        let Summed { parity, sums } = self.sum_complete(&view, &overlay);
         let fresh = !self.space.borrow().is_written(row);
         let has_old = !fresh || self.may_return(row, journal);
         // An intent says that the one before it is in place, durably.
@@ -145,11 +146,12 @@ impl Array {
         drop(pin);
         let overlay = Rc::new(overlay);
         // From here to the hold nothing awaits: sequence, newest contents and hold belong together.
-        let sums = Self::block_sums(&overlay);
-        let mut announced = sums.clone();
-        if !fresh {
-            announced.extend(self.sums_in_place(row));
-        }
+        let before = if fresh {
+            Vec::new()
+        } else {
+            self.sums_in_place(row)
+        };
+        let announced = [sums.as_slice(), &before].concat();
         let entry = Entry::without_payload(Kind::Intent, row.0 * row_bytes, row_bytes, announced);
         let first = if !has_old || on(Mutation::IntentNotDurable) {
             self.log(journal, entry, Vec::new(), Some(admission))

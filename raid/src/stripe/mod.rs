@@ -7,6 +7,7 @@ mod apply;
 pub(crate) mod bypass;
 pub(crate) mod cache;
 pub(crate) mod cleared;
+mod complete;
 pub(crate) mod dirty;
 mod history;
 pub(crate) mod overlay;

@@ -403,6 +403,7 @@ impl Array {
             role: if is_q { Role::Q } else { Role::P },
             col: note.cols.start,
             data: data.freeze(),
+            sums: None,
         });
         parity.collect()
     }

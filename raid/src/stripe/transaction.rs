@@ -17,17 +17,34 @@ use super::word::bytes_of;
 use crate::array::Array;
 use crate::array::disk::Disk;
 use crate::geometry::{Role, Row, Set};
-use crate::parity::{coefficient, compute_p, compute_pq, compute_q, mul_into, xor_into};
+use crate::parity::{coefficient, compute, mul_into, xor_into};
 
 /// Parity of some columns, to be written.
 pub(crate) struct NewParity {
     pub(crate) role: Role,
     pub(crate) col: u64,
     pub(crate) data: SharedBuf,
+    /// Of its blocks, where they were taken with it.
+    pub(crate) sums: Option<Vec<u32>>,
 }
 
 /// A write to one disk: from a column on.
 pub(crate) type DiskWrite = (Rc<Disk>, u64, SharedBuf);
+
+/// Computes what is wanted of P and Q, in one pass.
+pub(super) fn parity_into<'a>(sources: &[&[u8]], outs: impl Iterator<Item = (Role, &'a mut [u8])>) {
+    let (mut p, mut q) = (None, None);
+    for (role, out) in outs {
+        match role {
+            Role::P => p = Some(out),
+            Role::Q => q = Some(out),
+            Role::Data(_) => unreachable!("parity of a data role"),
+        }
+    }
+    if p.is_some() || q.is_some() {
+        compute(sources, p, q);
+    }
+}
 
 impl Array {
     /// Lays the batch over the row, as whole blocks, and over the blocks of `under`; the rest of a
@@ -219,17 +236,15 @@ impl Array {
             .iter()
             .map(|role| (*role, self.pool.take(bytes_of(&span.cols))))
             .collect();
-        match parity.as_mut_slice() {
-            [] => {}
-            [(Role::P, p), (Role::Q, q)] => compute_pq(&sources, p, q),
-            [(Role::P, p)] => compute_p(sources, p),
-            [(Role::Q, q)] => compute_q(sources, q),
-            others => unreachable!("{} parities", others.len()),
-        }
+        parity_into(
+            &sources,
+            parity.iter_mut().map(|(role, data)| (*role, &mut **data)),
+        );
         let parity = parity.into_iter().map(|(role, data)| NewParity {
             role,
             col: span.cols.start,
             data: data.freeze(),
+            sums: None,
         });
         parity.collect()
     }
@@ -290,6 +305,7 @@ impl Array {
                 role,
                 col: span.cols.start,
                 data: parity.freeze(),
+                sums: None,
             });
         }
         Ok(Some(done))
