@@ -140,7 +140,7 @@ impl Overlay {
 
     /// Joins neighbouring runs, so that each becomes one operation on its disk.
     pub(crate) fn coalesce(&mut self, pool: &BufPool) {
-        for runs in &mut self.chunks {
+        for runs in self.chunks.iter_mut().filter(|runs| runs.len() > 1) {
             let mut joined: Vec<Run> = Vec::with_capacity(runs.len());
             let mut group: Vec<Run> = Vec::new();
             for run in runs.drain(..) {
