@@ -24,12 +24,11 @@ use std::arch::x86_64::{
     _mm512_zextsi128_si512,
 };
 
+use super::POLYNOMIAL;
+
 /// Bytes that a step of the loop takes.
 const STEP: usize = 4 * VECTOR;
 const VECTOR: usize = 64;
-
-/// Castagnoli's polynomial without x³², the coefficient of x³¹ in the lowest bit.
-const POLYNOMIAL: u32 = 0x82f6_3b78;
 
 /// xⁿ mod P, as the polynomial is written.
 const fn power(n: u32) -> u32 {

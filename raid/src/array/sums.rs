@@ -209,6 +209,11 @@ impl Array {
         }
     }
 
+    /// Whether the array has checksums.
+    pub(crate) fn has_sums(&self) -> bool {
+        self.sums.is_some()
+    }
+
     pub(crate) fn has_dirty_sums(&self) -> bool {
         self.sums
             .as_ref()

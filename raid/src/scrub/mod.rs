@@ -141,6 +141,14 @@ enum Looked {
     Later,
 }
 
+/// What a run has come to.
+fn words(scrub: ScrubRecord) -> String {
+    format!(
+        "{} blocks repaired, {} mismatched, {} unrepairable",
+        scrub.repaired, scrub.mismatched, scrub.unrepairable
+    )
+}
+
 impl Array {
     /// Starts a scrub of all that was written, or goes on with one that is paused or held. Durable on
     /// return; true if that changed anything.
@@ -246,17 +254,8 @@ impl Array {
         } else {
             EventKind::ScrubPaused
         };
-        self.report(kind, None, format!("{why}; {}", self.scrub_words()));
+        self.report(kind, None, format!("{why}; {}", words(self.scrub_record())));
         Ok(true)
-    }
-
-    /// What the run has come to, in words.
-    fn scrub_words(&self) -> String {
-        let scrub = self.scrub_record();
-        format!(
-            "{} blocks repaired, {} mismatched, {} unrepairable",
-            scrub.repaired, scrub.mismatched, scrub.unrepairable
-        )
     }
 
     async fn change_scrub(
@@ -445,41 +444,47 @@ impl Array {
     async fn finish_scrub(self: &Rc<Self>) -> Result<(), String> {
         let zones = self.check_zones().await;
         let zones = zones.map_err(|kind| kind.to_string())?;
+        let run = self.scrub.run.get();
+        // What was mended is durable before the record says so.
+        let mended = async {
+            self.flush_all().await?;
+            self.checkpoint().await
+        };
+        let mended: Result<(), IoErrorKind> = mended.await;
+        mended.map_err(|kind| kind.to_string())?;
         let finished_ms = self.env.clock.unix_ms();
-        let before = self.scrub_record();
-        {
+        let (before, ended) = {
             let mut defects = self.defects.borrow_mut();
+            let before = defects.scrub();
+            if before.state != ScrubState::Running || self.scrub.run.get() != run {
+                // Stopped at the last moment: it is as the operator said.
+                return Ok(());
+            }
             // Everything was looked at, and what is bad had room in the list.
             if defects.total() - defects.more() < u64_of(ENTRIES_MAX) {
                 defects.forget_more();
             }
-            let scrub = defects.scrub();
-            if scrub.state != ScrubState::Running {
-                // Stopped at the last moment: it is as the operator said.
-                return Ok(());
-            }
-            defects.set_scrub(ScrubRecord {
+            let ended = ScrubRecord {
                 state: ScrubState::Idle,
                 cursor: Row(0),
                 finished_ms,
-                repaired: scrub.repaired + zones,
-                runs: scrub.runs.saturating_add(1),
-                ..scrub
-            });
-        }
-        self.scrub.ending.set(Some(before));
-        // What was mended is durable before the record says so.
-        let saved = async {
-            self.flush_all().await?;
-            self.checkpoint().await?;
-            self.save_scrub().await
+                repaired: before.repaired + zones,
+                runs: before.runs.saturating_add(1),
+                ..before
+            };
+            defects.set_scrub(ended);
+            (before, ended)
         };
-        let saved = saved.await;
-        if saved.is_ok() {
-            self.report(EventKind::ScrubFinished, None, self.scrub_words());
+        self.scrub.ending.set(Some(before));
+        let saved = self.save_scrub().await;
+        match saved {
+            Ok(()) => self.report(EventKind::ScrubFinished, None, words(ended)),
+            // It hasn't ended, unless it has begun anew meanwhile.
+            Err(_) if self.scrub_record() == ended => self.defects.borrow_mut().set_scrub(before),
+            Err(_) => {}
         }
         self.scrub.ending.set(None);
-        saved.map_err(|kind: IoErrorKind| kind.to_string())
+        saved.map_err(|kind| kind.to_string())
     }
 
     /// The record as it is shown: a run has ended once its end is durable and told, not before.
@@ -507,7 +512,7 @@ impl Array {
 
     /// How far a scrub is, if one is under way, paused or held.
     pub(crate) fn scrub_status(&self) -> Option<SyncStatus> {
-        let scrub = self.scrub_record();
+        let scrub = self.shown_scrub();
         match scrub.state {
             ScrubState::Running | ScrubState::Paused | ScrubState::Waiting => {}
             ScrubState::Idle | ScrubState::Stopped => return None,

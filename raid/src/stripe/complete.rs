@@ -11,9 +11,9 @@
 
 use std::ops::Range;
 
-use cairn_blockdev::SharedBuf;
 use cairn_blockdev::crc::crc32c;
 use cairn_blockdev::units::{BLOCK_BYTES, usize_of};
+use cairn_blockdev::{Buf, SharedBuf};
 
 use super::overlay::Overlay;
 use super::transaction::{NewParity, parity_into};
@@ -21,9 +21,10 @@ use super::view::RowView;
 use crate::array::Array;
 use crate::geometry::Role;
 
-/// Bytes of each source at once. With a wide array's 22 of them that is a third of a core's cache, and
-/// streams from memory are long enough for the prefetchers.
-const TILE: usize = 16 << 10;
+/// Bytes of a tile, of all chunks together: half of what a core has of its own in today's servers, so that
+/// they are still there when their sums are taken. The longer a chunk's part, the better for the
+/// prefetchers, which begin anew with each.
+const TILE_BYTES: usize = 512 << 10;
 
 /// What a complete row is written with.
 pub(super) struct Summed {
@@ -35,8 +36,9 @@ pub(super) struct Summed {
 /// A parity in the making.
 struct Made {
     role: Role,
-    data: cairn_blockdev::Buf,
-    sums: Vec<u32>,
+    data: Buf,
+    /// If the array has checksums.
+    sums: Option<Vec<u32>>,
 }
 
 impl Array {
@@ -62,12 +64,15 @@ impl Array {
             .map(|role| Made {
                 role,
                 data: self.pool.take(len),
-                sums: Vec::with_capacity(len / BLOCK_BYTES),
+                sums: self
+                    .has_sums()
+                    .then(|| Vec::with_capacity(len / BLOCK_BYTES)),
             })
             .collect();
         let mut sums = vec![0; data.len() * (len / BLOCK_BYTES)];
-        for at in (0..len).step_by(TILE) {
-            let tile = at..len.min(at + TILE);
+        let tile_len = tile_len(data.len() + made.len());
+        for at in (0..len).step_by(tile_len) {
+            let tile = at..len.min(at + tile_len);
             let sources: Vec<&[u8]> = data.iter().map(|chunk| part(chunk, &tile)).collect();
             let outs = made.iter_mut().map(|made| {
                 let out = made.data.get_mut(tile.clone()).unwrap_or_default();
@@ -82,15 +87,17 @@ impl Array {
                 }
             }
             for made in &mut made {
-                let blocks = part(&made.data, &tile).chunks(BLOCK_BYTES);
-                made.sums.extend(blocks.map(crc32c));
+                if let Some(sums) = &mut made.sums {
+                    let blocks = part(&made.data, &tile).chunks(BLOCK_BYTES);
+                    sums.extend(blocks.map(crc32c));
+                }
             }
         }
         let parity = made.into_iter().map(|made| NewParity {
             role: made.role,
             col: 0,
             data: made.data.freeze(),
-            sums: Some(made.sums),
+            sums: made.sums,
         });
         Summed {
             parity: parity.collect(),
@@ -99,6 +106,26 @@ impl Array {
     }
 }
 
+/// Bytes of a chunk's part in a tile of so many chunks: a power of two, whole blocks.
+fn tile_len(chunks: usize) -> usize {
+    let most = TILE_BYTES / chunks.max(1);
+    most.checked_ilog2()
+        .map_or(0, |power| 1 << power)
+        .max(BLOCK_BYTES)
+}
+
 fn part<'a>(bytes: &'a [u8], range: &Range<usize>) -> &'a [u8] {
     bytes.get(range.clone()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tile_is_whole_blocks_and_stays_in_a_cores_cache() {
+        for (chunks, len) in [(1, 512), (3, 128), (10, 32), (24, 16), (64, 8), (1000, 4)] {
+            assert_eq!(tile_len(chunks), len << 10, "{chunks} chunks");
+        }
+    }
 }

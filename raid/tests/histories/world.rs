@@ -51,10 +51,13 @@ impl WitnessStore for Host {
 
 impl Host {
     pub(crate) fn saw(&self, kind: &str) -> bool {
-        self.events
-            .borrow()
-            .iter()
-            .any(|event| event.kind.to_string() == kind)
+        self.count(kind) > 0
+    }
+
+    pub(crate) fn count(&self, kind: &str) -> u32 {
+        let events = self.events.borrow();
+        let of_kind = events.iter().filter(|event| event.kind.to_string() == kind);
+        u32::try_from(of_kind.count()).unwrap()
     }
 }
 
