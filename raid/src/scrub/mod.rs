@@ -442,9 +442,9 @@ impl Array {
     }
 
     async fn finish_scrub(self: &Rc<Self>) -> Result<(), String> {
+        let run = self.scrub.run.get();
         let zones = self.check_zones().await;
         let zones = zones.map_err(|kind| kind.to_string())?;
-        let run = self.scrub.run.get();
         // What was mended is durable before the record says so.
         let mended = async {
             self.flush_all().await?;
@@ -457,7 +457,7 @@ impl Array {
             let mut defects = self.defects.borrow_mut();
             let before = defects.scrub();
             if before.state != ScrubState::Running || self.scrub.run.get() != run {
-                // Stopped at the last moment: it is as the operator said.
+                // Stopped at the last moment, or begun anew: it is as the operator said.
                 return Ok(());
             }
             // Everything was looked at, and what is bad had room in the list.

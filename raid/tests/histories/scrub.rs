@@ -566,6 +566,30 @@ fn a_stop_and_a_start_in_one_breath_begin_at_the_beginning() {
 }
 
 #[test]
+fn a_scrub_that_is_begun_anew_while_the_last_one_ends_does_not_end_with_it() {
+    let lab = Lab::with_rows(44, shape(Level::Raid5, 4, true), 200);
+    lab.world.run(lab.array.scrub_start()).unwrap();
+    let array = Rc::clone(&lab.array);
+    lab.world.run_till("all rows are looked at", move || {
+        let so_far = array.status().scrubbing;
+        so_far.is_some_and(|so_far| so_far.done_bytes == so_far.total_bytes)
+    });
+    lab.array.set_scrub_limit(Some(200 * CHUNK * 4 / 60));
+    let (stop, start) = (lab.array.scrub_stop(), lab.array.scrub_start());
+    let (stopped, started) = lab.world.run(futures_util::future::join(stop, start));
+    assert!(stopped.unwrap() && started.unwrap());
+    lab.world.sleep(2_000);
+    let status = lab.array.status();
+    assert_eq!(
+        (status.scrub.state, status.scrub.runs),
+        (ScrubState::Running, 0)
+    );
+    assert!(status.scrubbing.unwrap().done_bytes > 0);
+    lab.array.set_scrub_limit(None);
+    assert_eq!(lab.finish().runs, 1);
+}
+
+#[test]
 fn a_degraded_array_is_scrubbed_for_what_it_still_has() {
     let lab = Lab::new(47, shape(Level::Raid6, 5, true));
     let row = lab.rows()[3];
