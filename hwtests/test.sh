@@ -139,6 +139,8 @@ look_kernel() {
   program fio fio
   program mkfs.ext4 e2fsprogs
   program mkfs.xfs xfsprogs
+  program nbd-client nbd-client
+  program qemu-nbd qemu-utils
   [ "$kernel" = whole ] || return 0
   program mdadm mdadm
   program runuser util-linux

@@ -20,10 +20,10 @@ begin_array() {
 
 allocated() { cairn -o json volume show pg | grep -o '"allocated_bytes": *[0-9]*' | grep -o '[0-9]*$'; }
 
-# fio with checksums, at depth 32, on the device for so many seconds.
+# verify SECONDS [SIZES]: fio with checksums, at depth 32, on the device.
 verify() {
   fio --name=verify --filename="$device" --direct=1 --ioengine=libaio --iodepth=32 --rw=randrw \
-    --bsrange=4k-64k --size=48M --verify=crc32c --verify_fatal=1 --verify_backlog=200 --do_verify=1 \
+    --bsrange="${2:-4k-64k}" --size=48M --verify=crc32c --verify_fatal=1 --verify_backlog=200 --do_verify=1 \
     --time_based --runtime="$1" --output=/vmout/fio.log >/dev/null 2>&1
 }
 
