@@ -155,6 +155,8 @@ impl Attached {
 
     /// Replaces the socket if it is lost and tells a new size, until somebody else ends the device.
     pub(crate) async fn keep(mut self) {
+        // What fails is tried again at every look, and said once.
+        let mut said: Option<String> = None;
         loop {
             self.wait().await;
             if self.ending.get() {
@@ -170,7 +172,11 @@ impl Attached {
             let socket = match is_lost.then(|| self.serving.socket()).transpose() {
                 Ok(socket) => socket,
                 Err(error) => {
-                    tracing::warn!(volume, %error, "no new socket for /dev/nbd{}", self.index);
+                    let error = error.to_string();
+                    if said.as_ref() != Some(&error) {
+                        tracing::warn!(volume, error, "no new socket for /dev/nbd{}", self.index);
+                        said = Some(error);
+                    }
                     continue;
                 }
             };
@@ -182,6 +188,7 @@ impl Attached {
                     let size = device.size;
                     tracing::info!(volume, is_lost, "/dev/nbd{index} goes on with {size} bytes");
                     self.told = device;
+                    said = None;
                 }
                 Ok(Ok(Told::NoLonger)) => {
                     tracing::warn!(
@@ -190,7 +197,17 @@ impl Attached {
                     );
                     return;
                 }
-                Ok(Err(error)) => tracing::warn!(volume, %error, "/dev/nbd{index} stays as it is"),
+                Ok(Err(error)) => {
+                    let error = error.to_string();
+                    if said.as_ref() != Some(&error) {
+                        tracing::warn!(
+                            volume,
+                            error,
+                            "/dev/nbd{index} stays as it is; trying again"
+                        );
+                        said = Some(error);
+                    }
+                }
                 Err(error) => tracing::error!(volume, %error, "/dev/nbd{index} stays as it is"),
             }
         }

@@ -255,8 +255,7 @@ impl Array {
 
     /// Whether a data chunk of the row has no member to go to. A disk that is being filled doesn't
     /// count: after a crash it begins where its cursor was.
-    pub(super) fn is_homeless(&self, view: &RowView, index: usize) -> bool {
-        let members = self.in_sync();
+    pub(super) fn is_homeless(members: &[Rc<Disk>], view: &RowView, index: usize) -> bool {
         let is_member = |disk: &Rc<Disk>| members.iter().any(|member| Rc::ptr_eq(member, disk));
         !view
             .slots_of(index)
@@ -265,8 +264,9 @@ impl Array {
 
     /// Logs the chunks of a complete row that have no member to go to.
     fn log_homeless(self: &Rc<Self>, journal: &Rc<Journal>, view: &RowView, overlay: &Overlay) {
+        let members = self.in_sync();
         for (index, run) in overlay.runs() {
-            if !self.is_homeless(view, index) {
+            if !Self::is_homeless(&members, view, index) {
                 continue;
             }
             let chunk = self.geometry.chunk_bytes();

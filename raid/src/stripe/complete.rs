@@ -3,9 +3,13 @@
 //! ```text
 //!            ┌ tile ┐
 //!  data 0  ──┼──────┼────────  1. P and Q of the tile: the first touch, by every source's stream
-//!  data 1  ──┼──────┼────────  2. the sums of its blocks, then of those of P and Q: from the cache
+//!  data 1  ──┼──────┼────────  2. the sums of its blocks, then of those of Q: from the cache
 //!  …         └──────┘          3. the next tile
 //! ```
+//!
+//! The sums of P follow from those of the data: P is their XOR, and a CRC of an XOR is that of the CRCs,
+//! but for what a block of zeros has, once for every pair. So they aren't of P as memory holds it, but as it
+//! has to be: a P that was computed or kept wrongly is found out when it is read.
 //!
 //! Does not know: who gets what, and when.
 
@@ -37,7 +41,7 @@ pub(super) struct Summed {
 struct Made {
     role: Role,
     data: Buf,
-    /// If the array has checksums.
+    /// If the array has checksums, and they have to be taken.
     sums: Option<Vec<u32>>,
 }
 
@@ -64,8 +68,7 @@ impl Array {
             .map(|role| Made {
                 role,
                 data: self.pool.take(len),
-                sums: self
-                    .has_sums()
+                sums: (self.has_sums() && role != Role::P)
                     .then(|| Vec::with_capacity(len / BLOCK_BYTES)),
             })
             .collect();
@@ -97,13 +100,35 @@ impl Array {
             role: made.role,
             col: 0,
             data: made.data.freeze(),
-            sums: made.sums,
+            sums: match made.role {
+                Role::P if self.has_sums() => Some(sums_of_p(&sums, data.len())),
+                _ => made.sums,
+            },
         });
         Summed {
             parity: parity.collect(),
             sums,
         }
     }
+}
+
+/// The sums of the blocks of P, from those of so many chunks of data, chunk by chunk.
+fn sums_of_p(sums: &[u32], chunks: usize) -> Vec<u32> {
+    let of_zeros = crc32c(&[0; BLOCK_BYTES]);
+    let blocks = sums.len() / chunks.max(1);
+    // Each sum is that of zeros, changed by the block's bits: of an even number of them it falls out.
+    let first = if chunks.is_multiple_of(2) {
+        of_zeros
+    } else {
+        0
+    };
+    let mut of_p = vec![first; blocks];
+    for of_chunk in sums.chunks(blocks.max(1)) {
+        for (of_p, sum) in of_p.iter_mut().zip(of_chunk) {
+            *of_p ^= sum;
+        }
+    }
+    of_p
 }
 
 /// Bytes of a chunk's part in a tile of so many chunks: a power of two, whole blocks.
@@ -121,6 +146,31 @@ fn part<'a>(bytes: &'a [u8], range: &Range<usize>) -> &'a [u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_sums_of_p_are_those_of_its_blocks() {
+        let mut state = 1u64;
+        let mut byte = || {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(11);
+            state.to_be_bytes()[0]
+        };
+        for (chunks, blocks) in [(1, 1), (2, 3), (3, 2), (8, 16), (22, 1), (31, 2)] {
+            let len = blocks * BLOCK_BYTES;
+            let data: Vec<Vec<u8>> = (0..chunks)
+                .map(|_| (0..len).map(|_| byte()).collect())
+                .collect();
+            let sums: Vec<u32> = data
+                .iter()
+                .flat_map(|chunk| chunk.chunks(BLOCK_BYTES))
+                .map(crc32c)
+                .collect();
+            let mut p = vec![0; len];
+            let sources: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+            parity_into(&sources, [(Role::P, p.as_mut_slice())].into_iter());
+            let expected: Vec<u32> = p.chunks(BLOCK_BYTES).map(crc32c).collect();
+            assert_eq!(sums_of_p(&sums, chunks), expected, "{chunks} chunks");
+        }
+    }
 
     #[test]
     fn a_tile_is_whole_blocks_and_stays_in_a_cores_cache() {

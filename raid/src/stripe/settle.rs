@@ -64,7 +64,7 @@ impl Array {
                     lost.push((index, col));
                 } else if !self.is_lost(row, index, &(col..col + 1))
                     && history.newest(index, &(col..col + 1)).is_none()
-                    && self.is_homeless(&view, index)
+                    && Self::is_homeless(&self.in_sync(), &view, index)
                 {
                     // Zeros that an earlier replay put there are in the journal as what they are, and
                     // what it logged needn't be logged again.
