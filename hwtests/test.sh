@@ -113,6 +113,8 @@ look() {
   program runuser util-linux
   program losetup mount
   program systemd-analyze systemd
+  # The shell has one of its own, which a unit can't run.
+  [ -x /bin/kill ] || lacks /bin/kill procps
   # For the newer clients: lab/newer-clients.sh.
   program mmdebstrap mmdebstrap
   program dpkg-source dpkg-dev
@@ -141,6 +143,9 @@ look_kernel() {
   program mkfs.xfs xfsprogs
   program nbd-client nbd-client
   program qemu-nbd qemu-utils
+  program ip iproute2
+  # Its certificates are the files that are copied.
+  program openssl openssl
   [ "$kernel" = whole ] || return 0
   program mdadm mdadm
   program runuser util-linux

@@ -155,8 +155,13 @@ impl Attached {
 
     /// Replaces the socket if it is lost and tells a new size, until somebody else ends the device.
     pub(crate) async fn keep(mut self) {
-        // What fails is tried again at every look, and said once.
-        let mut said: Option<String> = None;
+        // What fails is tried again at every look, and said once: whether for want of a socket, and why.
+        let mut said: Option<(bool, String)> = None;
+        let mut is_news = move |failure: Option<(bool, String)>| {
+            let is_news = failure.is_some() && failure != said;
+            said = failure;
+            is_news
+        };
         loop {
             self.wait().await;
             if self.ending.get() {
@@ -166,16 +171,15 @@ impl Attached {
             // One whose requests are still being served counts as alive.
             let is_lost = self.serving.export.connections.count() == 0;
             if !is_lost && device == self.told {
+                is_news(None);
                 continue;
             }
             let volume = self.serving.export.name.clone();
             let socket = match is_lost.then(|| self.serving.socket()).transpose() {
                 Ok(socket) => socket,
                 Err(error) => {
-                    let error = error.to_string();
-                    if said.as_ref() != Some(&error) {
-                        tracing::warn!(volume, error, "no new socket for /dev/nbd{}", self.index);
-                        said = Some(error);
+                    if is_news(Some((is_lost, error.to_string()))) {
+                        tracing::warn!(volume, %error, "no new socket for /dev/nbd{}", self.index);
                     }
                     continue;
                 }
@@ -188,7 +192,7 @@ impl Attached {
                     let size = device.size;
                     tracing::info!(volume, is_lost, "/dev/nbd{index} goes on with {size} bytes");
                     self.told = device;
-                    said = None;
+                    is_news(None);
                 }
                 Ok(Ok(Told::NoLonger)) => {
                     tracing::warn!(
@@ -198,14 +202,8 @@ impl Attached {
                     return;
                 }
                 Ok(Err(error)) => {
-                    let error = error.to_string();
-                    if said.as_ref() != Some(&error) {
-                        tracing::warn!(
-                            volume,
-                            error,
-                            "/dev/nbd{index} stays as it is; trying again"
-                        );
-                        said = Some(error);
+                    if is_news(Some((is_lost, error.to_string()))) {
+                        tracing::warn!(volume, %error, "/dev/nbd{index} stays as it is; trying again");
                     }
                 }
                 Err(error) => tracing::error!(volume, %error, "/dev/nbd{index} stays as it is"),

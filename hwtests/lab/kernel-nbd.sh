@@ -5,7 +5,7 @@
 #   kernel-nbd.sh whole      also a stall, ext4 and xfs, restarts, a failed member, zeroing, resizing, memory pressure
 #   kernel-nbd.sh PROMISE…   some by name; --list names them
 #
-# Binaries: CAIRN_BIN_DIR, else target/release. Needs fio, mkfs.ext4, mkfs.xfs, and what vm.sh does.
+# Binaries: CAIRN_BIN_DIR, else target/release. Needs fio, mkfs.ext4, mkfs.xfs, nbd-client, qemu-nbd, and what vm.sh does.
 # Inside the machine (that is how it calls itself) every promise gets an array of its own: RAID 6 on
 # four virtio disks, one spare, a volume, its device.
 set -u

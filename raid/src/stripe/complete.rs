@@ -9,7 +9,8 @@
 //!
 //! The sums of P follow from those of the data: P is their XOR, and a CRC of an XOR is that of the CRCs,
 //! but for what a block of zeros has, once for every pair. So they aren't of P as memory holds it, but as it
-//! has to be: a P that was computed or kept wrongly is found out when it is read.
+//! has to be: a P that came out wrong is found when it is read. The price: a processor or memory that gets the
+//! sum of a block of data wrong gets P's wrong with it, and RAID 5 then lists a block that it could have kept.
 //!
 //! Does not know: who gets what, and when.
 
