@@ -27,6 +27,11 @@ verify() {
     --time_based --runtime="$1" --output=/vmout/fio.log >/dev/null 2>&1
 }
 
+# goes_on FIO: whether it saw all that was to happen under it; on a slow machine it may have been over.
+goes_on() {
+  kill -0 "$1" 2>/dev/null || echo "  fio was over before the last of it"
+}
+
 queue() { cat "/sys/block/$name/queue/$1"; }
 
 xfs_keeps_its_files() {

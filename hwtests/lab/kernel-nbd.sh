@@ -161,6 +161,7 @@ crash_is_a_pause() {
   verify 16 &
   fio=$!
   crashes 4 1
+  goes_on $fio
   content $fio
 }
 
@@ -168,10 +169,11 @@ kill_9_under_a_file_system() {
   begin 160MiB
   mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
   fio --name=verify --directory=/mnt --size=64m --bsrange=4k-64k --rw=randwrite --direct=1 --ioengine=libaio \
-    --iodepth=32 --verify=crc32c --verify_fatal=1 --do_verify=1 --verify_backlog=200 --time_based --runtime=60 \
+    --iodepth=32 --verify=crc32c --verify_fatal=1 --do_verify=1 --verify_backlog=200 --time_based --runtime=40 \
     --output=/vmout/fio.log >/dev/null 2>&1 &
   fio=$!
-  crashes 6 3
+  crashes 4 3
+  goes_on $fio
   content $fio
   umount /mnt || die umount
   e2fsck -fn "$device" >/dev/null || die fsck
@@ -196,7 +198,7 @@ looks() {
 slow_is_not_sent_again() {
   begin
   # Small ones, all of which a socket holds: the kernel's look waits for requests that are being sent.
-  verify 25 4k-4k &
+  verify 15 4k-4k &
   fio=$!
   before=$(dmesg | grep -cE "reconnected socket|Receive control failed")
   under_way || die "no requests come"
@@ -303,15 +305,16 @@ the_choice_is_what_the_kernel_has() {
 
 restart_is_a_pause() {
   begin
-  verify 25 &
+  verify 20 &
   fio=$!
   for _ in 1 2; do
-    sleep 4
+    sleep 3
     stopped
     sleep 1
     is "devices without a daemon" "$(set_up)" 1
     up
   done
+  goes_on $fio
   content $fio
   stopped
   up
@@ -319,9 +322,9 @@ restart_is_a_pause() {
 }
 
 trim_gives_extents_back() {
-  begin 192MiB
+  begin 128MiB
   mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
-  head -c 150M /dev/zero >/mnt/large && sync -f /mnt || die write
+  head -c 90M /dev/zero >/mnt/large && sync -f /mnt || die write
   full=$(allocated)
   rm /mnt/large && sync -f /mnt && fstrim -v /mnt || die fstrim
   left=$(allocated)
@@ -330,7 +333,7 @@ trim_gives_extents_back() {
 
 member_fails_and_is_rebuilt() {
   begin
-  verify 30 &
+  verify 20 &
   fio=$!
   sleep 3
   quiet disk fail /dev/vdb --yes || die fail

@@ -54,8 +54,21 @@ impl Loop {
             &backing,
         ];
         let attached = program::run("losetup", &arguments).ok();
-        Self {
+        let attached = Self {
             device: attached.stdout.trim().to_owned(),
+        };
+        attached.write_back();
+        attached
+    }
+
+    /// Lets it say that it has a cache, so that it is asked for flushes: what it was told to say before
+    /// stays with its number, over its use.
+    #[track_caller]
+    fn write_back(&self) {
+        let name = self.device.trim_start_matches("/dev/");
+        let setting = format!("/sys/block/{name}/queue/write_cache");
+        if let Err(error) = std::fs::write(&setting, "write back") {
+            panic!("{setting} can't be set: {error}");
         }
     }
 
