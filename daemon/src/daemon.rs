@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cairn_blockdev::LocalFuture;
 use nix::sys::stat::{Mode, umask};
 use sd_notify::NotifyState;
 use tokio::net::UnixListener;
@@ -49,106 +50,108 @@ impl ConfigSource {
     }
 }
 
-/// Runs until SIGTERM or SIGINT.
-pub async fn run(
+/// Runs until SIGTERM or SIGINT. Boxed: compiled here, once, and not in every program that runs it.
+pub fn run(
     source: ConfigSource,
     config: Config,
     set_log: SetLog,
     inherited: Inherited,
-) -> Result<(), DaemonError> {
-    // Whatever the daemon makes, sockets above all, is for its own user alone.
-    umask(Mode::from_bits_truncate(0o077));
-    let mut signals = Signals::new()?;
-    let state = StateDir::open(&config.state_dir)?;
-    let (listener, _socket_file) =
-        listen(&config.socket).map_err(|message| DaemonError::Socket {
-            path: config.socket.clone(),
-            message,
+) -> LocalFuture<Result<(), DaemonError>> {
+    Box::pin(async move {
+        // Whatever the daemon makes, sockets above all, is for its own user alone.
+        umask(Mode::from_bits_truncate(0o077));
+        let mut signals = Signals::new()?;
+        let state = StateDir::open(&config.state_dir)?;
+        let (listener, _socket_file) =
+            listen(&config.socket).map_err(|message| DaemonError::Socket {
+                path: config.socket.clone(),
+                message,
+            })?;
+        let listener = UnixListener::from_std(listener).map_err(|error| DaemonError::System {
+            what: "watching the admin socket".into(),
+            error,
         })?;
-    let listener = UnixListener::from_std(listener).map_err(|error| DaemonError::System {
-        what: "watching the admin socket".into(),
-        error,
-    })?;
-    let socket = config.socket.clone();
-    let supervisor = Supervisor::open(config, state, inherited).await?;
-    supervisor
-        .events()
-        .record(NewEvent::new("DaemonStarted", "cairnd started"));
+        let socket = config.socket.clone();
+        let supervisor = Supervisor::open(config, state, inherited).await?;
+        supervisor
+            .events()
+            .record(NewEvent::new("DaemonStarted", "cairnd started"));
 
-    let behind = tokio::spawn(write_events_behind(Arc::clone(&supervisor)));
-    let keeper = tokio::spawn(Arc::clone(&supervisor).keep_records());
-    let scrubs = tokio::spawn(Arc::clone(&supervisor).keep_scrubs());
-    let members = tokio::spawn(Arc::clone(&supervisor).keep_members());
-    let pool = tokio::spawn(Arc::clone(&supervisor).keep_pool());
-    let notifier = Arc::new(Notifier::from_environment());
-    let watchdog = tokio::spawn(watchdog(Arc::clone(&supervisor), Arc::clone(&notifier)));
-    let telling = {
-        let notifier = Arc::clone(&notifier);
-        tokio::spawn(async move { notifier.keep_telling().await })
-    };
-    let (close, closed) = tokio::sync::oneshot::channel::<()>();
-    let router = crate::api::router(Arc::clone(&supervisor));
-    let server = tokio::spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(async {
-            // Both a word and a dropped sender mean the end.
-            drop(closed.await);
+        let behind = tokio::spawn(write_events_behind(Arc::clone(&supervisor)));
+        let keeper = tokio::spawn(Arc::clone(&supervisor).keep_records());
+        let scrubs = tokio::spawn(Arc::clone(&supervisor).keep_scrubs());
+        let members = tokio::spawn(Arc::clone(&supervisor).keep_members());
+        let pool = tokio::spawn(Arc::clone(&supervisor).keep_pool());
+        let notifier = Arc::new(Notifier::from_environment());
+        let watchdog = tokio::spawn(watchdog(Arc::clone(&supervisor), Arc::clone(&notifier)));
+        let telling = {
+            let notifier = Arc::clone(&notifier);
+            tokio::spawn(async move { notifier.keep_telling().await })
+        };
+        let (close, closed) = tokio::sync::oneshot::channel::<()>();
+        let router = crate::api::router(Arc::clone(&supervisor));
+        let server = tokio::spawn(async move {
+            let served = axum::serve(listener, router).with_graceful_shutdown(async {
+                // Both a word and a dropped sender mean the end.
+                drop(closed.await);
+            });
+            served.await
         });
-        served.await
-    });
-    tracing::info!(socket = %socket.display(), "administered here");
+        tracing::info!(socket = %socket.display(), "administered here");
 
-    let is_ready = Arc::new(AtomicBool::new(false));
-    let assembling = {
-        let (supervisor, is_ready) = (Arc::clone(&supervisor), Arc::clone(&is_ready));
-        let notifier = Arc::clone(&notifier);
-        tokio::spawn(async move {
-            if supervisor.assemble_all().await {
-                is_ready.store(true, Ordering::SeqCst);
-                tracing::info!("ready");
-                notifier.tell(&[NotifyState::Ready]);
-            }
-        })
-    };
-
-    loop {
-        match signals.next().await {
-            Wish::Reload => {
-                // A daemon that is still starting its arrays has another READY to send.
-                let tell = is_ready.load(Ordering::SeqCst);
-                if tell {
-                    tell_reloading(&notifier);
-                }
-                reload(&source, &supervisor, &set_log);
-                if tell {
+        let is_ready = Arc::new(AtomicBool::new(false));
+        let assembling = {
+            let (supervisor, is_ready) = (Arc::clone(&supervisor), Arc::clone(&is_ready));
+            let notifier = Arc::clone(&notifier);
+            tokio::spawn(async move {
+                if supervisor.assemble_all().await {
+                    is_ready.store(true, Ordering::SeqCst);
+                    tracing::info!("ready");
                     notifier.tell(&[NotifyState::Ready]);
                 }
-            }
-            Wish::Stop(name) => {
-                tracing::info!("{name}: stopping");
-                break;
+            })
+        };
+
+        loop {
+            match signals.next().await {
+                Wish::Reload => {
+                    // A daemon that is still starting its arrays has another READY to send.
+                    let tell = is_ready.load(Ordering::SeqCst);
+                    if tell {
+                        tell_reloading(&notifier);
+                    }
+                    reload(&source, &supervisor, &set_log);
+                    if tell {
+                        notifier.tell(&[NotifyState::Ready]);
+                    }
+                }
+                Wish::Stop(name) => {
+                    tracing::info!("{name}: stopping");
+                    break;
+                }
             }
         }
-    }
-    notifier.tell(&[NotifyState::Stopping]);
-    // A graceful stop of the server would wait for long polls; changes get their time below.
-    // The receiver may have ended with its server.
-    let _ = close.send(());
-    supervisor.shut_down().await;
-    server.abort();
-    // Not before: an array that was being started is stopped cleanly above.
-    for task in [
-        assembling, behind, keeper, scrubs, members, pool, watchdog, telling,
-    ] {
-        task.abort();
-    }
-    if tokio::time::timeout(REQUESTS_TIMEOUT, server)
-        .await
-        .is_err()
-    {
-        tracing::debug!("requests were cut");
-    }
-    tracing::info!("stopped");
-    Ok(())
+        notifier.tell(&[NotifyState::Stopping]);
+        // A graceful stop of the server would wait for long polls; changes get their time below.
+        // The receiver may have ended with its server.
+        let _ = close.send(());
+        supervisor.shut_down().await;
+        server.abort();
+        // Not before: an array that was being started is stopped cleanly above.
+        for task in [
+            assembling, behind, keeper, scrubs, members, pool, watchdog, telling,
+        ] {
+            task.abort();
+        }
+        if tokio::time::timeout(REQUESTS_TIMEOUT, server)
+            .await
+            .is_err()
+        {
+            tracing::debug!("requests were cut");
+        }
+        tracing::info!("stopped");
+        Ok(())
+    })
 }
 
 fn reload(source: &ConfigSource, supervisor: &Supervisor, set_log: &SetLog) {

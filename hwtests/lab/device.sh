@@ -20,16 +20,22 @@ begin_array() {
 
 allocated() { cairn -o json volume show pg | grep -o '"allocated_bytes": *[0-9]*' | grep -o '[0-9]*$'; }
 
-# verify SECONDS [SIZES]: fio with checksums, at depth 32, on the device.
-verify() {
-  fio --name=verify --filename="$device" --direct=1 --ioengine=libaio --iodepth=32 --rw=randrw \
-    --bsrange="${2:-4k-64k}" --size=48M --verify=crc32c --verify_fatal=1 --verify_backlog=200 --do_verify=1 \
-    --time_based --runtime="$1" --output=/vmout/fio.log >/dev/null 2>&1
+# load [SIZES [WHERE]]: fio with checksums, at depth 32, on the device or where it is told; in the background, again
+# and again until `unload`, however long the machine takes for what is to happen meanwhile.
+load() {
+  rm -f /run/enough
+  while [ ! -e /run/enough ]; do
+    fio --name=verify "${2:---filename=$device}" --direct=1 --ioengine=libaio --iodepth=32 --rw=randrw \
+      --bsrange="${1:-4k-64k}" --size=48M --verify=crc32c --verify_fatal=1 --verify_backlog=200 --do_verify=1 \
+      --time_based --runtime=8 --output=/vmout/fio.log >/dev/null 2>&1 || return
+  done &
+  fio=$!
 }
 
-# goes_on FIO: whether it saw all that was to happen under it; on a slow machine it may have been over.
-goes_on() {
-  kill -0 "$1" 2>/dev/null || echo "  fio was over before the last of it"
+# Ends the load, which saw no error.
+unload() {
+  touch /run/enough
+  wait $fio || die "fio saw an error: $(tail -n 5 /vmout/fio.log)"
 }
 
 queue() { cat "/sys/block/$name/queue/$1"; }
@@ -93,7 +99,8 @@ keep_promises() {
   for promise in "$@"; do
     begun=$(date +%s)
     if (
-      trap tidy EXIT
+      # Also the load of a promise that broke off.
+      trap 'touch /run/enough; tidy' EXIT
       "$promise"
     ); then
       echo "ok $promise ($(($(date +%s) - begun)) s)"

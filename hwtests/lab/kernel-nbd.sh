@@ -103,9 +103,9 @@ tidy() {
   done
 }
 
-# content PID: fio ended well, and the kernel saw nothing that it didn't.
+# Ends the load, which saw no error, nor did the kernel see one that it didn't.
 content() {
-  wait "$1" || die "fio saw an error: $(tail -n 5 /vmout/fio.log)"
+  unload
   ! dmesg | grep -E "I/O error, dev nbd|Buffer I/O error on dev nbd|EXT4-fs error" || die "the kernel saw an error"
 }
 
@@ -158,23 +158,17 @@ crashes() {
 
 crash_is_a_pause() {
   begin
-  verify 16 &
-  fio=$!
+  load
   crashes 4 1
-  goes_on $fio
-  content $fio
+  content
 }
 
 kill_9_under_a_file_system() {
   begin 160MiB
   mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
-  fio --name=verify --directory=/mnt --size=64m --bsrange=4k-64k --rw=randwrite --direct=1 --ioengine=libaio \
-    --iodepth=32 --verify=crc32c --verify_fatal=1 --do_verify=1 --verify_backlog=200 --time_based --runtime=40 \
-    --output=/vmout/fio.log >/dev/null 2>&1 &
-  fio=$!
+  load 4k-64k --directory=/mnt
   crashes 4 3
-  goes_on $fio
-  content $fio
+  content
   umount /mnt || die umount
   e2fsck -fn "$device" >/dev/null || die fsck
 }
@@ -198,8 +192,7 @@ looks() {
 slow_is_not_sent_again() {
   begin
   # Small ones, all of which a socket holds: the kernel's look waits for requests that are being sent.
-  verify 15 4k-4k &
-  fio=$!
+  load 4k-4k
   before=$(dmesg | grep -cE "reconnected socket|Receive control failed")
   under_way || die "no requests come"
   echo "cairn-lab: stopped" >/dev/kmsg
@@ -212,7 +205,7 @@ slow_is_not_sent_again() {
   done
   looked=$(looks)
   kill -CONT "$daemon"
-  content $fio
+  content
   is "sockets lost" "$(dmesg | grep -cE "reconnected socket|Receive control failed")" "$before"
   [ "$looked" -ge 2 ] || die "the kernel looked $looked times"
   ! dmesg | grep -E "timed out, retrying|Double reply|Unexpected reply" || die "a request was sent again"
@@ -305,8 +298,7 @@ the_choice_is_what_the_kernel_has() {
 
 restart_is_a_pause() {
   begin
-  verify 20 &
-  fio=$!
+  load
   for _ in 1 2; do
     sleep 3
     stopped
@@ -314,8 +306,7 @@ restart_is_a_pause() {
     is "devices without a daemon" "$(set_up)" 1
     up
   done
-  goes_on $fio
-  content $fio
+  content
   stopped
   up
   dd if="$device" of=/dev/null bs=1M count=4 iflag=direct status=none || die "no reads after it"
@@ -333,12 +324,11 @@ trim_gives_extents_back() {
 
 member_fails_and_is_rebuilt() {
   begin
-  verify 20 &
-  fio=$!
+  load
   sleep 3
   quiet disk fail /dev/vdb --yes || die fail
   quiet array wait pool --for clean --timeout 120s || die "not rebuilt"
-  content $fio
+  content
   cairn array show pool | grep -q "$spare" || die "the spare isn't in it"
 }
 

@@ -124,8 +124,7 @@ device_is_what_it_says() {
 
 kill_9_is_a_pause() {
   begin
-  verify 32 &
-  fio=$!
+  load
   for round in 1 2 3; do
     sleep 3
     killed
@@ -133,8 +132,7 @@ kill_9_is_a_pause() {
     [ $round != 2 ] || sleep 3
     up
   done
-  goes_on $fio
-  wait $fio || die "fio saw an error: $(tail -n 5 /vmout/fio.log)"
+  unload
   ! grep -iE 'error|blk_update' <(dmesg | grep "$name") || die "the kernel saw an error"
   [ "$(ls -d /dev/ublkb* | wc -l)" = 1 ] || die "a second device"
   cairn events | grep -q DeviceTakenUp || die "no event"
@@ -142,8 +140,7 @@ kill_9_is_a_pause() {
 
 restart_is_a_pause() {
   begin
-  verify 20 &
-  fio=$!
+  load
   for _ in 1 2; do
     sleep 3
     stopped
@@ -151,8 +148,7 @@ restart_is_a_pause() {
     [ -b "$device" ] || die "the device went with the daemon"
     up
   done
-  goes_on $fio
-  wait $fio || die "fio saw an error: $(tail -n 5 /vmout/fio.log)"
+  unload
   # A clean stop is one: nothing is replayed.
   stopped
   up
@@ -217,12 +213,11 @@ trim_gives_extents_back() {
 
 member_fails_and_is_rebuilt() {
   begin
-  verify 20 &
-  fio=$!
+  load
   sleep 3
   quiet disk fail /dev/vdb --yes || die fail
   quiet array wait pool --for clean --timeout 120s || die "not rebuilt"
-  wait $fio || die "fio saw an error: $(tail -n 5 /vmout/fio.log)"
+  unload
   cairn array show pool | grep -q "$spare" || die "the spare isn't in it"
 }
 

@@ -297,6 +297,24 @@ fn the_cores_take_time_tasks_and_sockets_from_outside() {
     none("a clock, a task or a socket that wasn't handed in", &found);
 }
 
+/// Rust compiles an `async fn` wherever it is polled: with one at its surface, the whole engine would be
+/// compiled once more in every program and every test that uses it.
+#[test]
+fn the_engine_is_compiled_once() {
+    let open: Vec<String> = sources()
+        .into_iter()
+        .filter(|(path, _)| path.starts_with("raid/src/"))
+        .flat_map(|(path, text)| {
+            let is_open = |line: &&str| line.trim_start().starts_with("pub async fn");
+            let lines: Vec<String> = text.lines().filter(is_open).map(str::to_owned).collect();
+            lines
+                .into_iter()
+                .map(move |line| format!("{path}: {}", line.trim()))
+        })
+        .collect();
+    none("public and async, not boxed", &open);
+}
+
 #[test]
 fn nothing_needs_more_than_rust_and_a_c_compiler_to_build() {
     let lock = toml(&program::tree().join("Cargo.lock"));

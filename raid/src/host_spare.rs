@@ -22,6 +22,7 @@
 
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES};
 use cairn_blockdev::{BlockDevice, Buf, IoError, WriteFlags};
+use futures_util::future::LocalBoxFuture;
 use uuid::Uuid;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -165,28 +166,30 @@ async fn write_at(device: &dyn BlockDevice, offset: u64, spare: &HostSpare) -> R
 /// take and didn't. Those that are right aren't written.
 ///
 /// The caller has made sure that the disk may be written: it is blank, or bears this label.
-pub async fn write_host_spare(
-    device: &dyn BlockDevice,
-    spare: &HostSpare,
-) -> Result<(), RaidError> {
-    let size = device.geometry().size;
-    if size < HOST_SPARE_BYTES_MIN {
-        return Err(RaidError::TooSmall {
-            disk: device.name().to_string(),
-            size,
-            need: HOST_SPARE_BYTES_MIN,
-            what: "a spare of any array".into(),
-        });
-    }
-    for offset in places(size) {
-        let is_right = read_at(device, offset)
-            .await
-            .is_ok_and(|buf| HostSpare::decode(&buf).as_ref() == Ok(spare));
-        if !is_right {
-            write_at(device, offset, spare).await?;
+pub fn write_host_spare<'a>(
+    device: &'a dyn BlockDevice,
+    spare: &'a HostSpare,
+) -> LocalBoxFuture<'a, Result<(), RaidError>> {
+    Box::pin(async move {
+        let size = device.geometry().size;
+        if size < HOST_SPARE_BYTES_MIN {
+            return Err(RaidError::TooSmall {
+                disk: device.name().to_string(),
+                size,
+                need: HOST_SPARE_BYTES_MIN,
+                what: "a spare of any array".into(),
+            });
         }
-    }
-    Ok(())
+        for offset in places(size) {
+            let is_right = read_at(device, offset)
+                .await
+                .is_ok_and(|buf| HostSpare::decode(&buf).as_ref() == Ok(spare));
+            if !is_right {
+                write_at(device, offset, spare).await?;
+            }
+        }
+        Ok(())
+    })
 }
 
 /// Before the slots are overwritten by an array that takes the disk: makes sure that the copy before

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use cairn_blockdev::{BlockDevice, Buf, BufPool, Env, IoError};
-use futures_util::future::join_all;
+use futures_util::future::{LocalBoxFuture, join_all};
 use uuid::Uuid;
 
 use super::bad_blocks::load_defects;
@@ -150,32 +150,34 @@ pub(super) async fn read_label(device: &dyn BlockDevice, path: &str) -> Result<L
 }
 
 /// Looks for a label. A disk that can't be read at all is an error, not a damaged label.
-pub async fn probe(device: &dyn BlockDevice) -> Result<Probe, RaidError> {
-    Ok(match best_label(device).await {
-        Ok(label) => Probe::Member(Identity {
-            array_uuid: label.array.uuid,
-            array_name: label.array.name.clone(),
-            member_uuid: label.member_uuid,
-            home_host: label.array.home_host,
-            event_count: label.array.event_count,
-            state: label
-                .array
-                .entry(label.member_uuid)
-                .map(|entry| entry.state),
-            members_listed: label
-                .array
-                .table
-                .iter()
-                .filter(|e| e.state.holds_slot())
-                .count(),
-        }),
-        Err(NoLabel::Label(LabelError::Absent)) => Probe::Blank,
-        // Also beside a member's label that is torn: it didn't get to the disk.
-        Err(NoLabel::Label(error)) => match host_spare::read(device).await? {
-            Some(spare) => Probe::HostSpare(spare),
-            None => Probe::Damaged(error.to_string()),
-        },
-        Err(NoLabel::Io(error)) => return Err(error.into()),
+pub fn probe(device: &dyn BlockDevice) -> LocalBoxFuture<'_, Result<Probe, RaidError>> {
+    Box::pin(async move {
+        Ok(match best_label(device).await {
+            Ok(label) => Probe::Member(Identity {
+                array_uuid: label.array.uuid,
+                array_name: label.array.name.clone(),
+                member_uuid: label.member_uuid,
+                home_host: label.array.home_host,
+                event_count: label.array.event_count,
+                state: label
+                    .array
+                    .entry(label.member_uuid)
+                    .map(|entry| entry.state),
+                members_listed: label
+                    .array
+                    .table
+                    .iter()
+                    .filter(|e| e.state.holds_slot())
+                    .count(),
+            }),
+            Err(NoLabel::Label(LabelError::Absent)) => Probe::Blank,
+            // Also beside a member's label that is torn: it didn't get to the disk.
+            Err(NoLabel::Label(error)) => match host_spare::read(device).await? {
+                Some(spare) => Probe::HostSpare(spare),
+                None => Probe::Damaged(error.to_string()),
+            },
+            Err(NoLabel::Io(error)) => return Err(error.into()),
+        })
     })
 }
 
@@ -346,60 +348,62 @@ fn list(uuids: &[Uuid]) -> String {
 }
 
 /// Assembles the array whose candidates `disks` are, and starts it.
-pub async fn assemble(
+pub fn assemble(
     env: Env,
     pool: BufPool,
     disks: Vec<MemberDisk>,
     options: AssembleOptions,
     hooks: Hooks,
-) -> Result<Rc<Array>, RaidError> {
-    let watch = Watch::new(&env);
-    let disks: Vec<Candidate> = disks
-        .into_iter()
-        .map(|disk| Candidate {
-            device: watch.over(&disk.path, &disk.device),
-            path: disk.path,
-        })
-        .collect();
-    let mut found: BTreeMap<Uuid, (Candidate, Label)> = BTreeMap::new();
-    let labels = join_all(disks.iter().map(|disk| best_label(&disk.device))).await;
-    let mut unreadable = Vec::new();
-    for (disk, label) in disks.into_iter().zip(labels) {
-        let label = match label {
-            Ok(label) => label,
-            Err(error) => {
-                unreadable.push(format!("{}: {error}", disk.path));
-                continue;
+) -> LocalBoxFuture<'static, Result<Rc<Array>, RaidError>> {
+    Box::pin(async move {
+        let watch = Watch::new(&env);
+        let disks: Vec<Candidate> = disks
+            .into_iter()
+            .map(|disk| Candidate {
+                device: watch.over(&disk.path, &disk.device),
+                path: disk.path,
+            })
+            .collect();
+        let mut found: BTreeMap<Uuid, (Candidate, Label)> = BTreeMap::new();
+        let labels = join_all(disks.iter().map(|disk| best_label(&disk.device))).await;
+        let mut unreadable = Vec::new();
+        for (disk, label) in disks.into_iter().zip(labels) {
+            let label = match label {
+                Ok(label) => label,
+                Err(error) => {
+                    unreadable.push(format!("{}: {error}", disk.path));
+                    continue;
+                }
+            };
+            if let Some((first, _)) = found.get(&label.member_uuid) {
+                return Err(RaidError::Cloned {
+                    first: first.path.to_string(),
+                    second: disk.path.to_string(),
+                    member: label.member_uuid,
+                });
             }
-        };
-        if let Some((first, _)) = found.get(&label.member_uuid) {
-            return Err(RaidError::Cloned {
-                first: first.path.to_string(),
-                second: disk.path.to_string(),
-                member: label.member_uuid,
-            });
+            found.insert(label.member_uuid, (disk, label));
         }
-        found.insert(label.member_uuid, (disk, label));
-    }
-    let labels: Vec<Label> = found.values().map(|(_, label)| label.clone()).collect();
-    let name = labels
-        .first()
-        .map_or_else(String::new, |label| label.array.name.clone());
-    let verdict = judge(&labels, &options).map_err(|refusal| RaidError::NotStarted {
-        array: name.clone(),
-        reason: match unreadable.as_slice() {
-            [] => refusal.reason,
-            disks => format!("{} (not usable: {})", refusal.reason, disks.join("; ")),
-        },
-        wait_may_help: refusal.wait_may_help,
-        force_may_help: refusal.force_may_help,
-    })?;
-    let parties = Parties {
-        found,
-        verdict,
-        watch,
-    };
-    start(env, pool, parties, options, hooks).await
+        let labels: Vec<Label> = found.values().map(|(_, label)| label.clone()).collect();
+        let name = labels
+            .first()
+            .map_or_else(String::new, |label| label.array.name.clone());
+        let verdict = judge(&labels, &options).map_err(|refusal| RaidError::NotStarted {
+            array: name.clone(),
+            reason: match unreadable.as_slice() {
+                [] => refusal.reason,
+                disks => format!("{} (not usable: {})", refusal.reason, disks.join("; ")),
+            },
+            wait_may_help: refusal.wait_may_help,
+            force_may_help: refusal.force_may_help,
+        })?;
+        let parties = Parties {
+            found,
+            verdict,
+            watch,
+        };
+        start(env, pool, parties, options, hooks).await
+    })
 }
 
 /// A disk that may belong to the array.

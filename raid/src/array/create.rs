@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK, MIB, u64_of};
 use cairn_blockdev::{BlockDevice, Buf, BufPool, Env, IoError, IoErrorKind, WriteFlags, ZeroFlags};
-use futures_util::future::join_all;
+use futures_util::future::{LocalBoxFuture, join_all};
 use uuid::Uuid;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -143,150 +143,154 @@ pub struct NewDisks {
 }
 
 /// Makes an array of blank disks, its journal on the members, and starts it.
-pub async fn create(
+pub fn create(
     env: Env,
     pool: BufPool,
     spec: CreateSpec,
     members: Vec<MemberDisk>,
     spares: Vec<MemberDisk>,
     hooks: Hooks,
-) -> Result<Rc<Array>, RaidError> {
-    let disks = NewDisks {
-        members,
-        spares,
-        journal: Vec::new(),
-    };
-    create_with(env, pool, spec, disks, hooks).await
+) -> LocalBoxFuture<'static, Result<Rc<Array>, RaidError>> {
+    Box::pin(async move {
+        let disks = NewDisks {
+            members,
+            spares,
+            journal: Vec::new(),
+        };
+        create_with(env, pool, spec, disks, hooks).await
+    })
 }
 
 /// Makes an array of blank disks and starts it.
-pub async fn create_with(
+pub fn create_with(
     env: Env,
     pool: BufPool,
     spec: CreateSpec,
     disks: NewDisks,
     hooks: Hooks,
-) -> Result<Rc<Array>, RaidError> {
-    let NewDisks {
-        members,
-        spares,
-        journal,
-    } = disks;
-    let (shape, data_bytes) = spec.shape(&sizes_of(&members))?;
-    spec.check_journal_disks(members.len(), &sizes_of(&journal))?;
-    if members.len() + spares.len() + journal.len() > TABLE_MAX {
-        return Err(RaidError::TooManyDisks {
-            array: spec.name,
-            max: TABLE_MAX,
-        });
-    }
-    let mut incompat = spec.incompat();
-    let watch = Watch::new(&env);
-    let mut table = Vec::new();
-    let mut disks = Vec::new();
-    for (slot, member) in members.into_iter().enumerate() {
-        let layout = layout_for(&shape, &member, data_bytes)?;
-        let device = watch.over(&member.path, &member.device);
-        let disk = Disk::new(env.new_uuid(), member.path, device, Some(layout));
-        table.push(entry(&disk, Some(slot), MemberState::InSync));
-        disks.push(disk);
-    }
-    for spare in spares {
-        let layout = layout_for(&shape, &spare, data_bytes)?;
-        let device = watch.over(&spare.path, &spare.device);
-        let disk = Disk::new(env.new_uuid(), spare.path, device, Some(layout));
-        table.push(entry(&disk, None, MemberState::Spare));
-        disks.push(disk);
-    }
-    for one in journal {
-        let size = one.device.geometry().size;
-        let layout = journal_layout_for(&one.path, size, spec.journal_bytes)?;
-        let device = watch.over(&one.path, &one.device);
-        let disk = Disk::new(env.new_uuid(), one.path, device, Some(layout));
-        disk.ring_only.set(true);
-        table.push(journal_entry(&disk, 1));
-        disks.push(disk);
-        incompat |= INCOMPAT_JOURNAL_DISKS;
-    }
-    let label = ArrayLabel {
-        uuid: env.new_uuid(),
-        name: spec.name,
-        home_host: spec.home_host,
-        geometry: shape.geometry,
-        compat: 0,
-        ro_compat: 0,
-        incompat,
-        generation: 0,
-        event_count: 0,
-        clean: true,
-        rows_per_extent: rows_per_extent(&shape.geometry),
-        data_bytes,
-        created_ms: env.clock.unix_ms(),
-        journal_bytes: spec.journal_bytes.unwrap_or(0),
-        journal_headers: 0,
-        table,
-    };
-    for result in join_all(disks.iter().map(|disk| prepare(disk, label.uuid))).await {
-        result?;
-    }
-    for disk in &disks {
-        let owner = zone_owner(disk.device()).await?;
-        let other = disks
-            .iter()
-            .find(|other| owner == Some((label.uuid, other.uuid)));
-        if let Some(other) = other.filter(|other| other.uuid != disk.uuid) {
-            return Err(RaidError::SameDisk {
-                first: disk.path.to_string(),
-                second: other.path.to_string(),
+) -> LocalBoxFuture<'static, Result<Rc<Array>, RaidError>> {
+    Box::pin(async move {
+        let NewDisks {
+            members,
+            spares,
+            journal,
+        } = disks;
+        let (shape, data_bytes) = spec.shape(&sizes_of(&members))?;
+        spec.check_journal_disks(members.len(), &sizes_of(&journal))?;
+        if members.len() + spares.len() + journal.len() > TABLE_MAX {
+            return Err(RaidError::TooManyDisks {
+                array: spec.name,
+                max: TABLE_MAX,
             });
         }
-    }
-    let mut space = SpaceMap::new(label.uuid, &shape.geometry, data_bytes);
-    space.touch_all();
-    let array = Array::from_parts(Parts {
-        env,
-        pool,
-        hooks,
-        defects: Defects::new(label.uuid),
-        label,
-        disks,
-        space,
-        watch,
-    });
-    if array.ledger.borrow().label().has_journal() {
-        let disks = array.with_rings();
-        let journal = Journal::create(&disks, array.geometry.redundancy() + 1);
-        array.write_journal_headers(&journal, &disks).await;
-        *array.journal.borrow_mut() = Some(journal);
-    }
-    array
-        .checkpoint()
-        .await
-        .map_err(|_| array.failed_in_creation())?;
-    array
-        .flush_all()
-        .await
-        .map_err(|_| array.failed_in_creation())?;
-    if array.has_thrown_out() {
-        return Err(array.failed_in_creation());
-    }
-    let held = array.labels.lock().await;
-    array.commit_event(&held).await?;
-    drop(held);
-    array.report(
-        EventKind::NewArray,
-        None,
-        format!(
-            "{} of {sizes_len} members",
-            spec.level,
-            sizes_len = shape.geometry.members()
-        ),
-    );
-    array.open.set(true);
-    array.start_idle_work();
-    array.start_applying();
-    array.kick_sync();
-    Ok(array)
+        let mut incompat = spec.incompat();
+        let watch = Watch::new(&env);
+        let mut table = Vec::new();
+        let mut disks = Vec::new();
+        for (slot, member) in members.into_iter().enumerate() {
+            let layout = layout_for(&shape, &member, data_bytes)?;
+            let device = watch.over(&member.path, &member.device);
+            let disk = Disk::new(env.new_uuid(), member.path, device, Some(layout));
+            table.push(entry(&disk, Some(slot), MemberState::InSync));
+            disks.push(disk);
+        }
+        for spare in spares {
+            let layout = layout_for(&shape, &spare, data_bytes)?;
+            let device = watch.over(&spare.path, &spare.device);
+            let disk = Disk::new(env.new_uuid(), spare.path, device, Some(layout));
+            table.push(entry(&disk, None, MemberState::Spare));
+            disks.push(disk);
+        }
+        for one in journal {
+            let size = one.device.geometry().size;
+            let layout = journal_layout_for(&one.path, size, spec.journal_bytes)?;
+            let device = watch.over(&one.path, &one.device);
+            let disk = Disk::new(env.new_uuid(), one.path, device, Some(layout));
+            disk.ring_only.set(true);
+            table.push(journal_entry(&disk, 1));
+            disks.push(disk);
+            incompat |= INCOMPAT_JOURNAL_DISKS;
+        }
+        let label = ArrayLabel {
+            uuid: env.new_uuid(),
+            name: spec.name,
+            home_host: spec.home_host,
+            geometry: shape.geometry,
+            compat: 0,
+            ro_compat: 0,
+            incompat,
+            generation: 0,
+            event_count: 0,
+            clean: true,
+            rows_per_extent: rows_per_extent(&shape.geometry),
+            data_bytes,
+            created_ms: env.clock.unix_ms(),
+            journal_bytes: spec.journal_bytes.unwrap_or(0),
+            journal_headers: 0,
+            table,
+        };
+        for result in join_all(disks.iter().map(|disk| prepare(disk, label.uuid))).await {
+            result?;
+        }
+        for disk in &disks {
+            let owner = zone_owner(disk.device()).await?;
+            let other = disks
+                .iter()
+                .find(|other| owner == Some((label.uuid, other.uuid)));
+            if let Some(other) = other.filter(|other| other.uuid != disk.uuid) {
+                return Err(RaidError::SameDisk {
+                    first: disk.path.to_string(),
+                    second: other.path.to_string(),
+                });
+            }
+        }
+        let mut space = SpaceMap::new(label.uuid, &shape.geometry, data_bytes);
+        space.touch_all();
+        let array = Array::from_parts(Parts {
+            env,
+            pool,
+            hooks,
+            defects: Defects::new(label.uuid),
+            label,
+            disks,
+            space,
+            watch,
+        });
+        if array.ledger.borrow().label().has_journal() {
+            let disks = array.with_rings();
+            let journal = Journal::create(&disks, array.geometry.redundancy() + 1);
+            array.write_journal_headers(&journal, &disks).await;
+            *array.journal.borrow_mut() = Some(journal);
+        }
+        array
+            .checkpoint()
+            .await
+            .map_err(|_| array.failed_in_creation())?;
+        array
+            .flush_all()
+            .await
+            .map_err(|_| array.failed_in_creation())?;
+        if array.has_thrown_out() {
+            return Err(array.failed_in_creation());
+        }
+        let held = array.labels.lock().await;
+        array.commit_event(&held).await?;
+        drop(held);
+        array.report(
+            EventKind::NewArray,
+            None,
+            format!(
+                "{} of {sizes_len} members",
+                spec.level,
+                sizes_len = shape.geometry.members()
+            ),
+        );
+        array.open.set(true);
+        array.start_idle_work();
+        array.start_applying();
+        array.kick_sync();
+        Ok(array)
+    })
 }
 
 fn entry(disk: &Disk, slot: Option<usize>, state: MemberState) -> Entry {
@@ -389,15 +393,17 @@ async fn zero(device: &dyn BlockDevice, offset: u64, len: u64) -> Result<(), IoE
 }
 
 /// Removes a label: all three copies. The zones stay as they are.
-pub async fn wipe_label(device: &dyn BlockDevice) -> Result<(), RaidError> {
-    let size = device.geometry().size;
-    for offset in [LABEL_A, LABEL_B, label_copy(size)] {
-        if offset + BLOCK <= size {
-            zero(device, offset, BLOCK).await?;
+pub fn wipe_label(device: &dyn BlockDevice) -> LocalBoxFuture<'_, Result<(), RaidError>> {
+    Box::pin(async move {
+        let size = device.geometry().size;
+        for offset in [LABEL_A, LABEL_B, label_copy(size)] {
+            if offset + BLOCK <= size {
+                zero(device, offset, BLOCK).await?;
+            }
         }
-    }
-    device.flush().await?;
-    Ok(())
+        device.flush().await?;
+        Ok(())
+    })
 }
 
 impl Array {

@@ -5,6 +5,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
 use uuid::Uuid;
 
 use super::create::{layout_for, prepare, wipe_label, zone_owner};
@@ -42,14 +43,19 @@ impl Array {
     /// Adds a disk as a spare. A rebuild begins by itself if a slot waits for one.
     ///
     /// Takes as long as zeroing the disk's reserved zones does.
-    pub async fn add_spare(self: &Rc<Self>, disk: MemberDisk) -> Result<(), RaidError> {
-        let disk = self.prepare_spare(disk).await?;
-        let held = self.labels.lock().await;
-        self.enlist(&disk)?;
-        self.commit_event(&held).await?;
-        drop(held);
-        self.kick_sync();
-        Ok(())
+    pub fn add_spare(
+        self: &Rc<Self>,
+        disk: MemberDisk,
+    ) -> LocalBoxFuture<'_, Result<(), RaidError>> {
+        Box::pin(async move {
+            let disk = self.prepare_spare(disk).await?;
+            let held = self.labels.lock().await;
+            self.enlist(&disk)?;
+            self.commit_event(&held).await?;
+            drop(held);
+            self.kick_sync();
+            Ok(())
+        })
     }
 
     /// Checks a disk and writes its zones, so that it can become a member without delay.
@@ -121,29 +127,34 @@ impl Array {
     }
 
     /// Takes a spare out and removes its label.
-    pub async fn remove_spare(self: &Rc<Self>, path: &str) -> Result<(), RaidError> {
-        self.check_open()?;
-        let uuid = self.find(path)?;
-        let held = self.labels.lock().await;
-        let entry = self.ledger.borrow().entry(uuid);
-        match entry {
-            Some(entry) if entry.state == MemberState::Spare => {}
-            Some(entry) => {
-                return Err(self.wrong_state(
-                    path,
-                    entry.state,
-                    "`cairn disk remove` takes out failed disks, `cairn disk replace` members",
-                ));
+    pub fn remove_spare<'a>(
+        self: &'a Rc<Self>,
+        path: &'a str,
+    ) -> LocalBoxFuture<'a, Result<(), RaidError>> {
+        Box::pin(async move {
+            self.check_open()?;
+            let uuid = self.find(path)?;
+            let held = self.labels.lock().await;
+            let entry = self.ledger.borrow().entry(uuid);
+            match entry {
+                Some(entry) if entry.state == MemberState::Spare => {}
+                Some(entry) => {
+                    return Err(self.wrong_state(
+                        path,
+                        entry.state,
+                        "`cairn disk remove` takes out failed disks, `cairn disk replace` members",
+                    ));
+                }
+                None => {
+                    return Err(RaidError::NoMember {
+                        disk: path.into(),
+                        array: self.name.to_string(),
+                    });
+                }
             }
-            None => {
-                return Err(RaidError::NoMember {
-                    disk: path.into(),
-                    array: self.name.to_string(),
-                });
-            }
-        }
-        self.take_out(uuid, path).await;
-        self.commit_event(&held).await
+            self.take_out(uuid, path).await;
+            self.commit_event(&held).await
+        })
     }
 
     /// Drops an entry; wipes the label if the disk is there.
@@ -185,90 +196,102 @@ impl Array {
     }
 
     /// Fails a member: it is thrown out, and a spare takes its place. Refused where data would go.
-    pub async fn fail_member(self: &Rc<Self>, path: &str) -> Result<(), RaidError> {
-        self.check_open()?;
-        let uuid = self.find(path)?;
-        let entry = self.ledger.borrow().entry(uuid);
-        let disk = self.ledger.borrow().disk(uuid);
-        match (entry, disk) {
-            (Some(entry), Some(disk)) if entry.state.is_live() => {
-                if entry.state == MemberState::InSync {
-                    self.redundancy_without(path)?;
+    pub fn fail_member<'a>(
+        self: &'a Rc<Self>,
+        path: &'a str,
+    ) -> LocalBoxFuture<'a, Result<(), RaidError>> {
+        Box::pin(async move {
+            self.check_open()?;
+            let uuid = self.find(path)?;
+            let entry = self.ledger.borrow().entry(uuid);
+            let disk = self.ledger.borrow().disk(uuid);
+            match (entry, disk) {
+                (Some(entry), Some(disk)) if entry.state.is_live() => {
+                    if entry.state == MemberState::InSync {
+                        self.redundancy_without(path)?;
+                    }
+                    disk.held_out.set(true);
+                    self.eject(&disk, "failed by the operator").await;
+                    self.check_open()
                 }
-                disk.held_out.set(true);
-                self.eject(&disk, "failed by the operator").await;
-                self.check_open()
+                (Some(entry), _) => Err(self.wrong_state(path, entry.state, "it is out already")),
+                (None, _) => Err(RaidError::NoMember {
+                    disk: path.into(),
+                    array: self.name.to_string(),
+                }),
             }
-            (Some(entry), _) => Err(self.wrong_state(path, entry.state, "it is out already")),
-            (None, _) => Err(RaidError::NoMember {
-                disk: path.into(),
-                array: self.name.to_string(),
-            }),
-        }
+        })
     }
 
     /// Forgets a disk that is out, or a spare.
-    pub async fn remove_member(self: &Rc<Self>, path: &str) -> Result<(), RaidError> {
-        self.check_open()?;
-        let uuid = self.find(path)?;
-        let entry = self.ledger.borrow().entry(uuid);
-        if entry.is_some_and(|entry| entry.undrained) {
-            self.lost_copies_drained().await?;
-        }
-        let held = self.labels.lock().await;
-        let entry = self.ledger.borrow().entry(uuid);
-        let Some(entry) = entry else {
-            return Err(RaidError::NoMember {
-                disk: path.into(),
-                array: self.name.to_string(),
-            });
-        };
-        if entry.undrained || (entry.state.is_live() && entry.state != MemberState::Spare) {
-            return Err(self.wrong_state(
-                path,
-                entry.state,
-                "fail it first (`cairn disk fail`), or replace it (`cairn disk replace`)",
-            ));
-        }
-        self.take_out(uuid, path).await;
-        self.commit_event(&held).await
+    pub fn remove_member<'a>(
+        self: &'a Rc<Self>,
+        path: &'a str,
+    ) -> LocalBoxFuture<'a, Result<(), RaidError>> {
+        Box::pin(async move {
+            self.check_open()?;
+            let uuid = self.find(path)?;
+            let entry = self.ledger.borrow().entry(uuid);
+            if entry.is_some_and(|entry| entry.undrained) {
+                self.lost_copies_drained().await?;
+            }
+            let held = self.labels.lock().await;
+            let entry = self.ledger.borrow().entry(uuid);
+            let Some(entry) = entry else {
+                return Err(RaidError::NoMember {
+                    disk: path.into(),
+                    array: self.name.to_string(),
+                });
+            };
+            if entry.undrained || (entry.state.is_live() && entry.state != MemberState::Spare) {
+                return Err(self.wrong_state(
+                    path,
+                    entry.state,
+                    "fail it first (`cairn disk fail`), or replace it (`cairn disk replace`)",
+                ));
+            }
+            self.take_out(uuid, path).await;
+            self.commit_event(&held).await
+        })
     }
 
     /// Fills `new` for the slot of `old`, from `old` while it lives, and then takes `old` out.
     ///
     /// `new` may be a spare of this array or a blank disk; in the place of a journal disk a blank disk.
-    pub async fn replace_member(
-        self: &Rc<Self>,
-        old: &str,
+    pub fn replace_member<'a>(
+        self: &'a Rc<Self>,
+        old: &'a str,
         new: MemberDisk,
-    ) -> Result<(), RaidError> {
-        let uuid = self.find(old)?;
-        if self.ledger.borrow().entry(uuid).is_some_and(|e| e.journal) {
-            return self.replace_journal_disk(uuid, old, new).await;
-        }
-        self.replaceable(old)?;
-        let spare = self.spare_named(&new.path);
-        let prepared = match spare {
-            Some(spare) => spare,
-            None => self.prepare_spare(new).await?,
-        };
-        let held = self.labels.lock().await;
-        // Looked at again: preparing a disk may take minutes.
-        let (slot, state) = self.replaceable(old)?;
-        if self.spare_named(&prepared.path).is_none() {
-            if prepared.out.get() {
-                return Err(self.wrong_state(
-                    &prepared.path,
-                    MemberState::Failed,
-                    "it failed just now; choose another disk",
-                ));
+    ) -> LocalBoxFuture<'a, Result<(), RaidError>> {
+        Box::pin(async move {
+            let uuid = self.find(old)?;
+            if self.ledger.borrow().entry(uuid).is_some_and(|e| e.journal) {
+                return self.replace_journal_disk(uuid, old, new).await;
             }
-            self.enlist(&prepared)?;
-        }
-        self.begin_target(&held, &prepared, slot, state).await?;
-        drop(held);
-        self.kick_sync();
-        Ok(())
+            self.replaceable(old)?;
+            let spare = self.spare_named(&new.path);
+            let prepared = match spare {
+                Some(spare) => spare,
+                None => self.prepare_spare(new).await?,
+            };
+            let held = self.labels.lock().await;
+            // Looked at again: preparing a disk may take minutes.
+            let (slot, state) = self.replaceable(old)?;
+            if self.spare_named(&prepared.path).is_none() {
+                if prepared.out.get() {
+                    return Err(self.wrong_state(
+                        &prepared.path,
+                        MemberState::Failed,
+                        "it failed just now; choose another disk",
+                    ));
+                }
+                self.enlist(&prepared)?;
+            }
+            self.begin_target(&held, &prepared, slot, state).await?;
+            drop(held);
+            self.kick_sync();
+            Ok(())
+        })
     }
 
     /// The slot of a disk that can be replaced, and what its replacement becomes.
@@ -323,44 +346,48 @@ impl Array {
     }
 
     /// Stops cleanly: no more requests, everything flushed, labels clean, disks closed.
-    pub async fn stop(self: &Rc<Self>) -> Result<(), RaidError> {
-        self.stopping.set(true);
-        self.scrub.wake();
-        while !self.has_ended() {
-            self.env.clock.sleep(STOP_LOOK).await;
-        }
-        let broken = self.check_unbroken();
-        if broken.is_ok() {
-            // A failure has ejected its disk; what is left is flushed.
-            let _ = self.settle_journal().await;
-            let _ = self.checkpoint().await;
-            let _ = self.flush_all().await;
-            self.dirty.set(true);
-            // A disk that fails its last flush is ejected, and the others are asked again.
-            for _ in 0..=self.geometry.redundancy() + self.with_rings().len() {
-                self.settle().await;
-                self.mark_clean().await?;
-                if !self.dirty.get() {
-                    break;
-                }
+    pub fn stop(self: &Rc<Self>) -> LocalBoxFuture<'_, Result<(), RaidError>> {
+        Box::pin(async move {
+            self.stopping.set(true);
+            self.scrub.wake();
+            while !self.has_ended() {
+                self.env.clock.sleep(STOP_LOOK).await;
             }
-            self.report(EventKind::DeviceDisappeared, None, "stopped".into());
-        }
-        let _held = self.labels.lock().await;
-        self.ledger.borrow_mut().close();
-        broken
+            let broken = self.check_unbroken();
+            if broken.is_ok() {
+                // A failure has ejected its disk; what is left is flushed.
+                let _ = self.settle_journal().await;
+                let _ = self.checkpoint().await;
+                let _ = self.flush_all().await;
+                self.dirty.set(true);
+                // A disk that fails its last flush is ejected, and the others are asked again.
+                for _ in 0..=self.geometry.redundancy() + self.with_rings().len() {
+                    self.settle().await;
+                    self.mark_clean().await?;
+                    if !self.dirty.get() {
+                        break;
+                    }
+                }
+                self.report(EventKind::DeviceDisappeared, None, "stopped".into());
+            }
+            let _held = self.labels.lock().await;
+            self.ledger.borrow_mut().close();
+            broken
+        })
     }
 
     /// Stops and removes the labels of all disks.
-    pub async fn destroy(self: &Rc<Self>) -> Result<(), RaidError> {
-        let disks = self.ledger.borrow().live();
-        // What is destroyed needs no clean end, but its writes must be over.
-        let _ = self.stop().await;
-        // A disk that can't be wiped doesn't keep the others from it.
-        let mut outcome = Ok(());
-        for disk in disks {
-            outcome = outcome.and(wipe_label(disk.device()).await);
-        }
-        outcome
+    pub fn destroy(self: &Rc<Self>) -> LocalBoxFuture<'_, Result<(), RaidError>> {
+        Box::pin(async move {
+            let disks = self.ledger.borrow().live();
+            // What is destroyed needs no clean end, but its writes must be over.
+            let _ = self.stop().await;
+            // A disk that can't be wiped doesn't keep the others from it.
+            let mut outcome = Ok(());
+            for disk in disks {
+                outcome = outcome.and(wipe_label(disk.device()).await);
+            }
+            outcome
+        })
     }
 }

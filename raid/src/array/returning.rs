@@ -13,6 +13,8 @@
 
 use std::rc::Rc;
 
+use futures_util::future::LocalBoxFuture;
+
 use super::assemble::read_label;
 use super::create::zone_owner;
 use super::disk::Disk;
@@ -84,34 +86,43 @@ impl Array {
     /// if that is known; otherwise it is added as a spare, which formats it.
     ///
     /// Refused while the disk owes answers, and if it bears the label of a disk that takes part.
-    pub async fn readd_member(self: &Rc<Self>, disk: MemberDisk) -> Result<Readded, RaidError> {
-        match self.catch_up_member(&disk).await? {
-            Ok(rows) => Ok(Readded::CatchingUp { rows }),
-            Err(why) => {
-                self.add_spare(disk).await?;
-                Ok(Readded::Spare { why })
+    pub fn readd_member(
+        self: &Rc<Self>,
+        disk: MemberDisk,
+    ) -> LocalBoxFuture<'_, Result<Readded, RaidError>> {
+        Box::pin(async move {
+            match self.catch_up_member(&disk).await? {
+                Ok(rows) => Ok(Readded::CatchingUp { rows }),
+                Err(why) => {
+                    self.add_spare(disk).await?;
+                    Ok(Readded::Spare { why })
+                }
             }
-        }
+        })
     }
 
     /// As [`Array::readd_member`], but a disk that can't be caught up is left as it is. Gives the rows
     /// to copy, or why not.
-    pub async fn catch_up_member(
-        self: &Rc<Self>,
-        disk: &MemberDisk,
-    ) -> Result<Result<u64, String>, RaidError> {
-        let (device, label) = self.quiet_member(disk).await?;
-        self.take_back(&disk.path, device, &label).await
+    pub fn catch_up_member<'a>(
+        self: &'a Rc<Self>,
+        disk: &'a MemberDisk,
+    ) -> LocalBoxFuture<'a, Result<Result<u64, String>, RaidError>> {
+        Box::pin(async move {
+            let (device, label) = self.quiet_member(disk).await?;
+            self.take_back(&disk.path, device, &label).await
+        })
     }
 
     /// A disk of this array has turned up again: it is caught up if it can be, and left alone if not.
     /// Gives the rows to copy.
-    pub async fn member_returned(
+    pub fn member_returned(
         self: &Rc<Self>,
         disk: MemberDisk,
-    ) -> Result<Option<u64>, RaidError> {
-        let (device, label) = self.quiet_member(&disk).await?;
-        self.return_by_itself(&disk.path, device, &label).await
+    ) -> LocalBoxFuture<'_, Result<Option<u64>, RaidError>> {
+        Box::pin(async move {
+            let (device, label) = self.quiet_member(&disk).await?;
+            self.return_by_itself(&disk.path, device, &label).await
+        })
     }
 
     /// As [`Array::member_returned`], of a disk whose label was read.

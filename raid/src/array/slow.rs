@@ -8,6 +8,7 @@
 
 use std::rc::Rc;
 
+use futures_util::future::LocalBoxFuture;
 use uuid::Uuid;
 
 use super::Array;
@@ -62,10 +63,12 @@ impl Array {
     }
 
     /// Waits until the disk at `path` has ended all that it was asked.
-    pub async fn quiet(&self, path: &str) {
-        while let Some(flights) = self.watch.unfinished(path, None) {
-            flights.quiet().await;
-        }
+    pub fn quiet<'a>(&'a self, path: &'a str) -> LocalBoxFuture<'a, ()> {
+        Box::pin(async move {
+            while let Some(flights) = self.watch.unfinished(path, None) {
+                flights.quiet().await;
+            }
+        })
     }
 
     /// Waits for ordinary operations of a disk that was in use; refuses if it doesn't answer.

@@ -12,6 +12,7 @@ use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use cairn_blockdev::{BlockDevice, IoErrorKind, PreparedDevice};
+use futures_util::future::LocalBoxFuture;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use uuid::Uuid;
 
@@ -136,73 +137,82 @@ impl Array {
     }
 
     /// Makes a thin volume; its map entry is durable on return.
-    pub async fn create_volume(
-        self: &Rc<Self>,
-        name: &str,
+    pub fn create_volume<'a>(
+        self: &'a Rc<Self>,
+        name: &'a str,
         size_bytes: u64,
-    ) -> Result<VolumeInfo, RaidError> {
-        self.check_open()?;
-        if !valid_name(name) {
-            return Err(RaidError::BadName { name: name.into() });
-        }
-        check_size(name, size_bytes)?;
-        if self.find_volume(name).is_ok() {
-            return Err(RaidError::VolumeExists {
+    ) -> LocalBoxFuture<'a, Result<VolumeInfo, RaidError>> {
+        Box::pin(async move {
+            self.check_open()?;
+            if !valid_name(name) {
+                return Err(RaidError::BadName { name: name.into() });
+            }
+            check_size(name, size_bytes)?;
+            if self.find_volume(name).is_ok() {
+                return Err(RaidError::VolumeExists {
+                    name: name.into(),
+                    array: self.name.to_string(),
+                });
+            }
+            let record = VolumeRecord {
+                uuid: self.env.new_uuid(),
                 name: name.into(),
-                array: self.name.to_string(),
-            });
-        }
-        let record = VolumeRecord {
-            uuid: self.env.new_uuid(),
-            name: name.into(),
-            size_bytes,
-            created_ms: self.env.clock.unix_ms(),
-        };
-        let added = self.space.borrow_mut().add_volume(record);
-        if added.is_none() {
-            return Err(RaidError::TooManyVolumes {
-                array: self.name.to_string(),
-                max: VOLUMES_MAX,
-            });
-        }
-        self.save_map().await?;
-        self.volume(name)
+                size_bytes,
+                created_ms: self.env.clock.unix_ms(),
+            };
+            let added = self.space.borrow_mut().add_volume(record);
+            if added.is_none() {
+                return Err(RaidError::TooManyVolumes {
+                    array: self.name.to_string(),
+                    max: VOLUMES_MAX,
+                });
+            }
+            self.save_map().await?;
+            self.volume(name)
+        })
     }
 
     /// Grows a volume.
-    pub async fn resize_volume(
-        self: &Rc<Self>,
-        name: &str,
+    pub fn resize_volume<'a>(
+        self: &'a Rc<Self>,
+        name: &'a str,
         size_bytes: u64,
-    ) -> Result<VolumeInfo, RaidError> {
-        self.check_open()?;
-        let (id, record) = self.find_volume(name)?;
-        check_size(name, size_bytes)?;
-        if size_bytes < record.size_bytes {
-            return Err(RaidError::BadSize {
-                name: name.into(),
-                reason: format!(
-                    "it has {} bytes and {size_bytes} would cut data off; shrinking is refused: \
+    ) -> LocalBoxFuture<'a, Result<VolumeInfo, RaidError>> {
+        Box::pin(async move {
+            self.check_open()?;
+            let (id, record) = self.find_volume(name)?;
+            check_size(name, size_bytes)?;
+            if size_bytes < record.size_bytes {
+                return Err(RaidError::BadSize {
+                    name: name.into(),
+                    reason: format!(
+                        "it has {} bytes and {size_bytes} would cut data off; shrinking is refused: \
                      create a smaller volume and copy",
-                    record.size_bytes
-                ),
-            });
-        }
-        self.space.borrow_mut().set_volume_size(id, size_bytes);
-        self.save_map().await?;
-        self.volume(name)
+                        record.size_bytes
+                    ),
+                });
+            }
+            self.space.borrow_mut().set_volume_size(id, size_bytes);
+            self.save_map().await?;
+            self.volume(name)
+        })
     }
 
     /// Deletes a volume and gives its extents back.
-    pub async fn delete_volume(self: &Rc<Self>, name: &str) -> Result<(), RaidError> {
-        self.check_open()?;
-        let (id, _) = self.find_volume(name)?;
-        let array = Rc::clone(self);
-        // To its end even if the caller gives up, or its space would be kept until a restart.
-        let deleted = self.detached(async move { array.delete(id).await }).await;
-        deleted.unwrap_or_else(|| {
-            Err(RaidError::Stopping {
-                array: self.name.to_string(),
+    pub fn delete_volume<'a>(
+        self: &'a Rc<Self>,
+        name: &'a str,
+    ) -> LocalBoxFuture<'a, Result<(), RaidError>> {
+        Box::pin(async move {
+            self.check_open()?;
+            let (id, _) = self.find_volume(name)?;
+            let array = Rc::clone(self);
+            // To its end even if the caller gives up, or its space would be kept until a restart.
+            let deleted = self.detached(async move { array.delete(id).await }).await;
+            deleted.unwrap_or_else(|| {
+                Err(RaidError::Stopping {
+                    array: self.name.to_string(),
+                })
             })
         })
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use cairn_blockdev::units::{BLOCK, u64_of};
 use cairn_blockdev::{IoErrorKind, Ticks};
-use futures_util::future::{join_all, select};
+use futures_util::future::{LocalBoxFuture, join_all, select};
 use tokio::sync::Notify;
 
 use crate::array::{Array, SyncAction, SyncStatus};
@@ -152,85 +152,95 @@ fn words(scrub: ScrubRecord) -> String {
 impl Array {
     /// Starts a scrub of all that was written, or goes on with one that is paused or held. Durable on
     /// return; true if that changed anything.
-    pub async fn scrub_start(self: &Rc<Self>) -> Result<bool, RaidError> {
-        self.check_open()?;
-        match self.scrub_record().state {
-            ScrubState::Running => return Ok(false),
-            ScrubState::Paused | ScrubState::Waiting => return self.scrub_resume().await,
-            ScrubState::Idle | ScrubState::Stopped => {}
-        }
-        self.scrub.told.set(0);
-        self.scrub.run.set(self.scrub.run.get() + 1);
-        let started_ms = self.env.clock.unix_ms();
-        self.change_scrub(|scrub| ScrubRecord {
-            state: ScrubState::Running,
-            started_ms,
-            finished_ms: scrub.finished_ms,
-            runs: scrub.runs,
-            ..ScrubRecord::default()
+    pub fn scrub_start(self: &Rc<Self>) -> LocalBoxFuture<'_, Result<bool, RaidError>> {
+        Box::pin(async move {
+            self.check_open()?;
+            match self.scrub_record().state {
+                ScrubState::Running => return Ok(false),
+                ScrubState::Paused | ScrubState::Waiting => return self.scrub_resume().await,
+                ScrubState::Idle | ScrubState::Stopped => {}
+            }
+            self.scrub.told.set(0);
+            self.scrub.run.set(self.scrub.run.get() + 1);
+            let started_ms = self.env.clock.unix_ms();
+            self.change_scrub(|scrub| ScrubRecord {
+                state: ScrubState::Running,
+                started_ms,
+                finished_ms: scrub.finished_ms,
+                runs: scrub.runs,
+                ..ScrubRecord::default()
+            })
+            .await?;
+            self.report(EventKind::ScrubStarted, None, "from the beginning".into());
+            self.kick_scrub();
+            Ok(true)
         })
-        .await?;
-        self.report(EventKind::ScrubStarted, None, "from the beginning".into());
-        self.kick_scrub();
-        Ok(true)
     }
 
     /// Pauses a scrub; it stays paused, over restarts too, until it is resumed.
-    pub async fn scrub_pause(self: &Rc<Self>) -> Result<bool, RaidError> {
-        self.check_open()?;
-        match self.scrub_record().state {
-            ScrubState::Paused => Ok(false),
-            ScrubState::Running | ScrubState::Waiting => {
-                self.halt_scrub(ScrubState::Paused, "by the operator").await
+    pub fn scrub_pause(self: &Rc<Self>) -> LocalBoxFuture<'_, Result<bool, RaidError>> {
+        Box::pin(async move {
+            self.check_open()?;
+            match self.scrub_record().state {
+                ScrubState::Paused => Ok(false),
+                ScrubState::Running | ScrubState::Waiting => {
+                    self.halt_scrub(ScrubState::Paused, "by the operator").await
+                }
+                ScrubState::Idle | ScrubState::Stopped => Err(self.no_scrub("pause")),
             }
-            ScrubState::Idle | ScrubState::Stopped => Err(self.no_scrub("pause")),
-        }
+        })
     }
 
     /// Holds a running scrub until the host resumes it: its window is over. A paused one stays paused.
-    pub async fn scrub_hold(self: &Rc<Self>) -> Result<bool, RaidError> {
-        self.check_open()?;
-        if self.scrub_record().state != ScrubState::Running {
-            return Ok(false);
-        }
-        self.halt_scrub(ScrubState::Waiting, "until its next window")
-            .await
+    pub fn scrub_hold(self: &Rc<Self>) -> LocalBoxFuture<'_, Result<bool, RaidError>> {
+        Box::pin(async move {
+            self.check_open()?;
+            if self.scrub_record().state != ScrubState::Running {
+                return Ok(false);
+            }
+            self.halt_scrub(ScrubState::Waiting, "until its next window")
+                .await
+        })
     }
 
     /// Goes on with a scrub that is paused or held.
-    pub async fn scrub_resume(self: &Rc<Self>) -> Result<bool, RaidError> {
-        self.check_open()?;
-        match self.scrub_record().state {
-            ScrubState::Running => return Ok(false),
-            ScrubState::Paused | ScrubState::Waiting => {}
-            ScrubState::Idle | ScrubState::Stopped => return Err(self.no_scrub("resume")),
-        }
-        self.change_scrub(|scrub| ScrubRecord {
-            state: ScrubState::Running,
-            ..scrub
+    pub fn scrub_resume(self: &Rc<Self>) -> LocalBoxFuture<'_, Result<bool, RaidError>> {
+        Box::pin(async move {
+            self.check_open()?;
+            match self.scrub_record().state {
+                ScrubState::Running => return Ok(false),
+                ScrubState::Paused | ScrubState::Waiting => {}
+                ScrubState::Idle | ScrubState::Stopped => return Err(self.no_scrub("resume")),
+            }
+            self.change_scrub(|scrub| ScrubRecord {
+                state: ScrubState::Running,
+                ..scrub
+            })
+            .await?;
+            let row = self.scrub_record().cursor;
+            self.report(
+                EventKind::ScrubStarted,
+                None,
+                format!("goes on at row {}", row.0),
+            );
+            self.kick_scrub();
+            Ok(true)
         })
-        .await?;
-        let row = self.scrub_record().cursor;
-        self.report(
-            EventKind::ScrubStarted,
-            None,
-            format!("goes on at row {}", row.0),
-        );
-        self.kick_scrub();
-        Ok(true)
     }
 
     /// Ends a scrub before its end. The next one begins at the beginning.
-    pub async fn scrub_stop(self: &Rc<Self>) -> Result<bool, RaidError> {
-        self.check_open()?;
-        match self.scrub_record().state {
-            ScrubState::Stopped => Ok(false),
-            ScrubState::Idle => Err(self.no_scrub("stop")),
-            ScrubState::Running | ScrubState::Paused | ScrubState::Waiting => {
-                self.halt_scrub(ScrubState::Stopped, "by the operator")
-                    .await
+    pub fn scrub_stop(self: &Rc<Self>) -> LocalBoxFuture<'_, Result<bool, RaidError>> {
+        Box::pin(async move {
+            self.check_open()?;
+            match self.scrub_record().state {
+                ScrubState::Stopped => Ok(false),
+                ScrubState::Idle => Err(self.no_scrub("stop")),
+                ScrubState::Running | ScrubState::Paused | ScrubState::Waiting => {
+                    self.halt_scrub(ScrubState::Stopped, "by the operator")
+                        .await
+                }
             }
-        }
+        })
     }
 
     /// Bounds what a scrub reads, of all members together. `None`: only clients' latency does.

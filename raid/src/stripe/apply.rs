@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, SECTOR, u64_of, usize_of};
 use cairn_blockdev::{IoErrorKind, SharedBuf, WriteFlags};
-use futures_util::future::{Either, join_all, select};
+use futures_util::future::{Either, LocalBoxFuture, join_all, select};
 
 use super::cache::Lock;
 use super::history::{NOTE_P, NOTE_Q, NOTE_SETTLED};
@@ -172,8 +172,8 @@ impl Array {
     }
 
     /// Brings everything that is logged now to its place: what an audit of the members wants first.
-    pub async fn drain(self: &Rc<Self>) -> Result<(), crate::RaidError> {
-        self.apply_all().await.map_err(|_| self.lost_error())
+    pub fn drain(self: &Rc<Self>) -> LocalBoxFuture<'_, Result<(), crate::RaidError>> {
+        Box::pin(async move { self.apply_all().await.map_err(|_| self.lost_error()) })
     }
 
     async fn cycle(self: Rc<Self>) {

@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use cairn_blockdev::Env;
 use cairn_blockdev::prepared::{LogId, Record, Seq as LogSeq, Watermarks};
+use futures_util::future::LocalBoxFuture;
 use uuid::Uuid;
 
 use crate::array::MemberDisk;
@@ -40,63 +41,65 @@ pub struct ListedLog {
 
 /// Lists the logs of the array whose disks these are. Says also whether the disks have all of the
 /// journal that was durable; on an array with no more than R members gone they do.
-pub async fn list_logs(
+pub fn list_logs(
     env: &Env,
     disks: Vec<MemberDisk>,
-) -> Result<(Vec<ListedLog>, bool), RaidError> {
-    let watch = Watch::new(env);
-    let mut found: BTreeMap<Uuid, (Label, Rc<Disk>)> = BTreeMap::new();
-    for disk in disks {
-        let device = watch.over(&disk.path, &disk.device);
-        if let Ok(label) = best_label(&device).await {
-            let uuid = label.member_uuid;
-            let disk = Disk::new(uuid, disk.path, device, Some(label.layout));
-            found.insert(uuid, (label, disk));
+) -> LocalBoxFuture<'_, Result<(Vec<ListedLog>, bool), RaidError>> {
+    Box::pin(async move {
+        let watch = Watch::new(env);
+        let mut found: BTreeMap<Uuid, (Label, Rc<Disk>)> = BTreeMap::new();
+        for disk in disks {
+            let device = watch.over(&disk.path, &disk.device);
+            if let Ok(label) = best_label(&device).await {
+                let uuid = label.member_uuid;
+                let disk = Disk::new(uuid, disk.path, device, Some(label.layout));
+                found.insert(uuid, (label, disk));
+            }
         }
-    }
-    let newest = found.values().map(|(label, _)| &label.array);
-    let Some(reference) = newest.max_by_key(|label| rank(label)).cloned() else {
-        return Err(cannot("", "no disk with a usable label is here"));
-    };
-    if !reference.has_journal() {
-        return Ok((Vec::new(), true));
-    }
-    let in_sync: Vec<Rc<Disk>> = found
-        .into_values()
-        .filter(|(label, disk)| {
-            let entry = reference.entry(disk.uuid);
-            label.array.event_count + 1 >= reference.event_count
-                && entry.is_some_and(|entry| {
-                    matches!(entry.state, MemberState::InSync | MemberState::Journal)
-                })
-        })
-        .map(|(_, disk)| disk)
-        .collect();
-    let survey = Opened::survey(reference.uuid, in_sync).await;
-    let (opened, mut complete) =
-        survey.map_err(|error| cannot(&reference.name, &error.to_string()))?;
-    let mut book = Book::default();
-    for record in opened.records() {
-        let mut payload = Vec::new();
-        if record.entry.payload_len > 0 && is_of_a_log(&record.entry) {
-            let Ok(data) = opened.payload(record).await else {
-                complete = false;
-                continue;
-            };
-            payload.push(data);
+        let newest = found.values().map(|(label, _)| &label.array);
+        let Some(reference) = newest.max_by_key(|label| rank(label)).cloned() else {
+            return Err(cannot("", "no disk with a usable label is here"));
+        };
+        if !reference.has_journal() {
+            return Ok((Vec::new(), true));
         }
-        drop(book.take(record.seq, &record.entry, payload));
-    }
-    book.end_of_replay();
-    let listed = book.ids().into_iter().map(|log| ListedLog {
-        log,
-        watermarks: book.get(log).map(Log::watermarks).unwrap_or_default(),
-        meta: book
-            .get(log)
-            .map_or_else(Vec::new, |log| log.meta().to_vec()),
-        records: book.records(log, LogSeq::NONE),
-    });
-    Ok((listed.collect(), complete))
+        let in_sync: Vec<Rc<Disk>> = found
+            .into_values()
+            .filter(|(label, disk)| {
+                let entry = reference.entry(disk.uuid);
+                label.array.event_count + 1 >= reference.event_count
+                    && entry.is_some_and(|entry| {
+                        matches!(entry.state, MemberState::InSync | MemberState::Journal)
+                    })
+            })
+            .map(|(_, disk)| disk)
+            .collect();
+        let survey = Opened::survey(reference.uuid, in_sync).await;
+        let (opened, mut complete) =
+            survey.map_err(|error| cannot(&reference.name, &error.to_string()))?;
+        let mut book = Book::default();
+        for record in opened.records() {
+            let mut payload = Vec::new();
+            if record.entry.payload_len > 0 && is_of_a_log(&record.entry) {
+                let Ok(data) = opened.payload(record).await else {
+                    complete = false;
+                    continue;
+                };
+                payload.push(data);
+            }
+            drop(book.take(record.seq, &record.entry, payload));
+        }
+        book.end_of_replay();
+        let listed = book.ids().into_iter().map(|log| ListedLog {
+            log,
+            watermarks: book.get(log).map(Log::watermarks).unwrap_or_default(),
+            meta: book
+                .get(log)
+                .map_or_else(Vec::new, |log| log.meta().to_vec()),
+            records: book.records(log, LogSeq::NONE),
+        });
+        Ok((listed.collect(), complete))
+    })
 }
 
 fn is_of_a_log(entry: &crate::journal::entry::Entry) -> bool {
