@@ -27,7 +27,7 @@ load() {
   while [ ! -e /run/enough ]; do
     fio --name=verify "${2:---filename=$device}" --direct=1 --ioengine=libaio --iodepth=32 --rw=randrw \
       --bsrange="${1:-4k-64k}" --size=48M --verify=crc32c --verify_fatal=1 --verify_backlog=200 --do_verify=1 \
-      --time_based --runtime=8 --output=/vmout/fio.log >/dev/null 2>&1 || return
+      --time_based --runtime=5 --output=/vmout/fio.log >/dev/null 2>&1 || return
   done &
   fio=$!
 }
