@@ -38,6 +38,11 @@ unload() {
   wait $fio || die "fio saw an error: $(tail -n 5 /vmout/fio.log)"
 }
 
+# Takes the device away at a promise's end, if there is a daemon that does. It may be stopped.
+unexported() {
+  kill -CONT "$daemon" 2>/dev/null && timeout 20 "$bin/cairn" volume unexport pg --force --yes >/dev/null 2>&1
+}
+
 queue() { cat "/sys/block/$name/queue/$1"; }
 
 xfs_keeps_its_files() {
@@ -79,7 +84,7 @@ memory_pressure() {
   # What is left of the machine's memory: about as much as is written.
   mkdir -p /run/ballast && mount -t tmpfs -o size=100% ballast /run/ballast
   available=$(awk '/MemAvailable/ {print $2}' /proc/meminfo)
-  head -c $((available / 1024 - 160))M /dev/zero >/run/ballast/file || die ballast
+  fallocate -l $((available / 1024 - 160))M /run/ballast/file || die ballast
   timeout 120 dd if=/dev/zero of=/mnt/large bs=1M count=160 status=none || die "the write hangs"
   timeout 60 sync -f /mnt || die "the sync hangs"
   umount /run/ballast

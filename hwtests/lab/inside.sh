@@ -31,12 +31,9 @@ up() {
 # Waits until the daemon answers, and its array, if it has one, is started.
 answers() {
   for _ in $(seq 300); do
-    quiet status
-    # 4: it can't be reached.
-    if [ $? -ne 4 ]; then
-      quiet array show pool && quiet array wait pool --for idle --timeout 60s
-      return
-    fi
+    quiet array wait pool --for idle --timeout 60s
+    # 4: it can't be reached. Where there is no array there is nothing to wait for.
+    [ $? -eq 4 ] || return 0
     sleep 0.1
   done
   die "cairnd doesn't answer"

@@ -78,6 +78,7 @@ tidy() {
   umount /mnt 2>/dev/null
   umount /run/ballast 2>/dev/null
   [ ! -d /run/pg ] || bash "$here/pg-on-nbd.sh" down /run/pg
+  unexported
   kill -9 "$daemon" 2>/dev/null
   wait "$daemon" 2>/dev/null
   # A device without a server holds its users for ever: a fresh server takes it away.
