@@ -19,25 +19,32 @@ cairn() { "$bin/cairn" "$@"; }
 # As cairn, without what it says of what it did.
 quiet() { cairn "$@" >/dev/null 2>&1; }
 
+# starts [PREFIX…]: starts the daemon, by way of another program or not.
+starts() {
+  logged=$(($(stat -c %s /vmout/cairnd.log 2>/dev/null || echo 0) + 1))
+  "$@" "$bin/cairnd" --state-dir $state >>/vmout/cairnd.log 2>&1 &
+  daemon=$!
+}
+
 # Starts the daemon and waits until it answers.
 up() {
   mkdir -m 700 -p $state
   rm -f $CAIRN_SOCKET
-  "$bin/cairnd" --state-dir $state >>/vmout/cairnd.log 2>&1 &
-  daemon=$!
+  starts
   answers
 }
 
-# Waits until the daemon answers, and its array, if it has one, is started.
-answers() {
-  for _ in $(seq 300); do
-    quiet array wait pool --for idle --timeout 60s
-    # 4: it can't be reached. Where there is no array there is nothing to wait for.
-    [ $? -eq 4 ] || return 0
+# Waits until the daemon answers, and has started its array, if it has one: it says so in its log.
+decided() {
+  for _ in $(seq 600); do
+    tail -c "+$logged" /vmout/cairnd.log | grep -q 'cairnd::daemon: ready' && return
+    kill -0 "$daemon" || die "cairnd ended at its start"
     sleep 0.1
   done
-  die "cairnd doesn't answer"
+  die "cairnd isn't ready"
 }
+
+answers() { decided; }
 
 killed() {
   kill -9 "$daemon"

@@ -54,16 +54,13 @@ here=$(dirname "$(realpath "$0")")
 
 # In place of inside.sh's: waits as well until the array serves its device.
 answers() {
+  decided
   for _ in $(seq 600); do
-    quiet array wait pool --for idle --timeout 60s
-    # 4: it can't be reached.
-    if [ $? -ne 4 ]; then
-      cairn volume show pg >/run/shown 2>/dev/null || quiet array show pool || return 0
-      [ -s /run/shown ] && ! grep -q waiting /run/shown && return 0
-    fi
+    cairn volume show pg >/run/shown 2>/dev/null || quiet array show pool || return 0
+    [ -s /run/shown ] && ! grep -q waiting /run/shown && return 0
     sleep 0.1
   done
-  die "cairnd doesn't answer, or not for its array"
+  die "cairnd doesn't serve its array's device"
 }
 
 # begin [SIZE [EXPORT OPTIONS]]: the array, the volume and its device.

@@ -190,8 +190,7 @@ refusals() {
   chmod 000 /dev/ublk-control
   stopped
   # Without the capability to pass by file modes, and without that to administer.
-  setpriv --bounding-set=-dac_override,-sys_admin "$bin/cairnd" --state-dir $state >>/vmout/cairnd.log 2>&1 &
-  daemon=$!
+  starts setpriv --bounding-set=-dac_override,-sys_admin
   answers
   said=$(cairn volume export pg --ublk 2>&1) && die "without permission"
   echo "$said" | grep -q "may not use ublk" || die "$said"
