@@ -4,7 +4,7 @@
 #   sh hwtests/test.sh              everything, as CI runs it
 #   sh hwtests/test.sh --quick      without storm, the end-to-end tests, the benches and the demo; needs no root
 #   sh hwtests/test.sh --full       everything, and all rounds of what CI does a few of; over an hour
-#   sh hwtests/test.sh --kernel     block devices in a virtual machine, all of it: a quarter of an hour
+#   sh hwtests/test.sh --kernel     block devices in virtual machines, all of it: ten minutes
 #   sh hwtests/test.sh fmt clippy   these parts alone; --list shows them
 #
 # What it needs and isn't there it installs by apt where it may (as root); else it says exactly what
@@ -285,47 +285,9 @@ part_end_to_end() {
   cargo nextest run --release --workspace --locked --profile "$profile" -E 'binary(e2e)'
 }
 
-# On a kernel that has what this host's may not have; emulated, so for right or wrong alone. Two machines
-# at a time: much of what each promises is waited for.
+# On a kernel that has what this host's may not have; emulated, so for right or wrong alone.
 part_kernel() {
-  # Not by both at once.
-  bash hwtests/lab/kernel.sh >/dev/null || return 1
-  beside=$(mktemp)
-  kernel_ublk >"$beside" 2>&1 &
-  ublk=$!
-  trap 'kill $ublk; rm -f "$beside"; exit 130' INT TERM
-  code=0
-  kernel_nbd || code=1
-  wait $ublk || code=1
-  trap - INT TERM
-  cat "$beside"
-  rm -f "$beside"
-  return $code
-}
-
-# lab SCRIPT [ARGUMENT…]
-lab() {
-  script=hwtests/lab/$1.sh
-  shift
-  CAIRN_BIN_DIR=$target/release bash "$script" "$@"
-}
-
-kernel_ublk() {
-  worst=0
-  lab ublk "$kernel" || worst=1
-  [ "$kernel" = whole ] || return $worst
-  lab md || worst=1
-  return $worst
-}
-
-kernel_nbd() {
-  worst=0
-  lab kernel-nbd "$kernel" || worst=1
-  [ "$kernel" = whole ] || return $worst
-  lab outage || worst=1
-  # What the baseline's ublk doesn't have: a size that changes under the device.
-  SUITE=trixie-backports lab ublk device_is_what_it_says resize_is_seen_or_said || worst=1
-  return $worst
+  CAIRN_BIN_DIR=$target/release bash hwtests/lab/machines.sh "$kernel"
 }
 
 part_demo() {

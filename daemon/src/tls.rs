@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
+use self::validity::Validity;
 use crate::config::{FILE_MAX_BYTES, TlsConfig};
 
 /// TLS as exports find it when a client comes; clones are the same.
@@ -104,7 +105,12 @@ fn is_remote(address: &NbdAddress) -> bool {
 
 /// Reads and checks the files. The error is a sentence that names the one that is wrong.
 pub fn load(config: &TlsConfig) -> Result<Arc<ServerConfig>, String> {
+    let now = now();
     let certificates = certificates(&config.certificate)?;
+    for (_, validity) in &certificates {
+        in_time(&config.certificate, validity, &now)?;
+    }
+    let certificates = certificates.into_iter().map(|(it, _)| it).collect();
     let key_text = read(&config.key)?;
     let key = PrivateKeyDer::from_pem_slice(&key_text).map_err(|error| {
         let path = config.key.display();
@@ -124,8 +130,21 @@ pub fn load(config: &TlsConfig) -> Result<Arc<ServerConfig>, String> {
                 )
             };
             let mut roots = RootCertStore::empty();
-            for certificate in self::certificates(path)? {
+            let mut first_wrong = None;
+            for (certificate, validity) in self::certificates(path)? {
+                // One of several authorities that is over has a successor in the same file. It isn't believed: rustls
+                // doesn't look at the dates of whom it is told to believe.
+                if let Err(why) = in_time(path, &validity, &now) {
+                    tracing::warn!(
+                        "{why}: clients with certificates of this authority are turned away"
+                    );
+                    first_wrong.get_or_insert(why);
+                    continue;
+                }
                 roots.add(certificate).map_err(|error| unusable(&error))?;
+            }
+            if let (true, Some(why)) = (roots.is_empty(), first_wrong) {
+                return Err(why);
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
             builder.with_client_cert_verifier(verifier.build().map_err(|error| unusable(&error))?)
@@ -148,8 +167,8 @@ pub fn load(config: &TlsConfig) -> Result<Arc<ServerConfig>, String> {
     Ok(Arc::new(config))
 }
 
-/// The certificates in a file, at least one and all of them valid now.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+/// The certificates in a file, at least one, and when they are valid.
+fn certificates(path: &Path) -> Result<Vec<(CertificateDer<'static>, Validity)>, String> {
     let text = read(path)?;
     let shown = path.display();
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text)
@@ -158,25 +177,36 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     if certificates.is_empty() {
         return Err(format!("{shown}: holds no certificate in PEM"));
     }
-    let now = jiff::Timestamp::now().strftime("%Y%m%d%H%M%S").to_string();
-    for certificate in &certificates {
-        let Some(validity) = validity::validity(certificate) else {
-            return Err(format!("{shown}: holds something that is no certificate"));
-        };
-        if validity.not_after < now {
-            return Err(format!(
-                "{shown}: the certificate expired at {}",
-                for_people(&validity.not_after)
-            ));
-        }
-        if validity.not_before > now {
-            return Err(format!(
-                "{shown}: the certificate is valid only from {} on",
-                for_people(&validity.not_before)
-            ));
-        }
+    certificates
+        .into_iter()
+        .map(|certificate| match validity::validity(&certificate) {
+            Some(validity) => Ok((certificate, validity)),
+            None => Err(format!("{shown}: holds something that is no certificate")),
+        })
+        .collect()
+}
+
+/// As certificates have it: `20261231235959`, in UTC.
+fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y%m%d%H%M%S").to_string()
+}
+
+/// Whether a certificate from that file is valid now; the error says why not.
+fn in_time(path: &Path, validity: &Validity, now: &str) -> Result<(), String> {
+    let shown = path.display();
+    if validity.not_after.as_str() < now {
+        return Err(format!(
+            "{shown}: the certificate expired at {}",
+            for_people(&validity.not_after)
+        ));
     }
-    Ok(certificates)
+    if validity.not_before.as_str() > now {
+        return Err(format!(
+            "{shown}: the certificate is valid only from {} on",
+            for_people(&validity.not_before)
+        ));
+    }
+    Ok(())
 }
 
 /// `20261231235959` as `2026-12-31 23:59:59 UTC`.

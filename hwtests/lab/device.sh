@@ -20,16 +20,39 @@ begin_array() {
 
 allocated() { cairn -o json volume show pg | grep -o '"allocated_bytes": *[0-9]*' | grep -o '[0-9]*$'; }
 
-# load [SIZES [WHERE]]: fio with checksums, at depth 32, on the device or where it is told; in the background, again
-# and again until `unload`, however long the machine takes for what is to happen meanwhile.
+# load [SIZES [WHERE]]: fio at depth 32, on the device or where it is told; in the background, again and again until
+# `unload`, however long the machine takes for what is to happen meanwhile. A turn ends when all that it wrote has
+# been read and compared. What it writes has the turn's number: with fio's checksums what an earlier turn left,
+# where a write was lost, would pass.
 load() {
   rm -f /run/enough
-  while [ ! -e /run/enough ]; do
-    fio --name=verify "${2:---filename=$device}" --direct=1 --ioengine=libaio --iodepth=32 --rw=randrw \
-      --bsrange="${1:-4k-64k}" --size=48M --verify=crc32c --verify_fatal=1 --verify_backlog=200 --do_verify=1 \
-      --time_based --runtime=5 --output=/vmout/fio.log >/dev/null 2>&1 || return
-  done &
+  (
+    turn=0
+    while [ ! -e /run/enough ]; do
+      turn=$((turn + 1))
+      fio --name=verify "${2:---filename=$device}" --direct=1 --ioengine=libaio --iodepth=32 --rw=randrw \
+        --bsrange="${1:-4k-64k}" --size=48M --io_size="${3:-16M}" --randrepeat=0 --verify=pattern \
+        --verify_pattern="%o0x$(printf %08x $turn)" --verify_fatal=1 --do_verify=1 --output=/vmout/fio.log >/dev/null 2>&1 ||
+        exit 1
+    done
+  ) &
   fio=$!
+}
+
+# Waits until the device has requests under way.
+under_way() {
+  for _ in $(seq 300); do
+    read -r reads writes <"/sys/block/$name/inflight"
+    [ $((reads + writes)) -gt 0 ] && return
+    sleep 0.1
+  done
+  return 1
+}
+
+# under_load COMMAND…: what is to happen while requests are under way.
+under_load() {
+  under_way || die "no load"
+  "$@"
 }
 
 # Ends the load, which saw no error.
@@ -41,6 +64,16 @@ unload() {
 # Takes the device away at a promise's end, if there is a daemon that does. It may be stopped.
 unexported() {
   kill -CONT "$daemon" 2>/dev/null && timeout 20 "$bin/cairn" volume unexport pg --force --yes >/dev/null 2>&1
+}
+
+# The load of a promise that broke off ends before the next begins; it may wait for its device to go.
+calm() {
+  touch /run/enough
+  pkill -9 -x fio
+  for _ in $(seq 50); do
+    pgrep -x fio >/dev/null || break
+    sleep 0.1
+  done
 }
 
 queue() { cat "/sys/block/$name/queue/$1"; }
@@ -104,8 +137,7 @@ keep_promises() {
   for promise in "$@"; do
     begun=$(date +%s)
     if (
-      # Also the load of a promise that broke off.
-      trap 'touch /run/enough; tidy' EXIT
+      trap 'calm; tidy; calm; umount -l /mnt 2>/dev/null' EXIT
       "$promise"
     ); then
       echo "ok $promise ($(($(date +%s) - begun)) s)"

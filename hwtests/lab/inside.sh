@@ -34,7 +34,7 @@ up() {
   answers
 }
 
-# Waits until the daemon answers, and has started its array, if it has one: it says so in its log.
+# Waits until the daemon answers, and has started its array, if it has one that starts: it says so in its log.
 decided() {
   for _ in $(seq 600); do
     tail -c "+$logged" /vmout/cairnd.log | grep -q 'cairnd::daemon: ready' && return
@@ -47,7 +47,7 @@ decided() {
 answers() { decided; }
 
 killed() {
-  kill -9 "$daemon"
+  kill -9 "$daemon" || die "cairnd was gone already"
   wait "$daemon" 2>/dev/null
 }
 

@@ -120,13 +120,18 @@ geometry() {
   # shellcheck disable=SC2086
   assembled $disks
   sed 's/^/  /' /run/compared
-  # Every one, and with RAID 6 each with the one before it: what lies on them goes round with the rows.
-  before=$(printf '%s\n' "$@" | tail -n 1)
   for one in "$@"; do
     without "$one"
-    [ "$level" != raid6 ] || without "$one" "$before"
-    before=$one
   done
+  # What lies on a disk goes round with the rows: of five, neighbours and those with one between them are all
+  # pairs of what a row has.
+  [ "$level" != raid6 ] || {
+    without "$1" "$2"
+    without "$3" "$4"
+    without "$1" "$3"
+    without "$2" "$5"
+    without "$5" "$1"
+  }
   labels "$@" | cmp - /run/labels || die "md wrote where Cairn's labels are"
 
   # All parity of all rows, also those of zeros.

@@ -60,6 +60,8 @@ attach() {
   [ -e "$dir/fuse/nbd" ] || die "nbdfuse can't open $uri: $(cat "$dir/nbdfuse.log")"
   loop=$(losetup --find --show --direct-io=on --sector-size "${SECT:-512}" "$dir/fuse/nbd")
   echo "$loop" >"$dir/loop"
+  # A loop keeps what its number was told before, also that there is nothing to flush.
+  echo "write back" >"/sys/block/${loop#/dev/}/queue/write_cache"
   if [ -n "${FRESH:-}" ]; then
     need "mkfs.$fs" "e2fsprogs xfsprogs"
     case $fs in

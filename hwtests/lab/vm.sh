@@ -135,7 +135,7 @@ done
 drives=()
 for number in $(seq 0 $((disks - 1))); do
   truncate -s "${disk_mib}M" "$run/disk$number.img"
-  drives+=(-drive "file=$run/disk$number.img,if=none,id=disk$number,format=raw,cache=unsafe,discard=unmap"
+  drives+=(-drive "file=$run/disk$number.img,if=none,id=disk$number,format=raw,cache=unsafe,discard=unmap,werror=report,rerror=report"
     -device "virtio-blk-pci,drive=disk$number,serial=disk$number")
 done
 
@@ -152,4 +152,5 @@ timeout --foreground "$timeout" qemu-system-x86_64 -M q35 -accel tcg,thread=mult
   "${drives[@]}" </dev/null 2>&1 | sed -u 's/\r//g' | tee "$run/console"
 
 code=$(sed -n 's/^vm\.sh: exit \([0-9]*\)$/\1/p' "$run/console" | tail -n 1)
+[ -n "$code" ] || echo "vm.sh: the machine failed, or took more than its $timeout s" >&2
 exit "${code:-125}"

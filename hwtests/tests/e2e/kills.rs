@@ -1,7 +1,7 @@
 //! `kill -9` at random moments, again and again, in every state that an array of block devices has:
 //! whatever was acknowledged is there afterwards, to the writers' own books and to fio's.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use cairn_api::{Array, ArrayState, Volume};
@@ -36,6 +36,28 @@ const STATES: [State; 5] = [
     State::Scrubbing,
     State::Twice,
 ];
+
+/// fio's writes of a round, to 24 MiB of `target`. All that is written has its offset and the round's number, and is
+/// compared whole: fio's checksums are right in what an earlier round left, too.
+fn fio(target: &[String], round: u32, further: &[&str]) -> Command {
+    let seed = format!("--randseed={round}");
+    let pattern = format!("--verify_pattern=%o0x{:08x}", round + 1);
+    let mut line = vec![
+        "--name=kills",
+        "--rw=randwrite",
+        "--bsrange=4k-64k",
+        "--blockalign=4k",
+        "--size=24m",
+        "--iodepth=16",
+        "--verify=pattern",
+        "--verify_fatal=1",
+        &seed,
+        &pattern,
+    ];
+    line.extend(target.iter().map(String::as_str));
+    line.extend(further);
+    program::command("fio", &line)
+}
 
 /// Fields go in this order: the daemon before its disks, these before their files.
 struct Rounds {
@@ -80,26 +102,10 @@ impl Rounds {
     }
 
     /// fio over the first or the second half of its volume, with what `further` says.
-    fn fio(&self, half: u32, seed: u32, further: &[&str]) -> std::process::Command {
-        let uri = format!("--uri={}", self.uri);
-        let offset = format!("--offset={}m", half * 32);
-        let seed = format!("--randseed={seed}");
-        let mut line = vec![
-            "--name=kills",
-            "--ioengine=nbd",
-            &uri,
-            "--rw=randwrite",
-            "--bsrange=4k-64k",
-            "--blockalign=4k",
-            "--size=24m",
-            "--iodepth=16",
-            "--verify=crc32c",
-            "--verify_fatal=1",
-            &offset,
-            &seed,
-        ];
-        line.extend(further);
-        let mut command = program::command("fio", &line);
+    fn fio(&self, half: u32, round: u32, further: &[&str]) -> Command {
+        let target = ["--ioengine=nbd".to_owned(), format!("--uri={}", self.uri)];
+        let mut command = fio(&target, round, further);
+        command.arg(format!("--offset={}m", half * 32));
         // It leaves a state file where it runs.
         command.current_dir(self.scratch.path());
         command
@@ -198,4 +204,30 @@ fn h1_what_is_acknowledged_survives_kill_9_at_random_moments_in_every_state() {
     }
     ledger.verify(&socket, "pg");
     world.host.down();
+}
+
+#[test]
+fn fio_sees_a_block_of_the_round_before() {
+    let scratch = Scratch::new();
+    let file = scratch.join("file");
+    let target = [
+        "--ioengine=psync".to_owned(),
+        format!("--filename={}", file.display()),
+    ];
+    let run = |round: u32, how: &str| {
+        let mut command = fio(&target, round, &[how]);
+        command.current_dir(scratch.path());
+        program::finish(command)
+    };
+    run(1, "--do_verify=0").ok();
+    let before = std::fs::read(&file).unwrap();
+    run(2, "--do_verify=0").ok();
+    run(2, "--verify_only").ok();
+    // A write of the second round that never came.
+    let lost = 8 << 20..(8 << 20) + 4096;
+    let mut after = std::fs::read(&file).unwrap();
+    after[lost.clone()].copy_from_slice(&before[lost]);
+    std::fs::write(&file, after).unwrap();
+    let seen = run(2, "--verify_only");
+    assert_ne!(seen.code, Some(0), "{seen:#?}");
 }

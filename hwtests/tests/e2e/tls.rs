@@ -268,9 +268,26 @@ fn replaced_files_serve_new_connections_and_bad_ones_change_nothing() {
         world.reload(&config, why);
         world.info("localhost", "nobody").ok();
     }
+    // Of several authorities for clients those that are over don't count; one alone is an error.
+    let authorities = |name: &str| {
+        let further = format!("tls_client_ca = '{}'\n", world.scratch.text(name));
+        table(&world.scratch, "server.pem", "server.key", &further)
+    };
+    let both: String = ["expired.pem", "ca.pem"]
+        .map(|name| std::fs::read_to_string(world.scratch.join(name)).unwrap())
+        .concat();
+    std::fs::write(world.scratch.join("both.pem"), both).unwrap();
+    let reloaded = "the configuration was reloaded";
+    world.reload(&authorities("both.pem"), reloaded);
+    world.info("localhost", "client").ok();
+    let finished = world.info("localhost", "nobody");
+    assert_ne!(finished.code, Some(0), "{finished}");
+    let expired = "expired.pem: the certificate expired at";
+    world.reload(&authorities("expired.pem"), expired);
+    world.info("localhost", "client").ok();
     // A certificate for another host is fine for the server, and the client refuses it.
     let config = table(&world.scratch, "elsewhere.pem", "elsewhere.key", "");
-    world.reload(&config, "the configuration was reloaded");
+    world.reload(&config, reloaded);
     refused(
         &world.info("localhost", "nobody"),
         &["certificate", "hostname"],

@@ -37,11 +37,13 @@ pub(crate) enum Verdict {
 pub(crate) fn verdict(array: &Array, goal: Goal) -> Verdict {
     let idle = array.sync.action == SyncAction::Idle;
     let name = &array.name;
+    // Its daemon has just come up, and it isn't known yet what there will be to do.
+    let starting = array.flags.contains(&ArrayFlag::Starting);
     let stopped_or_incomplete = matches!(array.state, ArrayState::Incomplete | ArrayState::Stopped);
     let reached = match goal {
         Goal::Clean => array.state == ArrayState::Clean && idle,
         Goal::Redundant => array.redundancy_left > 0 && !stopped_or_incomplete,
-        Goal::Idle => idle && array.state != ArrayState::Rebuilding,
+        Goal::Idle => idle && !starting && array.state != ArrayState::Rebuilding,
     };
     if reached {
         return Verdict::Reached;
@@ -52,7 +54,7 @@ pub(crate) fn verdict(array: &Array, goal: Goal) -> Verdict {
             hint: format!("start it: cairn array assemble {name}"),
             exit: Exit::Failed,
         },
-        ArrayState::Incomplete if array.flags.contains(&ArrayFlag::Starting) => Verdict::Working,
+        ArrayState::Incomplete if starting => Verdict::Working,
         ArrayState::Incomplete => Verdict::Stuck {
             reason: match &array.reason {
                 Some(reason) => format!("{name} is incomplete: {reason}"),
@@ -166,6 +168,20 @@ mod tests {
         for goal in [Goal::Clean, Goal::Redundant, Goal::Idle] {
             assert_eq!(verdict(&array, goal), Verdict::Reached, "{goal:?}");
         }
+    }
+
+    #[test]
+    fn an_array_that_starts_is_not_idle_yet() {
+        let mut array = samples::rebuilding_array();
+        array.sync = cairn_api::SyncStatus::default();
+        array.state = ArrayState::Incomplete;
+        array.flags = vec![ArrayFlag::Starting];
+        for goal in [Goal::Clean, Goal::Redundant, Goal::Idle] {
+            assert_eq!(verdict(&array, goal), Verdict::Working, "{goal:?}");
+        }
+        // Nothing will be done about it.
+        array.flags = vec![];
+        assert_eq!(verdict(&array, Goal::Idle), Verdict::Reached);
     }
 
     #[test]

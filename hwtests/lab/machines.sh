@@ -1,0 +1,60 @@
+#!/bin/bash
+# machines.sh: all that block devices promise on a kernel that has what this host's may not have; two virtual
+# machines at a time, since much of what each promises is waited for.
+#
+#   machines.sh smoke      ublk.sh and kernel-nbd.sh, what they call their smoke
+#   machines.sh whole      all of both; md.sh, outage.sh; and what the baseline's ublk doesn't have: a size that
+#                          changes under the device
+#
+# Each line begins with the script that it is from. Settings are those of vm.sh; OUT is given to each under its
+# own name. Memory: 1.5 GiB for each machine (outage.sh 2), and the disks of both in TMPDIR.
+set -u -o pipefail
+
+which=${1:-}
+case $which in
+  smoke | whole) ;;
+  *)
+    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac
+here=$(cd "$(dirname "$0")" && pwd)
+
+# Not by both at once.
+bash "$here/kernel.sh" >/dev/null || exit 1
+
+# lab NAME SCRIPT [ARGUMENT…]
+lab() {
+  local name=$1 script=$2
+  shift 2
+  OUT=${OUT:+$OUT/$name} bash "$here/$script.sh" "$@" 2>&1 | sed -u "s/^/$name: /"
+}
+
+first() {
+  local worst=0
+  lab ublk ublk "$which" || worst=1
+  [ "$which" = smoke ] || lab md md || worst=1
+  return $worst
+}
+
+second() {
+  local worst=0
+  lab kernel-nbd kernel-nbd "$which" || worst=1
+  if [ "$which" = whole ]; then
+    lab outage outage || worst=1
+    (export SUITE=trixie-backports && lab newer-ublk ublk device_is_what_it_says resize_is_seen) || worst=1
+  fi
+  return $worst
+}
+
+# Each a process group of its own, so that all of both ends when this does.
+set -m
+first </dev/null &
+one=$!
+second </dev/null &
+two=$!
+trap 'trap - INT TERM HUP; kill -- -$one -$two 2>/dev/null; wait; exit 130' INT TERM HUP
+code=0
+wait $one || code=1
+wait $two || code=1
+exit $code
