@@ -287,7 +287,14 @@ part_end_to_end() {
 
 # On a kernel that has what this host's may not have; emulated, so for right or wrong alone.
 part_kernel() {
-  CAIRN_BIN_DIR=$target/release bash hwtests/lab/machines.sh "$kernel"
+  CAIRN_BIN_DIR=$target/release bash hwtests/lab/machines.sh "$kernel" &
+  machines=$!
+  # It ends its machines; an end of this script by KILL leaves them to their own time limit.
+  trap 'kill $machines; wait $machines; exit 130' INT TERM HUP
+  wait $machines
+  code=$?
+  trap - INT TERM HUP
+  return $code
 }
 
 part_demo() {

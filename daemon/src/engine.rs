@@ -21,8 +21,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use cairn_blockdev::disk::{Backend, IoKind, Reactor, ReactorConfig};
+use cairn_blockdev::export::Memory;
 use cairn_blockdev::export::nbd::Limits;
-use cairn_blockdev::export::ublk::{Memory, Remains};
+use cairn_blockdev::export::ublk::Remains;
 use cairn_blockdev::{BlockDevice, BufPool, Env, LocalFuture};
 use cairn_raid::{Array, Hooks, MemberDisk};
 use tokio::sync::{mpsc, oneshot};
@@ -49,7 +50,7 @@ pub struct Engine {
     pub hooks: Hooks,
     /// Bounds of the NBD connections of this thread.
     pub nbd_limits: Limits,
-    /// Memory of the block devices' requests.
+    /// Memory of the requests of this host's block devices, of either kind.
     pub block_memory: Memory,
     /// The running array, if any.
     pub array: RefCell<Option<Rc<Array>>>,

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use cairn_blockdev::Env;
 use cairn_blockdev::export::kernel_nbd::{
-    Control, DeadLinks, Device, KernelNbdError, device_path, find, holder, is_claimed,
+    Control, DeadLinks, Device, KernelNbdError, device_path, find, holder,
 };
 use cairn_blockdev::export::nbd::context::Contexts;
 use cairn_blockdev::export::nbd::framing::Framing;
@@ -26,6 +26,8 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use crate::claim::claimant;
+
 /// Between two looks whether all is well: news of a dead link may get lost, growth makes none.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Logical block of a device; 512 if the volume's size wants it.
@@ -33,8 +35,6 @@ const BLOCK_BYTES: u32 = 4096;
 /// Longest wait for the kernel to end a device. It says good-bye over the socket first, and waits there for
 /// a server that is stuck.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait for whether a device is claimed: opening one that hangs hangs.
-const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether devices can be set up at all; the error says what to do.
 pub fn available() -> Result<(), String> {
@@ -54,19 +54,9 @@ pub async fn user_of(volume: Uuid) -> Option<String> {
         Some((index, holder(index)))
     });
     let (index, holder) = known.await.ok().flatten()?;
-    if holder.is_some() {
-        return holder;
-    }
-    let claimed = tokio::task::spawn_blocking(move || is_claimed(index));
-    if let Ok(claimed) = timeout(CLAIM_TIMEOUT, claimed).await {
-        let path = device_path(index);
-        claimed
-            .is_ok_and(|claimed| claimed)
-            .then(|| format!("somebody has {} open for itself", path.display()))
-    } else {
-        // As where it has no server. The system's files show nobody.
-        tracing::warn!(%volume, "/dev/nbd{index} can't be opened in time");
-        None
+    match holder {
+        Some(holder) => Some(holder),
+        None => claimant(device_path(index)).await,
     }
 }
 
@@ -266,15 +256,29 @@ fn retell(index: u32, device: &Device, socket: Option<&OwnedFd>) -> Result<Told,
     Ok(Told::Ours)
 }
 
+/// Sets a device up that can be found again, or none.
+fn connect(
+    control: &mut Control,
+    device: &Device,
+    socket: &OwnedFd,
+) -> Result<u32, KernelNbdError> {
+    let index = control.connect(device, socket)?;
+    if find(&device.identifier) == Some(index) {
+        return Ok(index);
+    }
+    control.disconnect(index)?;
+    Err(KernelNbdError::NoIdentifier)
+}
+
 /// On a thread that may block.
 fn attach(device: &Device, socket: &OwnedFd) -> Result<(u32, Option<DeadLinks>), KernelNbdError> {
     let mut control = Control::open()?;
     let index = match find(&device.identifier) {
-        None => control.connect(device, socket)?,
+        None => connect(&mut control, device, socket)?,
         Some(index) => match control.reconfigure(index, device, Some(socket)) {
             Ok(()) => index,
             // It has ended in between.
-            Err(_) if find(&device.identifier).is_none() => control.connect(device, socket)?,
+            Err(_) if find(&device.identifier).is_none() => connect(&mut control, device, socket)?,
             Err(error) => return Err(error),
         },
     };

@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod block;
+mod claim;
 pub mod config;
 pub mod daemon;
 pub mod df;

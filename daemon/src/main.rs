@@ -73,10 +73,13 @@ fn start(arguments: Arguments) -> Result<(), DaemonError> {
     let config = source.load()?;
     if arguments.check_config {
         if let Some(tls) = &config.nbd_tls {
-            cairnd::tls::load(tls).map_err(|message| DaemonError::Config {
+            let (_, warnings) = cairnd::tls::load(tls).map_err(|message| DaemonError::Config {
                 place: "nbd".into(),
                 message,
             })?;
+            for warning in warnings {
+                eprintln!("warning: {warning}");
+            }
         }
         println!("the configuration is valid");
         return Ok(());

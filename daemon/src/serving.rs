@@ -97,7 +97,8 @@ impl Serving {
         };
         let server = Server {
             export: one.export(),
-            limits: engine.nbd_limits.clone(),
+            // Not those of clients elsewhere: the host must not wait for them.
+            limits: engine.block_memory.limits(),
             env: engine.env.clone(),
         };
         let attached = Attached::new(volume, server).await?;

@@ -59,7 +59,13 @@ impl TlsShelf {
     pub fn reload(&self, config: Option<&TlsConfig>) -> Result<(), String> {
         match config {
             None => self.set(false, State::Unset),
-            Some(config) => self.set(config.required, State::Loaded(load(config)?)),
+            Some(config) => {
+                let (loaded, warnings) = load(config)?;
+                for warning in warnings {
+                    tracing::warn!("{warning}");
+                }
+                self.set(config.required, State::Loaded(loaded));
+            }
         }
         Ok(())
     }
@@ -103,8 +109,10 @@ fn is_remote(address: &NbdAddress) -> bool {
     matches!(address, NbdAddress::Tcp(address) if !address.ip().is_loopback())
 }
 
-/// Reads and checks the files. The error is a sentence that names the one that is wrong.
-pub fn load(config: &TlsConfig) -> Result<Arc<ServerConfig>, String> {
+/// Reads and checks the files; what is left out of them and can be done without. The error is a sentence that
+/// names the one that is wrong.
+pub fn load(config: &TlsConfig) -> Result<(Arc<ServerConfig>, Vec<String>), String> {
+    let mut warnings = Vec::new();
     let now = now();
     let certificates = certificates(&config.certificate)?;
     for (_, validity) in &certificates {
@@ -135,9 +143,7 @@ pub fn load(config: &TlsConfig) -> Result<Arc<ServerConfig>, String> {
                 // One of several authorities that is over has a successor in the same file. It isn't believed: rustls
                 // doesn't look at the dates of whom it is told to believe.
                 if let Err(why) = in_time(path, &validity, &now) {
-                    tracing::warn!(
-                        "{why}: clients with certificates of this authority are turned away"
-                    );
+                    warnings.push(format!("{why}: no client is believed for its sake"));
                     first_wrong.get_or_insert(why);
                     continue;
                 }
@@ -164,7 +170,7 @@ pub fn load(config: &TlsConfig) -> Result<Arc<ServerConfig>, String> {
                 config.key.display()
             ),
         })?;
-    Ok(Arc::new(config))
+    Ok((Arc::new(config), warnings))
 }
 
 /// The certificates in a file, at least one, and when they are valid.

@@ -89,7 +89,11 @@ tidy() {
   wait "$daemon" 2>/dev/null
   # A device without a server holds its users: a fresh server takes it away.
   if [ "$(set_up)" != 0 ] || ls /dev/ublkb* >/dev/null 2>&1; then
-    up
+    mkdir -p -m 700 $state
+    rm -f $CAIRN_SOCKET
+    starts
+    # What else is to be tidied is, also where it doesn't come up.
+    (answers)
     quiet array wait pool --timeout 60s
     quiet volume unexport pg --force --yes
     kill -9 "$daemon"
@@ -207,6 +211,7 @@ in_use_stays() {
   echo "$said" | grep -q "$name is mounted at" || die "the holder isn't named: $said"
   echo "$said" | grep -q -- --force || die "no way on: $said"
   umount /mnt
+  mounted_elsewhere
   # Not for itself alone, as a database or a copy has it.
   sleep 600 <"$device" &
   sleeper=$!
@@ -300,16 +305,6 @@ restart_is_a_pause() {
   dd if="$device" of=/dev/null bs=1M count=4 iflag=direct status=none || die "no reads after it"
 }
 
-trim_gives_extents_back() {
-  begin 128MiB
-  mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
-  head -c 90M /dev/zero >/mnt/large && sync -f /mnt || die write
-  full=$(allocated)
-  rm /mnt/large && sync -f /mnt && fstrim -v /mnt || die fstrim
-  left=$(allocated)
-  [ "$left" -lt "$full" ] || die "$full bytes allocated before, $left after"
-}
-
 member_fails_and_is_rebuilt() {
   begin
   load
@@ -360,7 +355,12 @@ left_device_is_taken_up() {
   # shellcheck disable=SC2086
   cairn array assemble pool --scan $members $spare >/dev/null 2>&1 ||
     quiet array assemble pool --scan $members $spare --force || die assemble
+  cairn events | grep -q DeviceLeft || die "nobody is told"
+  said=$(cairn volume export pg --nbd unix:/run/pg.sock 2>&1) && die "a second writer beside the device that is left"
+  echo "$said" | grep -q "is $device already, left by an earlier daemon" || die "$said"
   modprobe ublk_drv
+  said=$(cairn volume export pg --ublk 2>&1) && die "a second device beside the one that is left"
+  echo "$said" | grep -q -- "--kernel-nbd. takes it up" || die "$said"
   # Also by the choice: it isn't left behind for something better.
   is device "$(cairn volume export pg --block auto 2>/dev/null)" "$device"
   unloaded ublk_drv

@@ -7,7 +7,7 @@
 #                          changes under the device
 #
 # Each line begins with the script that it is from. Settings are those of vm.sh; OUT is given to each under its
-# own name. Memory: 1.5 GiB for each machine (outage.sh 2), and the disks of both in TMPDIR.
+# own name (outage.sh has KEEP). Memory: 1.5 GiB for each machine (outage.sh 2), and the disks of both in TMPDIR.
 set -u -o pipefail
 
 which=${1:-}
@@ -49,11 +49,13 @@ second() {
 
 # Each a process group of its own, so that all of both ends when this does.
 set -m
+one=
+two=
+trap 'trap - INT TERM HUP; kill -- ${one:+-$one} ${two:+-$two} 2>/dev/null; wait; exit 130' INT TERM HUP
 first </dev/null &
 one=$!
 second </dev/null &
 two=$!
-trap 'trap - INT TERM HUP; kill -- -$one -$two 2>/dev/null; wait; exit 130' INT TERM HUP
 code=0
 wait $one || code=1
 wait $two || code=1

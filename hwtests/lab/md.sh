@@ -8,7 +8,7 @@
 # Binaries: CAIRN_BIN_DIR, else target/release. Needs mdadm and what vm.sh does.
 # Inside (that is how it calls itself): volumes are written, trimmed and deleted, read through Cairn and
 # stopped; then md assembles the members read-only, all of them, without each one, and with RAID 6 without
-# each two that are next to each other, and every written row is compared. At the end md checks all parity, and Cairn has its array again.
+# five pairs, and every written row is compared. At the end md checks all parity, and Cairn has its array again.
 set -u
 
 bin=${CAIRN_BIN_DIR:-${CARGO_TARGET_DIR:-target}/release}

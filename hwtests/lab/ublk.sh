@@ -22,7 +22,7 @@ if [ "${1:-}" != --inside ]; then
   case ${1:-smoke} in
     --list)
       # shellcheck disable=SC2086  # a list of words
-      printf '%s\n' $whole
+      printf '%s\n' $whole resize_is_seen
       exit 0
       ;;
     smoke) promises=$smoke ;;
@@ -83,7 +83,11 @@ tidy() {
   wait "$daemon" 2>/dev/null
   # A device without a server holds its users for ever: a fresh server takes it away.
   if ls /dev/ublkb* >/dev/null 2>&1; then
-    up
+    mkdir -p -m 700 $state
+    rm -f $CAIRN_SOCKET
+    starts
+    # What else is to be tidied is, also where it doesn't come up.
+    (answers)
     quiet array wait pool --timeout 60s
     quiet volume unexport pg --force --yes
     kill -9 "$daemon"
@@ -93,11 +97,6 @@ tidy() {
   for disk in $members $spare; do
     blkdiscard -f $disk 2>/dev/null || dd if=/dev/zero of=$disk bs=1M status=none
   done
-}
-
-# What df says that the array uses, in KiB.
-df_used() {
-  cairn -o json df | tr -d ' \n' | tr '{' '\n' | grep '"kind":"array"' | grep -o '"used_kib":[0-9]*' | grep -o '[0-9]*$'
 }
 
 # --- the promises ------------------------------------------------------------------------------------
@@ -150,6 +149,8 @@ restart_is_a_pause() {
     up
   done
   unload
+  ! grep -iE 'error|blk_update' <(dmesg | grep "$name") || die "the kernel saw an error"
+  [ "$(ls -d /dev/ublkb* | wc -l)" = 1 ] || die "a second device"
   # A clean stop is one: nothing is replayed.
   stopped
   up
@@ -163,6 +164,7 @@ in_use_stays() {
   echo "$said" | grep -q "mounted at /mnt" || die "the holder isn't named: $said"
   echo "$said" | grep -q -- --force || die "no way on: $said"
   umount /mnt
+  mounted_elsewhere
   sleep 30 <"$device" &
   user=$!
   said=$(cairn volume unexport pg 2>&1) && die "an open device was taken away"
@@ -197,18 +199,6 @@ refusals() {
   chmod 600 /dev/ublk-control
   said=$(cairn volume export pg --ublk 2>&1) && die "without CAP_SYS_ADMIN"
   echo "$said" | grep -q "may not use ublk" || die "$said"
-}
-
-trim_gives_extents_back() {
-  begin 128MiB
-  mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
-  head -c 90M /dev/zero >/mnt/large && sync -f /mnt || die write
-  full=$(allocated)
-  full_df=$(df_used)
-  rm /mnt/large && sync -f /mnt && fstrim -v /mnt || die fstrim
-  left=$(allocated)
-  [ "$left" -lt "$full" ] || die "$full bytes allocated before, $left after"
-  [ "$(df_used)" -lt "$full_df" ] || die "df shows $full_df KiB before, $(df_used) after"
 }
 
 member_fails_and_is_rebuilt() {
@@ -280,6 +270,8 @@ left_device_is_taken_up_or_removed() {
   cairn array assemble pool --scan $members $spare >/dev/null 2>&1 ||
     quiet array assemble pool --scan $members $spare --force || die assemble
   cairn events | grep -q DeviceLeft || die "nobody is told"
+  said=$(cairn volume export pg --nbd unix:/run/pg.sock 2>&1) && die "a second writer beside the device that is left"
+  echo "$said" | grep -q "is $device already, left by an earlier daemon" || die "$said"
   is device "$(cairn volume export pg --ublk 2>/dev/null)" "$device"
   [ "$(ls -d /dev/ublkb* | wc -l)" = 1 ] || die "a second device"
   dd if="$device" bs=1M count=1 iflag=direct status=none | cmp - /run/data || die "other data"

@@ -2,10 +2,11 @@
 //! mistake.
 //!
 //! Invariants
-//! - Files of the system are read and never the device, so that this doesn't hang where the device does.
+//! - Files of the system are read and never the device, so that this doesn't hang where the device does;
+//!   but for [`is_claimed`], which says so.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::sysfs::{BlockDir, DeviceNumber, Sysfs};
@@ -27,6 +28,16 @@ pub fn holder_of(name: &str) -> Option<String> {
         .filter_map(BlockDir::device_number)
         .collect();
     opener(Path::new("/proc"), &numbers).map(|who| format!("{name} is open in {who}"))
+}
+
+/// Whether somebody has claimed a device for itself alone, as a mount does that this process doesn't see (a
+/// container's). Opens it: for a thread that may wait as long as the device does.
+pub fn is_claimed(path: &Path) -> bool {
+    let exclusive = fs::File::options()
+        .read(true)
+        .custom_flags(nix::libc::O_EXCL)
+        .open(path);
+    matches!(exclusive, Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY))
 }
 
 /// A process other than this one that has one of these devices open.

@@ -32,7 +32,7 @@ pub use self::counters::{DiskCounters, OpCounters};
 pub use self::device::Disk;
 pub use self::discover::{DiskInfo, discover};
 pub use self::error::OpenError;
-pub use self::holder::holder_of;
+pub use self::holder::{holder_of, is_claimed};
 pub use self::identity::{DiskId, identity, same_disk};
 pub use self::open::{DISK_BYTES_MIN, OpenMode};
 pub use self::reactor::{BACKEND_VARIABLE, Backend, IoKind, Reactor, ReactorConfig, ReactorError};

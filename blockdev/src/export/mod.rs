@@ -4,5 +4,8 @@
 
 mod budget;
 pub mod kernel_nbd;
+mod memory;
 pub mod nbd;
 pub mod ublk;
+
+pub use memory::Memory;

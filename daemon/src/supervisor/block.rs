@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use cairn_api::{Changed, ErrorCode, ExportVolume, NbdAddress, UBLK, UblkExport};
+use cairn_api::{Changed, ErrorCode, ExportVolume, KERNEL, NbdAddress, UBLK, UblkExport};
 use cairn_blockdev::export::ublk::{self, Grown, Identity, Origin, UblkError};
 use uuid::Uuid;
 
@@ -11,6 +11,7 @@ use super::exports::{ExportEntry, is_kernel, open};
 use super::volumes::Found;
 use super::{Supervisor, locked};
 use crate::block::BlockServing;
+use crate::claim::claimant;
 use crate::engine::EngineHandle;
 use crate::events::NewEvent;
 use crate::kernel_nbd;
@@ -31,7 +32,10 @@ pub(super) fn device_path(block: &UblkRecord) -> String {
 pub(super) async fn user_of(block: &UblkRecord) -> Option<String> {
     let number = block.number?;
     let asked = tokio::task::spawn_blocking(move || ublk::holder(number));
-    asked.await.ok().flatten()
+    match asked.await.ok().flatten() {
+        Some(holder) => Some(holder),
+        None => claimant(ublk::path(number)).await,
+    }
 }
 
 /// Refuses to take away a device that somebody uses, unless forced.
@@ -76,6 +80,46 @@ impl Supervisor {
                 format!(
                     "`cairn volume unexport {}` first, or export it read-only both ways",
                     other.name
+                ),
+            )),
+        }
+    }
+
+    /// Refuses to export a volume beside a block device of it that this daemon knows nothing of, as its state
+    /// directory was lost: what waits there would be written later, over what is written meanwhile.
+    pub(super) async fn check_left(&self, found: &Found, address: &str) -> Answer<()> {
+        let volume = found.info.uuid;
+        // What is known here is looked at by `check_one_writer`.
+        let is_known = |place: &str| {
+            address == place || locked(&self.exports).contains_key(&(volume, place.to_owned()))
+        };
+        let (of_ublk, of_kernel) = (is_known(UBLK), is_known(KERNEL));
+        let mut left = None;
+        if !of_kernel {
+            let device = tokio::task::spawn_blocking(move || kernel_nbd::device_of(volume)).await;
+            left = device.ok().flatten().map(|path| (path, "--kernel-nbd"));
+        }
+        if left.is_none() && !of_ublk {
+            let asked = found.engine.call(move |_| async move {
+                // Who has no ublk, or may not ask, has no such device to care for either.
+                let left = ublk::leftovers(&[Identity::of(volume)]).await;
+                left.unwrap_or_default().first().map(|(_, number)| *number)
+            });
+            let number = asked.await?;
+            left = number.map(|number| (ublk::path(number).display().to_string(), "--ublk"));
+        }
+        let name = &found.info.name;
+        match left {
+            None => Ok(()),
+            Some((path, option)) => Err(refuse(
+                ErrorCode::ExportAddress,
+                format!(
+                    "volume {name} is {path} already, left by an earlier daemon: what its users have asked for \
+                     waits, and nobody else may write meanwhile"
+                ),
+                format!(
+                    "`cairn volume export {name} {option}` takes it up, and `cairn volume unexport {name}` \
+                     ends it then"
                 ),
             )),
         }
@@ -145,6 +189,7 @@ impl Supervisor {
             record = old;
         }
         self.check_one_writer(info.uuid, UBLK, request.read_only)?;
+        self.check_left(found, UBLK).await?;
         if request.dry_run {
             // As far as can be told without making one.
             let probed = engine.call(|_| async { ublk::probe().await.map_err(|e| e.to_string()) });
@@ -206,15 +251,25 @@ impl Supervisor {
     /// them here: their users hang until they are exported again.
     pub(super) async fn tell_leftovers(&self, array: Uuid, engine: &EngineHandle) {
         let exports = self.exports_of(array);
-        let wanted: Vec<Uuid> = exports
-            .iter()
-            .filter(|record| record.ublk.is_some())
-            .map(|record| record.volume)
-            .collect();
+        let known = |place: &str| -> Vec<Uuid> {
+            let of_place = exports.iter().filter(|record| record.address == place);
+            of_place.map(|record| record.volume).collect()
+        };
+        let (wanted, of_kernel) = (known(UBLK), known(KERNEL));
         let left = engine.call(move |engine| async move {
-            let volumes = engine.array().map(|array| array.volumes());
-            let volumes: Vec<_> = volumes
-                .unwrap_or_default()
+            let all = engine.array().map(|array| array.volumes());
+            let all = all.unwrap_or_default();
+            let others: Vec<(Uuid, String)> = all
+                .iter()
+                .filter(|volume| !of_kernel.contains(&volume.uuid))
+                .map(|volume| (volume.uuid, volume.name.clone()))
+                .collect();
+            let of_kernel = tokio::task::spawn_blocking(move || {
+                let device =
+                    |(uuid, name)| Some((name, kernel_nbd::device_of(uuid)?, "--kernel-nbd"));
+                others.into_iter().filter_map(device).collect::<Vec<_>>()
+            });
+            let volumes: Vec<_> = all
                 .into_iter()
                 .filter(|volume| !wanted.contains(&volume.uuid))
                 .map(|volume| (Identity::of(volume.uuid), volume.name))
@@ -224,16 +279,17 @@ impl Supervisor {
             let left = ublk::leftovers(&identities).await.unwrap_or_default();
             let name = |of: Identity| volumes.iter().find(|(identity, _)| *identity == of);
             let named = left.iter().filter_map(|(identity, number)| {
-                name(*identity).map(|(_, name)| (name.clone(), *number))
+                let path = ublk::path(*number).display().to_string();
+                name(*identity).map(|(_, name)| (name.clone(), path, "--ublk"))
             });
-            named.collect::<Vec<(String, u32)>>()
+            let mut named: Vec<(String, String, &'static str)> = named.collect();
+            named.extend(of_kernel.await.unwrap_or_default());
+            named
         });
-        for (name, number) in left.await.unwrap_or_default() {
-            let path = ublk::path(number);
+        for (name, path, option) in left.await.unwrap_or_default() {
             let what = format!(
-                "{} is left by an earlier daemon and waits: `cairn volume export {name} --ublk` takes \
-                 it up",
-                path.display()
+                "{path} is left by an earlier daemon and waits: `cairn volume export {name} {option}` takes \
+                 it up"
             );
             tracing::warn!("{what}");
             self.events

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -239,16 +238,6 @@ fn find_in(blocks: &Path, identifier: &str) -> Option<u32> {
 /// Who uses a device, as a sentence; `None` if nobody is known to. See [`holder_of`].
 pub fn holder(index: u32) -> Option<String> {
     holder_of(&format!("nbd{index}"))
-}
-
-/// Whether somebody has claimed a device for itself alone, as a mount does that this process doesn't see.
-/// Opens it: for a thread that may wait as long as the device does.
-pub fn is_claimed(index: u32) -> bool {
-    let exclusive = std::fs::File::options()
-        .read(true)
-        .custom_flags(nix::libc::O_EXCL)
-        .open(device_path(index));
-    matches!(exclusive, Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY))
 }
 
 #[cfg(test)]

@@ -17,6 +17,12 @@ pub enum KernelNbdError {
          lines of packaging/cairnd-kernel-nbd.conf; a socket works without (--nbd unix:PATH)"
     )]
     NotPermitted,
+    /// It doesn't say whose a device is.
+    #[error(
+        "this kernel doesn't keep whose an NBD device is (Linux 5.14 and newer do), so that it could never be \
+         found again: export at a socket (--nbd unix:PATH) and attach that with nbdfuse"
+    )]
+    NoIdentifier,
     /// Anything else.
     #[error("{what}: {errno}")]
     Failed {

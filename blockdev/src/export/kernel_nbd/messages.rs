@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::netlink::{Attributes, GENL_ID_CTRL, List, Received, request};
 
 /// How long the device waits for a new socket after it has lost its own: longer than any daemon's
-/// restart, with an array that waits for its disks. After it new requests fail.
-pub const DEAD_LINK_TIMEOUT: Duration = Duration::from_mins(15);
+/// restart, with an array that waits for its disks (up to an hour, if it is configured so), and than work on
+/// an array that was stopped for it. After it new requests fail.
+pub const DEAD_LINK_TIMEOUT: Duration = Duration::from_hours(24);
 
 /// What TIMEOUT says: none. With one, a request that is only slow would cost its socket and be sent
 /// again while the first is still being served, and a late first write could undo a later one. With
@@ -192,11 +193,11 @@ mod tests {
             // 108 bytes, family 33, sequence 2; CONNECT.
             &[108, 0, 0, 0, 33, 0, 5, 0, 2, 0, 0, 0, 0, 0, 0, 0][..],
             &[1, 1, 0, 0],
-            // Size, block, no timeout, dead links' of 900 s.
+            // Size, block, no timeout, dead links' of 86,400 s.
             &[12, 0, 2, 0, 0, 0, 0, 64, 0, 0, 0, 0],
             &[12, 0, 3, 0, 0, 16, 0, 0, 0, 0, 0, 0],
             &[12, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-            &[12, 0, 8, 0, 132, 3, 0, 0, 0, 0, 0, 0],
+            &[12, 0, 8, 0, 128, 81, 1, 0, 0, 0, 0, 0],
             // The identifier with its NUL.
             &[12, 0, 10, 0, b'c', b'a', b'i', b'r', b'n', b'-', b'1', 0],
             // Server flags.

@@ -30,6 +30,6 @@ pub mod netlink;
 mod control;
 mod error;
 
-pub use control::{Control, DeadLinks, LOOK_EVERY, device_path, find, holder, is_claimed};
+pub use control::{Control, DeadLinks, LOOK_EVERY, device_path, find, holder};
 pub use error::KernelNbdError;
 pub use messages::{DEAD_LINK_TIMEOUT, Device};

@@ -40,9 +40,14 @@ impl Limits {
     /// The usual bounds, with payload memory from `pool` and at most `budget_bytes` of it in use
     /// ([`BUDGET_BYTES_DEFAULT`]).
     pub fn new(pool: BufPool, budget_bytes: usize) -> Self {
+        Self::within(pool, Rc::new(Budget::new(budget_bytes)))
+    }
+
+    /// The usual bounds, within a budget that others have, too.
+    pub(crate) fn within(pool: BufPool, budget: Rc<Budget>) -> Self {
         Self {
             pool,
-            budget: Rc::new(Budget::new(budget_bytes)),
+            budget,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             stall_timeout: STALL_TIMEOUT,
         }

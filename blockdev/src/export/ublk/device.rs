@@ -10,13 +10,13 @@ use nix::libc;
 
 use super::control::{Control, open_device};
 use super::error::UblkError;
-use super::memory::Memory;
 use super::params::{Choice, DEPTH, MAX_IO_BYTES, params, size_of_device};
 use super::queue::Queue;
 use super::remains::Remains;
 use super::uapi::{self, ANY_DEVICE, DeviceInfo, SECTOR_SHIFT, attrs, features, state};
 use crate::device::BlockDevice;
 use crate::env::Env;
+use crate::export::Memory;
 
 /// Pause between two looks at something that the kernel does behind our back.
 const STEP: Duration = Duration::from_millis(50);

@@ -6,7 +6,7 @@ use std::io;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::mman::{MlockAllFlags, mlockall};
-use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
 /// Of `linux/prctl.h`; the libc crate doesn't have it yet.
 const PR_SET_IO_FLUSHER: libc::c_int = 57;
@@ -24,10 +24,13 @@ pub fn promise_to_write() -> io::Result<()> {
 
 /// Keeps what the process has touched, its program too, in memory from now on, so that no write waits
 /// for a page of its own. Only without a limit on locked memory: below one, later allocations would
-/// fail at it. False if there is one.
+/// fail at it. False if there is one that this process may not lift (CAP_SYS_RESOURCE).
 pub fn stay_in_memory() -> io::Result<bool> {
     let (limit, _) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
-    if limit != RLIM_INFINITY {
+    // A unit gives the right; a privileged daemon that somebody starts by hand takes it.
+    if limit != RLIM_INFINITY
+        && setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_err()
+    {
         return Ok(false);
     }
     // What is mapped and never touched costs nothing.

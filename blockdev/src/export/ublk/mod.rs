@@ -27,7 +27,6 @@ mod device;
 mod error;
 mod flusher;
 mod holders;
-mod memory;
 mod params;
 mod queue;
 mod remains;
@@ -42,6 +41,5 @@ pub use device::{
 pub use error::UblkError;
 pub use flusher::{promise_to_write, stay_in_memory};
 pub use holders::{holder, is_used};
-pub use memory::Memory;
 pub use params::Choice;
 pub use remains::Remains;

@@ -29,7 +29,6 @@ use memmap2::{Mmap, MmapOptions};
 use nix::libc;
 use tokio::sync::Notify;
 
-use super::memory::Memory;
 use super::remains::Remains;
 use super::request::{Request, errno_of};
 use super::ring::CommandRing;
@@ -39,6 +38,7 @@ use super::uapi::{
 use crate::device::{BlockDevice, WriteFlags, ZeroFlags};
 use crate::env::Env;
 use crate::error::{IoError, IoErrorKind};
+use crate::export::Memory;
 use crate::units::usize_of_u32;
 
 /// Without a new request for so long, nobody has one who doesn't wait for another.

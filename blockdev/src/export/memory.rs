@@ -1,12 +1,14 @@
-//! Memory for the requests of all block devices of an engine thread.
+//! Memory for the requests of all block devices of this host that an engine thread serves, ublk's and those
+//! of the kernel's NBD client.
 //!
-//! A budget apart from the one of NBD's connections: under memory pressure the kernel waits for these
-//! requests, and they must not wait for a client that is slow to send.
+//! A budget apart from the one of NBD's other connections: under memory pressure the kernel waits for these
+//! requests, and they must not wait for a client that is slow to send, or to take what it has asked for.
 
 use std::rc::Rc;
 
 use crate::buf::{Buf, BufPool};
 use crate::export::budget::{Budget, Lent};
+use crate::export::nbd::Limits;
 
 /// Bytes of requests in flight on all devices of a thread: 64 of the largest.
 const BYTES_MAX: usize = 32 << 20;
@@ -25,6 +27,11 @@ impl Memory {
             pool,
             budget: Rc::new(Budget::new(BYTES_MAX)),
         }
+    }
+
+    /// What the kernel's NBD client has of it.
+    pub fn limits(&self) -> Limits {
+        Limits::within(self.pool.clone(), Rc::clone(&self.budget))
     }
 
     /// A buffer, when it may be had.
@@ -48,7 +55,11 @@ mod tests {
             .map(|_| sim.block_on(memory.clone().take(request)))
             .collect();
         assert!(sim.run_until(memory.take(4096), 1).is_none());
+        // The kernel's NBD client has none beside it.
+        let of_nbd = memory.limits();
+        assert!(sim.run_until(of_nbd.budget.lend(4096), 1).is_none());
         held.pop();
         assert!(sim.run_until(memory.take(4096), 1).is_some());
+        assert!(sim.run_until(of_nbd.budget.lend(4096), 1).is_some());
     }
 }
