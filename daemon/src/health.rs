@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cairn_api::{
     Array, ArrayState, BackendKind, Check, Disk, ErrorCounters, Export, ExportState, Health,
-    HealthCode, HealthLevel, IoBackend, KERNEL, MemberState, ScrubState, SyncAction, UBLK,
+    HealthCode, HealthLevel, IoBackend, MemberState, ScrubState, SyncAction,
 };
 
 use crate::df::percent_up;
@@ -19,20 +19,6 @@ use crate::df::percent_up;
 pub const SPACE_LOW_PERCENT: u32 = 85;
 /// From this much allocated on, volumes larger than their array are a risk, in percent.
 pub const OVERCOMMIT_WARN_PERCENT: u32 = 70;
-
-/// How the tool is told of an export's kind.
-fn option_of(export: &Export) -> String {
-    let option = match export.nbd.as_str() {
-        UBLK => "--ublk".to_owned(),
-        KERNEL => "--kernel-nbd".to_owned(),
-        address => format!("--nbd {address}"),
-    };
-    if export.read_only {
-        format!("{option} --read-only")
-    } else {
-        option
-    }
-}
 
 /// What the verdict rests on.
 #[derive(Debug, Clone, Default)]
@@ -92,7 +78,7 @@ pub fn verdict(facts: &Facts<'_>) -> Health {
                 hint: format!(
                     "remove the cause, then export it again as it was: `cairn volume export {} {}`",
                     export.volume,
-                    option_of(export)
+                    export.option()
                 ),
             });
         }

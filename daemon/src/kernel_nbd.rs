@@ -35,6 +35,9 @@ const BLOCK_BYTES: u32 = 4096;
 /// Longest wait for the kernel to end a device. It says good-bye over the socket first, and waits there for
 /// a server that is stuck.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often, and after how long each, it is looked whether a device that has ended is gone: five seconds.
+const GONE_LOOKS: u32 = 100;
+const GONE_LOOK: Duration = Duration::from_millis(50);
 
 /// Whether devices can be set up at all; the error says what to do.
 pub fn available() -> Result<(), String> {
@@ -224,9 +227,19 @@ impl Attached {
 /// Ends the device of a volume, served or left over, and no other. None is as good.
 pub(crate) async fn detach(volume: Uuid) -> Result<(), String> {
     let identifier = identifier(volume);
-    let ended = tokio::task::spawn_blocking(move || match find(&identifier) {
-        Some(index) => Control::open()?.disconnect(index),
-        None => Ok(()),
+    let ended = tokio::task::spawn_blocking(move || {
+        let Some(index) = find(&identifier) else {
+            return Ok(());
+        };
+        Control::open()?.disconnect(index)?;
+        // It keeps its name until the last who has it open lets go, as those do who look at it in passing.
+        for _ in 0..GONE_LOOKS {
+            if find(&identifier).is_none() {
+                break;
+            }
+            std::thread::sleep(GONE_LOOK);
+        }
+        Ok::<(), KernelNbdError>(())
     });
     match timeout(DETACH_TIMEOUT, ended).await {
         Ok(Ok(ended)) => ended.map_err(|error| error.to_string()),

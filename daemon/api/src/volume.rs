@@ -68,6 +68,23 @@ pub struct Export {
     pub error: Option<String>,
 }
 
+impl Export {
+    /// What `cairn volume export` is told to make it again, as it was.
+    pub fn option(&self) -> String {
+        let option = match self.nbd.as_str() {
+            // Of the block that it had.
+            UBLK => "--block auto".to_owned(),
+            KERNEL => "--kernel-nbd".to_owned(),
+            address => format!("--nbd {address}"),
+        };
+        if self.read_only {
+            format!("{option} --read-only")
+        } else {
+            option
+        }
+    }
+}
+
 /// All volumes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeList {

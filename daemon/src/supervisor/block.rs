@@ -87,7 +87,16 @@ impl Supervisor {
 
     /// Refuses to export a volume beside a block device of it that this daemon knows nothing of, as its state
     /// directory was lost: what waits there would be written later, over what is written meanwhile.
-    pub(super) async fn check_left(&self, found: &Found, address: &str) -> Answer<()> {
+    /// Who doesn't write may: what waits is carried out by a device that is written to alone.
+    pub(super) async fn check_left(
+        &self,
+        found: &Found,
+        address: &str,
+        read_only: bool,
+    ) -> Answer<()> {
+        if read_only {
+            return Ok(());
+        }
         let volume = found.info.uuid;
         // What is known here is looked at by `check_one_writer`.
         let is_known = |place: &str| {
@@ -114,12 +123,12 @@ impl Supervisor {
             Some((path, option)) => Err(refuse(
                 ErrorCode::ExportAddress,
                 format!(
-                    "volume {name} is {path} already, left by an earlier daemon: what its users have asked for \
-                     waits, and nobody else may write meanwhile"
+                    "volume {name} is {path} already, left by an earlier daemon, or still in use after its \
+                     export's end: what waits there would be written over what is written meanwhile"
                 ),
                 format!(
-                    "`cairn volume export {name} {option}` takes it up, and `cairn volume unexport {name}` \
-                     ends it then"
+                    "end what uses it; or `cairn volume export {name} {option}` takes it up, and `cairn volume \
+                     unexport {name}` ends it then"
                 ),
             )),
         }
@@ -189,7 +198,7 @@ impl Supervisor {
             record = old;
         }
         self.check_one_writer(info.uuid, UBLK, request.read_only)?;
-        self.check_left(found, UBLK).await?;
+        self.check_left(found, UBLK, request.read_only).await?;
         if request.dry_run {
             // As far as can be told without making one.
             let probed = engine.call(|_| async { ublk::probe().await.map_err(|e| e.to_string()) });

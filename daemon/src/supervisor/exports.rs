@@ -127,7 +127,8 @@ impl Supervisor {
             .parse()
             .map_err(|why: String| refuse(ErrorCode::ExportAddress, why, ""))?;
         self.check_one_writer(info.uuid, &address.to_string(), request.read_only)?;
-        self.check_left(found, &address.to_string()).await?;
+        self.check_left(found, &address.to_string(), request.read_only)
+            .await?;
         let key = (info.uuid, address.to_string());
         let present = locked(&self.exports)
             .get(&key)
