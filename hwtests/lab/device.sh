@@ -20,7 +20,7 @@ begin_array() {
 
 allocated() { cairn -o json volume show pg | grep -o '"allocated_bytes": *[0-9]*' | grep -o '[0-9]*$'; }
 
-# load [SIZES [WHERE]]: fio at depth 32, on the device or where it is told; in the background, again and again until
+# load [SIZES [WHERE [BYTES]]]: fio at depth 32, on the device or where it is told; in the background, again and again until
 # `unload`, however long the machine takes for what is to happen meanwhile. A turn ends when all that it wrote has
 # been read and compared. What it writes has the turn's number: with fio's checksums what an earlier turn left,
 # where a write was lost, would pass. The pattern is 17 bytes, so that no two blocks of a request are the same.
