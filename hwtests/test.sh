@@ -144,6 +144,8 @@ look_kernel() {
   program nbd-client nbd-client
   program qemu-nbd qemu-utils
   program ip iproute2
+  program ss iproute2
+  program python3 python3
   # Its certificates are the files that are copied.
   program openssl openssl
   [ "$kernel" = whole ] || return 0

@@ -56,6 +56,11 @@ impl BlockServing {
         self.ublk.is_serving().then(|| self.ublk.number())
     }
 
+    /// Bytes of its logical block.
+    pub fn logical_block(&self) -> u32 {
+        self.ublk.logical_block()
+    }
+
     /// Shows the volume's new size.
     pub async fn grow(&self) -> Result<Grown, String> {
         self.ublk.grow().await.map_err(|error| error.to_string())

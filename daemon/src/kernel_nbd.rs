@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use cairn_blockdev::Env;
 use cairn_blockdev::export::kernel_nbd::{
-    Control, DeadLinks, Device, KernelNbdError, device_path, find, holder,
+    Control, DeadLinks, Device, KernelNbdError, block_of, device_path, find, holder, may_set_up,
 };
 use cairn_blockdev::export::nbd::context::Contexts;
 use cairn_blockdev::export::nbd::framing::Framing;
@@ -30,8 +30,6 @@ use crate::claim::claimant;
 
 /// Between two looks whether all is well: news of a dead link may get lost, growth makes none.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Logical block of a device; 512 if the volume's size wants it.
-const BLOCK_BYTES: u32 = 4096;
 /// Longest wait for the kernel to end a device. It says good-bye over the socket first, and waits there for
 /// a server that is stuck.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,7 +39,8 @@ const GONE_LOOK: Duration = Duration::from_millis(50);
 
 /// Whether devices can be set up at all; the error says what to do.
 pub fn available() -> Result<(), String> {
-    Control::open().map(drop).map_err(|error| error.to_string())
+    let usable = Control::open().and_then(|_| may_set_up());
+    usable.map_err(|error| error.to_string())
 }
 
 /// The device of a volume, if it is set up.
@@ -81,21 +80,18 @@ pub(crate) struct Attached {
 pub(crate) struct Server {
     pub(crate) export: Export,
     pub(crate) limits: Limits,
+    /// Logical block of the device in bytes.
+    pub(crate) block: u32,
     pub(crate) env: Env,
 }
 
 impl Server {
     fn device(&self, identifier: &str) -> Device {
         let geometry = self.export.device.geometry();
-        let even = geometry.size.is_multiple_of(BLOCK_BYTES.into());
         Device {
             identifier: identifier.to_owned(),
             size: geometry.size,
-            block: if even {
-                BLOCK_BYTES
-            } else {
-                geometry.logical_block
-            },
+            block: self.block,
             flags: self.export.flags(Framing::Simple, Contexts::default()),
         }
     }
@@ -119,17 +115,17 @@ impl Server {
 
 impl Attached {
     /// Sets the device of `volume` up, or takes up the one that is there.
-    pub(crate) async fn new(volume: Uuid, serving: Server) -> Result<Self, String> {
+    pub(crate) async fn new(volume: Uuid, mut serving: Server) -> Result<Self, String> {
         let identifier = identifier(volume);
-        let told = serving.device(&identifier);
+        let wish = serving.device(&identifier);
         let socket = serving
             .socket()
             .map_err(|error| format!("a socket for an NBD device: {error}"))?;
-        let device = told.clone();
-        let attached = tokio::task::spawn_blocking(move || attach(&device, &socket)).await;
-        let (index, news) = attached
+        let attached = tokio::task::spawn_blocking(move || attach(wish, &socket)).await;
+        let (index, told, news) = attached
             .map_err(|error| format!("setting up an NBD device: {error}"))?
             .map_err(|error| error.to_string())?;
+        serving.block = told.block;
         tracing::info!(volume = serving.export.name, "attached as /dev/nbd{index}");
         Ok(Self {
             index,
@@ -139,6 +135,11 @@ impl Attached {
             serving,
             ending: Rc::default(),
         })
+    }
+
+    /// Bytes of its logical block: what was wished, unless it was left with another.
+    pub(crate) fn block(&self) -> u32 {
+        self.serving.block
     }
 
     /// While this is set the device is being ended by us: what is lost stays lost.
@@ -213,10 +214,16 @@ impl Attached {
         };
         tokio::select! {
             heard = news => {
-                // Then looking now and again has to do.
-                if let Err(error) = heard {
-                    tracing::warn!(%error, "no more news of the kernel's NBD devices");
-                    self.news = None;
+                match heard {
+                    Ok(index) if index == self.index => {
+                        tracing::info!("the kernel says that the socket of /dev/nbd{index} is dead");
+                    }
+                    Ok(_) => {}
+                    // Then looking now and again has to do.
+                    Err(error) => {
+                        tracing::warn!(%error, "no more news of the kernel's NBD devices");
+                        self.news = None;
+                    }
                 }
             }
             () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -283,21 +290,33 @@ fn connect(
     Err(KernelNbdError::NoIdentifier)
 }
 
-/// On a thread that may block.
-fn attach(device: &Device, socket: &OwnedFd) -> Result<(u32, Option<DeadLinks>), KernelNbdError> {
+/// On a thread that may block. Gives the device as it is: one that was left keeps its logical block, by which a
+/// file system on it goes.
+fn attach(
+    wish: Device,
+    socket: &OwnedFd,
+) -> Result<(u32, Device, Option<DeadLinks>), KernelNbdError> {
     let mut control = Control::open()?;
-    let index = match find(&device.identifier) {
-        None => connect(&mut control, device, socket)?,
-        Some(index) => match control.reconfigure(index, device, Some(socket)) {
-            Ok(()) => index,
-            // It has ended in between.
-            Err(_) if find(&device.identifier).is_none() => connect(&mut control, device, socket)?,
-            Err(error) => return Err(error),
-        },
+    let (index, device) = match find(&wish.identifier) {
+        None => (connect(&mut control, &wish, socket)?, wish),
+        Some(index) => {
+            let device = Device {
+                block: block_of(index)?,
+                ..wish.clone()
+            };
+            match control.reconfigure(index, &device, Some(socket)) {
+                Ok(()) => (index, device),
+                // It has ended in between.
+                Err(_) if find(&wish.identifier).is_none() => {
+                    (connect(&mut control, &wish, socket)?, wish)
+                }
+                Err(error) => return Err(error),
+            }
+        }
     };
     let news = control.dead_links();
     if let Err(error) = &news {
         tracing::warn!(%error, "no news of the kernel's NBD devices");
     }
-    Ok((index, news.ok()))
+    Ok((index, device, news.ok()))
 }

@@ -162,6 +162,10 @@ pub struct ExportRecord {
     /// It is a ublk device.
     #[serde(default)]
     pub ublk: Option<UblkRecord>,
+    /// Logical block in bytes of the kernel's NBD device that it is; of an earlier release none, which is the
+    /// usual one.
+    #[serde(default)]
+    pub kernel_block: Option<u32>,
 }
 
 /// A ublk device that the operator asked for.
@@ -331,6 +335,7 @@ mod tests {
         );
         let record: ExportRecord = serde_json::from_str(&old).unwrap();
         assert_eq!((record.ublk, record.read_only), (None, true));
+        assert_eq!(record.kernel_block, None);
     }
 
     #[tokio::test]
@@ -346,6 +351,7 @@ mod tests {
             address: "unix:/run/pg.sock".into(),
             read_only: false,
             ublk: None,
+            kernel_block: None,
         };
         for export in [export(7, 1), export(8, 2)] {
             save_export(&store, &export).await.unwrap();

@@ -58,6 +58,8 @@ pub struct Serving {
 /// A device of the kernel's own client.
 struct KernelDevice {
     volume: Uuid,
+    /// Bytes of its logical block.
+    block: u32,
     /// See [`Attached::ending`].
     ending: Rc<Cell<bool>>,
 }
@@ -87,8 +89,14 @@ impl Serving {
         })
     }
 
-    /// Serves the kernel's own client, as a device of this host. The error is a sentence.
-    pub async fn attach(engine: &Engine, volume: Uuid, served: Served) -> Result<Self, String> {
+    /// Serves the kernel's own client, as a device of this host with this logical block in bytes; one that an
+    /// earlier daemon left keeps its own. The error is a sentence.
+    pub async fn attach(
+        engine: &Engine,
+        volume: Uuid,
+        block: u32,
+        served: Served,
+    ) -> Result<Self, String> {
         let connections = Connections::new();
         let one = One {
             served,
@@ -99,11 +107,13 @@ impl Serving {
             export: one.export(),
             // Not those of clients elsewhere: the host must not wait for them.
             limits: engine.block_memory.limits(),
+            block,
             env: engine.env.clone(),
         };
         let attached = Attached::new(volume, server).await?;
         let device = KernelDevice {
             volume,
+            block: attached.block(),
             ending: attached.ending(),
         };
         let keeping = tokio::task::spawn_local(attached.keep());
@@ -118,6 +128,11 @@ impl Serving {
     /// Clients connected now.
     pub fn connections(&self) -> usize {
         self.connections.count()
+    }
+
+    /// Bytes of the logical block of the kernel's device, if that is what it is.
+    pub fn block(&self) -> Option<u32> {
+        self.device.as_ref().map(|device| device.block)
     }
 
     /// Whether it was the kernel's device, and somebody else has ended that.

@@ -21,16 +21,16 @@ quiet() { cairn "$@" >/dev/null 2>&1; }
 
 # starts [PREFIX…]: starts the daemon, by way of another program or not.
 starts() {
+  mkdir -m 700 -p $state
+  rm -f $CAIRN_SOCKET
   logged=$(($(stat -c %s /vmout/cairnd.log 2>/dev/null || echo 0) + 1))
   "$@" "$bin/cairnd" --state-dir $state >>/vmout/cairnd.log 2>&1 &
   daemon=$!
 }
 
-# Starts the daemon and waits until it answers.
+# up [PREFIX…]: starts the daemon and waits until it answers.
 up() {
-  mkdir -m 700 -p $state
-  rm -f $CAIRN_SOCKET
-  starts
+  starts "$@"
   answers
 }
 

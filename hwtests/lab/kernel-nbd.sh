@@ -2,7 +2,8 @@
 # kernel-nbd.sh: what a volume promises as /dev/nbdN, in a virtual machine with a kernel that has nbd.
 #
 #   kernel-nbd.sh smoke      the device, kill -9 under fio, refusals, the choice: a minute
-#   kernel-nbd.sh whole      also a stall, ext4 and xfs, restarts, a failed member, zeroing, resizing, memory pressure
+#   kernel-nbd.sh whole      also a stall, a lost socket, kill -9 under ext4 and xfs, restarts, a failed member,
+#                            zeroing, resizing, memory pressure
 #   kernel-nbd.sh PROMISE…   some by name; --list names them
 #
 # Binaries: CAIRN_BIN_DIR, else target/release. Needs fio, mkfs.ext4, mkfs.xfs, nbd-client, qemu-nbd, and what vm.sh does.
@@ -13,9 +14,12 @@ set -u
 # Those of the smoke first.
 smoke="device_is_what_it_says crash_is_a_pause in_use_stays another_s_device_stays
  the_choice_is_what_the_kernel_has"
-whole="$smoke slow_is_not_sent_again kill_9_under_a_file_system restart_is_a_pause xfs_keeps_its_files trim_gives_extents_back
- device_goes_without_its_array member_fails_and_is_rebuilt zeroes_and_discards resize_is_seen left_device_is_taken_up
- array_stops_and_goes_on memory_pressure"
+whole="$smoke no_permission blocks_of_512 read_is_one_thread_s slow_is_not_sent_again lost_socket_is_replaced
+ kill_9_under_ext4 kill_9_under_xfs restart_is_a_pause trim_gives_extents_back
+ device_goes_without_its_array device_is_made_again_as_it_was member_fails_and_is_rebuilt zeroes_and_discards resize_is_seen left_device_is_taken_up
+ array_stops_and_goes_on memory_pressure memory_limits"
+# Linux before 5.14, as SUITE=bullseye has it.
+old=kernel_without_identifiers_is_refused
 
 bin=${CAIRN_BIN_DIR:-${CARGO_TARGET_DIR:-target}/release}
 
@@ -23,7 +27,7 @@ if [ "${1:-}" != --inside ]; then
   case ${1:-smoke} in
     --list)
       # shellcheck disable=SC2086  # a list of words
-      printf '%s\n' $whole
+      printf '%s\n' $whole $old
       exit 0
       ;;
     smoke) promises=$smoke ;;
@@ -39,7 +43,7 @@ if [ "${1:-}" != --inside ]; then
     }
   done
   # shellcheck disable=SC2086
-  DISKS=5 DISK_MIB=200 TIMEOUT=${TIMEOUT:-900} MODULES='virtio_blk' \
+  DISKS=5 DISK_MIB=200 TIMEOUT=${TIMEOUT:-1500} MODULES='virtio_blk' \
     exec bash "$(dirname "$self")/vm.sh" "CAIRN_BIN_DIR='$bin' bash '$self' --inside $(echo $promises)"
 fi
 shift
@@ -50,6 +54,8 @@ bin=$CAIRN_BIN_DIR
 here=$(dirname "$(realpath "$0")")
 . "$here/inside.sh"
 . "$here/device.sh"
+driver=nbd
+option=--kernel-nbd
 
 # In place of inside.sh's: waits as well until the array serves its device.
 answers() {
@@ -61,54 +67,6 @@ answers() {
     sleep 0.1
   done
   die "cairnd doesn't serve its array's device"
-}
-
-# begin [SIZE [EXPORT OPTIONS]]: the array, the volume and its device.
-begin() {
-  size=${1:-128MiB}
-  shift $(($# > 0))
-  # What the kernel says of the end of an earlier device isn't this one's.
-  dmesg -C
-  modprobe nbd || die "no nbd"
-  begin_array "$size"
-  # The device alone is what scripts get.
-  device=$(cairn volume export pg --kernel-nbd "$@" 2>/dev/null) || die export
-  [ -b "$device" ] || die "no device: $device"
-  name=${device#/dev/}
-}
-
-# Devices that are set up; there must never be a second.
-set_up() { ls /sys/block/nbd*/pid 2>/dev/null | wc -l; }
-
-# What is left goes, so that the next promise finds blank disks.
-tidy() {
-  umount /mnt 2>/dev/null
-  umount /run/ballast 2>/dev/null
-  unexported
-  kill -9 "$daemon" 2>/dev/null
-  wait "$daemon" 2>/dev/null
-  # A device without a server holds its users: a fresh server takes it away.
-  if [ "$(set_up)" != 0 ] || ls /dev/ublkb* >/dev/null 2>&1; then
-    mkdir -p -m 700 $state
-    rm -f $CAIRN_SOCKET
-    starts
-    # What else is to be tidied is, also where it doesn't come up.
-    (answers)
-    quiet array wait pool --timeout 60s
-    quiet volume unexport pg --force --yes
-    kill -9 "$daemon"
-    wait "$daemon" 2>/dev/null
-  fi
-  rm -rf $state
-  for disk in $members $spare; do
-    blkdiscard -f $disk 2>/dev/null || dd if=/dev/zero of=$disk bs=1M status=none
-  done
-}
-
-# Ends the load, which saw no error, nor did the kernel see one that it didn't.
-content() {
-  unload
-  ! dmesg | grep -E "I/O error, dev nbd|Buffer I/O error on dev nbd|EXT4-fs error" || die "the kernel saw an error"
 }
 
 # --- the promises ------------------------------------------------------------------------------------
@@ -128,7 +86,7 @@ device_is_what_it_says() {
   cp -r /etc/ssl /mnt/ && sync -f /mnt && umount /mnt || die files
   e2fsck -fn "$device" >/dev/null || die fsck
   quiet volume unexport pg || die unexport
-  is "devices after unexport" "$(set_up)" 0
+  is "devices after unexport" "$(devices)" 0
   device=$(cairn volume export pg --kernel-nbd --read-only 2>/dev/null) || die "export again"
   name=${device#/dev/}
   is read-only "$(cat "/sys/block/$name/ro")" 1
@@ -145,34 +103,11 @@ unloaded() {
   die "$1 stays: $said"
 }
 
-# crashes SECONDS ROUNDS: kill -9 under what runs, and starts again; one of them after a while.
-crashes() {
-  for round in $(seq "$2"); do
-    sleep "$1"
-    under_load killed
-    # Requests wait meanwhile.
-    [ "$round" != 2 ] || sleep 3
-    up
-    is "devices after kill $round" "$(set_up)" 1
-    is "device after kill $round" "$(cairn volume export pg --kernel-nbd 2>/dev/null)" "$device"
-  done
-}
-
 crash_is_a_pause() {
   begin
   load
   crashes 4 1
   content
-}
-
-kill_9_under_a_file_system() {
-  begin 160MiB
-  mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
-  load 4k-64k --directory=/mnt
-  crashes 4 3
-  content
-  umount /mnt || die umount
-  e2fsck -fn "$device" >/dev/null || die fsck
 }
 
 # looks: how often the kernel has looked at one and the same request since the mark.
@@ -203,6 +138,83 @@ slow_is_not_sent_again() {
   ! dmesg | grep -E "timed out, retrying|Double reply|Unexpected reply" || die "a request was sent again"
 }
 
+# The daemon lives, and has lost the kernel's socket: it gets another, and what was under way is sent again.
+lost_socket_is_replaced() {
+  modprobe unix_diag
+  begin
+  load
+  for round in 1 2 3; do
+    sleep 2
+    under_load python3 "$here/sever.py" "$daemon" || die "the socket can't be shut down"
+    for _ in $(seq 300); do
+      [ "$(dmesg | grep -c "reconnected socket")" -ge "$round" ] && break
+      sleep 0.1
+    done
+    is "sockets after loss $round" "$(dmesg | grep -c "reconnected socket")" "$round"
+    is "device after loss $round" "$(cairn volume export pg --kernel-nbd 2>/dev/null)" "$device"
+  done
+  content
+  is devices "$(devices)" 1
+  is "sockets at the end" "$(dmesg | grep -c "reconnected socket")" 3
+  is "news from the kernel" "$(grep -c "says that the socket of $device is dead" /vmout/cairnd.log)" 3
+  ! dmesg | grep -E "Double reply|Unexpected reply" || die "a reply to nobody"
+}
+
+no_permission() {
+  begin_array
+  stopped
+  modprobe nbd && modprobe ublk_drv || die "no drivers"
+  up setpriv --bounding-set=-sys_admin
+  for how in --kernel-nbd "--block auto" "--kernel-nbd --dry-run"; do
+    # shellcheck disable=SC2086
+    said=$(cairn volume export pg $how 2>&1) && die "without CAP_SYS_ADMIN: $said"
+    for words in "may not set up /dev/nbdN" CAP_SYS_ADMIN cairnd-kernel-nbd.conf "--nbd unix:"; do
+      echo "$said" | grep -q -- "$words" || die "not said: $words: $said"
+    done
+  done
+  cairn volume export pg --block auto 2>&1 | grep -q "may not use ublk" || die "not said that ublk may not be used"
+  cairn volume show pg | grep -q /dev/ && die "an export that failed is remembered"
+  is devices "$(devices)" 0
+  # What needs none works.
+  quiet volume export pg --nbd unix:/run/pg.sock || die "a socket"
+  stopped
+  unloaded ublk_drv
+}
+
+# Ended by somebody else, with and without a daemon: what is set up again is what there was.
+device_is_made_again_as_it_was() {
+  begin 128MiB --logical-block 512
+  nbd-client -d "$device" >/dev/null 2>&1 || die "nbd-client -d"
+  for _ in $(seq 100); do
+    cairn volume show pg | grep -q "removed by somebody else" && break
+    sleep 0.1
+  done
+  device=$(cairn volume export pg --kernel-nbd 2>/dev/null) || die "export again"
+  name=${device#/dev/}
+  is "logical block" "$(queue logical_block_size)" 512
+  stopped
+  nbd-client -d "$device" >/dev/null 2>&1 || die "nbd-client -d without a daemon"
+  is devices "$(devices)" 0
+  up
+  device=$(cairn volume export pg --block auto 2>/dev/null) || die "not set up again"
+  name=${device#/dev/}
+  is "logical block after a start" "$(queue logical_block_size)" 512
+}
+
+kernel_without_identifiers_is_refused() {
+  [ "$(printf '%s\n' 5.14 "$(uname -r)" | sort -V | tail -n 1)" = 5.14 ] || die "Linux $(uname -r) has them"
+  begin_array
+  modprobe nbd || die "no nbd"
+  for how in --kernel-nbd "--block auto"; do
+    # shellcheck disable=SC2086
+    said=$(cairn volume export pg $how 2>&1) && die "a device that could never be found again"
+    echo "$said" | grep -q "Linux 5.14" || die "said: $said"
+    is "devices that are left" "$(devices)" 0
+    cairn volume show pg | grep -q /dev/ && die "an export that failed is remembered"
+  done
+  quiet volume export pg --nbd unix:/run/pg.sock || die "a socket"
+}
+
 in_use_stays() {
   begin
   mkfs.ext4 -q "$device" && mount "$device" /mnt || die ext4
@@ -221,10 +233,10 @@ in_use_stays() {
   kill $sleeper
   wait $sleeper 2>/dev/null
   for _ in $(seq 50); do
-    [ "$(set_up)" = 0 ] && break
+    [ "$(devices)" = 0 ] && break
     sleep 0.1
   done
-  is "devices" "$(set_up)" 0
+  is "devices" "$(devices)" 0
 }
 
 # The operator ends the device, and its number becomes another server's: that one is none of ours.
@@ -253,9 +265,9 @@ another_s_device_stays() {
 device_goes_without_its_array() {
   begin
   quiet array stop pool --yes || die stop
-  is "devices of the stopped array" "$(set_up)" 1
+  is "devices of the stopped array" "$(devices)" 1
   quiet volume unexport pg || die unexport
-  is "devices after unexport" "$(set_up)" 0
+  is "devices after unexport" "$(devices)" 0
 }
 
 the_choice_is_what_the_kernel_has() {
@@ -278,59 +290,16 @@ the_choice_is_what_the_kernel_has() {
   modprobe ublk_drv || die ublk_drv
   is "the second answer" "$(cairn volume export pg --block auto 2>/dev/null)" "$device"
   quiet volume unexport pg || die unexport
-  device=$(cairn volume export pg --block auto 2>/dev/null) || die "with both"
+  device=$(cairn volume export pg --block auto --logical-block 512 2>/dev/null) || die "with both"
   case $device in /dev/ublkb*) ;; *) die "$device with both" ;; esac
-  is "devices of nbd" "$(set_up)" 0
+  is devices "$(devices)" 1
+  is "logical block" "$(cat "/sys/block/${device#/dev/}/queue/logical_block_size")" 512
   # Remembered as what it is.
   stopped
   up
   is "after a restart" "$(cairn volume export pg --block auto 2>/dev/null)" "$device"
   quiet volume unexport pg || die unexport
   unloaded ublk_drv
-}
-
-restart_is_a_pause() {
-  begin
-  load
-  for _ in 1 2; do
-    sleep 3
-    under_load stopped
-    sleep 1
-    is "devices without a daemon" "$(set_up)" 1
-    up
-  done
-  content
-  stopped
-  up
-  dd if="$device" of=/dev/null bs=1M count=4 iflag=direct status=none || die "no reads after it"
-}
-
-member_fails_and_is_rebuilt() {
-  begin
-  load
-  sleep 3
-  under_load quiet disk fail /dev/vdb --yes || die fail
-  quiet array wait pool --for clean --timeout 120s || die "not rebuilt"
-  content
-  cairn array show pool | grep -q "$spare" || die "the spare isn't in it"
-}
-
-zeroes_and_discards() {
-  begin 128MiB
-  yes cairn | head -c 8M >/run/data
-  dd if=/run/data of="$device" bs=1M oflag=direct status=none || die write
-  # Of some rows the middle, and whole ones beside.
-  blkdiscard -z -o 4096 -l 1M "$device" || die zeroout
-  dd if=/dev/zero of=/run/data bs=4096 seek=1 count=256 conv=notrunc status=none
-  cmp -n $((8 << 20)) /run/data "$device" || die "what was zeroed, or what was beside it"
-  blkdiscard -o $((2 << 20)) -l $((3 << 20)) "$device" || die discard
-  dd if=/dev/zero of=/run/data bs=1M seek=2 count=3 conv=notrunc status=none
-  cmp -n $((8 << 20)) /run/data "$device" || die "what was discarded, or what was beside it"
-  blkdiscard "$device" || die "discard of all"
-  is allocated "$(allocated)" 0
-  killed
-  up
-  dd if="$device" bs=1M count=8 iflag=direct status=none | cmp -n $((8 << 20)) - /dev/zero || die "not zeros"
 }
 
 resize_is_seen() {
@@ -345,7 +314,7 @@ resize_is_seen() {
 }
 
 left_device_is_taken_up() {
-  begin
+  begin 128MiB --logical-block 512
   yes cairn | head -c 1M >/run/data
   dd if=/run/data of="$device" bs=1M oflag=direct status=none || die write
   killed
@@ -362,12 +331,16 @@ left_device_is_taken_up() {
   said=$(cairn volume export pg --ublk 2>&1) && die "a second device beside the one that is left"
   echo "$said" | grep -q -- "--kernel-nbd. takes it up" || die "$said"
   # Also by the choice: it isn't left behind for something better.
-  is device "$(cairn volume export pg --block auto 2>/dev/null)" "$device"
+  is device "$(cairn volume export pg --block auto --logical-block 4096 2>/run/said)" "$device"
+  grep -q "its logical block stays 512 bytes" /run/said || die "not said: $(cat /run/said)"
   unloaded ublk_drv
-  is devices "$(set_up)" 1
+  is devices "$(devices)" 1
+  # By which a file system on it goes.
+  is "its block, which nobody has asked for" "$(queue logical_block_size)" 512
+  quiet volume export pg --kernel-nbd --logical-block 4096 && die "its block isn't remembered"
   dd if="$device" bs=1M count=1 iflag=direct status=none | cmp - /run/data || die "other data"
 }
 
 # --- running them ------------------------------------------------------------------------------------
 
-keep_promises nbd "$@"
+keep_promises "$@"

@@ -3,6 +3,7 @@
 #
 #   kernel.sh            the release in SUITE (trixie, Linux 6.12)
 #   SUITE=trixie-backports kernel.sh      a newer one
+#   SUITE=bullseye kernel.sh              an old one (Linux 5.10)
 #
 # The host's own release may be too old to have ublk, so the package comes from the release named by
 # SUITE, from the mirror that this machine uses already, checked against Debian's keyring as apt does
@@ -55,6 +56,11 @@ options=(-q
     dpkg-deb -x "$package" "$kernel"
   done
   rm -f ./*.deb
+  # Where older releases have it.
+  [ ! -d "$kernel/lib/modules" ] || {
+    mkdir -p "$kernel/usr"
+    mv "$kernel/lib" "$kernel/usr/lib"
+  }
   version=$(ls "$kernel/usr/lib/modules")
   ln -sfn usr/lib "$kernel/lib"
   depmod -b "$kernel" "$version"

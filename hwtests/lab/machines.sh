@@ -3,8 +3,8 @@
 # machines at a time, since much of what each promises is waited for.
 #
 #   machines.sh smoke      ublk.sh and kernel-nbd.sh, what they call their smoke
-#   machines.sh whole      all of both; md.sh, outage.sh; and what the baseline's ublk doesn't have: a size that
-#                          changes under the device
+#   machines.sh whole      all of both; md.sh, outage.sh; on a newer kernel a size that changes under a ublk
+#                          device, which the baseline doesn't have; on an old one that /dev/nbdN is refused
 #
 # Each line begins with the script that it is from. Settings are those of vm.sh; OUT is given to each under its
 # own name (outage.sh has KEEP). Memory: 1.5 GiB for each machine (outage.sh 2), and the disks of both in TMPDIR.
@@ -27,7 +27,10 @@ bash "$here/kernel.sh" >/dev/null || exit 1
 lab() {
   local name=$1 script=$2
   shift 2
-  OUT=${OUT:+$OUT/$name} bash "$here/$script.sh" "$@" 2>&1 | sed -u "s/^/$name: /"
+  local code=0 begun=$SECONDS
+  OUT=${OUT:+$OUT/$name} bash "$here/$script.sh" "$@" 2>&1 | sed -u "s/^/$name: /" || code=1
+  echo "$name: $((SECONDS - begun)) s, exit $code"
+  return $code
 }
 
 first() {
@@ -43,6 +46,7 @@ second() {
   if [ "$which" = whole ]; then
     lab outage outage || worst=1
     (export SUITE=trixie-backports && lab newer-ublk ublk device_is_what_it_says resize_is_seen) || worst=1
+    (export SUITE=bullseye && lab older-nbd kernel-nbd kernel_without_identifiers_is_refused) || worst=1
   fi
   return $worst
 }
@@ -59,4 +63,5 @@ two=$!
 code=0
 wait $one || code=1
 wait $two || code=1
+echo "machines.sh $which: $SECONDS s, exit $code"
 exit $code

@@ -2,7 +2,7 @@
 # ublk.sh: what a volume promises as /dev/ublkbN, in a virtual machine with a kernel that has ublk.
 #
 #   ublk.sh smoke      the device, ext4, kill -9 and restarts under fio, refusals: two minutes
-#   ublk.sh whole      also xfs, trim, a failed member, zeroing, resizing, memory pressure
+#   ublk.sh whole      also kill -9 under file systems, trim, a failed member, zeroing, resizing, memory pressure
 #   ublk.sh PROMISE…   some by name; --list names them
 #
 # Binaries: CAIRN_BIN_DIR, else target/release. Needs fio, mkfs.ext4, mkfs.xfs, PostgreSQL, and what vm.sh does.
@@ -12,8 +12,9 @@ set -u
 
 # Those of the smoke first.
 smoke="device_is_what_it_says kill_9_is_a_pause restart_is_a_pause in_use_stays refusals"
-whole="$smoke xfs_keeps_its_files trim_gives_extents_back member_fails_and_is_rebuilt zeroes_and_discards
- resize_is_seen_or_said left_device_is_taken_up_or_removed array_stops_and_goes_on memory_pressure
+whole="$smoke blocks_of_512 read_is_one_thread_s kill_9_under_ext4 kill_9_under_xfs
+ trim_gives_extents_back member_fails_and_is_rebuilt zeroes_and_discards resize_is_seen_or_said
+ left_device_is_taken_up_or_removed array_stops_and_goes_on memory_pressure memory_limits
  postgres_runs_through_an_upgrade"
 
 bin=${CAIRN_BIN_DIR:-${CARGO_TARGET_DIR:-target}/release}
@@ -48,7 +49,7 @@ if [ "${1:-}" != --inside ]; then
       ;;
   esac
   # shellcheck disable=SC2086
-  DISKS=5 DISK_MIB=200 TIMEOUT=${TIMEOUT:-900} MODULES='virtio_blk' \
+  DISKS=5 DISK_MIB=200 TIMEOUT=${TIMEOUT:-1500} MODULES='virtio_blk' \
     bash "$here/vm.sh" "CAIRN_BIN_DIR='$bin' DATABASE='$run/mnt/data' bash '$self' --inside $(echo $promises)"
   exit
 fi
@@ -60,44 +61,8 @@ bin=$CAIRN_BIN_DIR
 here=$(dirname "$(realpath "$0")")
 . "$here/inside.sh"
 . "$here/device.sh"
-
-# begin [SIZE [EXPORT OPTIONS]]: the array, the volume and its device.
-begin() {
-  size=${1:-128MiB}
-  shift $(($# > 0))
-  modprobe ublk_drv || die "no ublk_drv"
-  begin_array "$size"
-  # The device alone is what scripts get.
-  device=$(cairn volume export pg --ublk "$@" 2>/dev/null) || die export
-  [ -b "$device" ] || die "no device: $device"
-  name=${device#/dev/}
-}
-
-# What is left goes, so that the next promise finds blank disks.
-tidy() {
-  umount /mnt 2>/dev/null
-  umount /run/ballast 2>/dev/null
-  [ ! -d /run/pg ] || bash "$here/pg-on-nbd.sh" down /run/pg
-  unexported
-  kill -9 "$daemon" 2>/dev/null
-  wait "$daemon" 2>/dev/null
-  # A device without a server holds its users for ever: a fresh server takes it away.
-  if ls /dev/ublkb* >/dev/null 2>&1; then
-    mkdir -p -m 700 $state
-    rm -f $CAIRN_SOCKET
-    starts
-    # What else is to be tidied is, also where it doesn't come up.
-    (answers)
-    quiet array wait pool --timeout 60s
-    quiet volume unexport pg --force --yes
-    kill -9 "$daemon"
-    wait "$daemon" 2>/dev/null
-  fi
-  rm -rf $state
-  for disk in $members $spare; do
-    blkdiscard -f $disk 2>/dev/null || dd if=/dev/zero of=$disk bs=1M status=none
-  done
-}
+driver=ublk_drv
+option=--ublk
 
 # --- the promises ------------------------------------------------------------------------------------
 
@@ -116,8 +81,7 @@ device_is_what_it_says() {
   e2fsck -fn "$device" >/dev/null || die fsck
   quiet volume unexport pg || die unexport
   [ ! -e "$device" ] || die "$device is still there"
-  quiet volume export pg --ublk --logical-block 512 --read-only || die "export again"
-  is "logical block" "$(queue logical_block_size)" 512
+  quiet volume export pg --ublk --read-only || die "export again"
   is read-only "$(cat "/sys/block/$name/ro")" 1
   mount -o ro,noload "$device" /mnt && diff -r /etc/ssl /mnt/ssl || die "what was written is another"
 }
@@ -125,36 +89,9 @@ device_is_what_it_says() {
 kill_9_is_a_pause() {
   begin
   load
-  for round in 1 2 3; do
-    sleep 3
-    under_load killed
-    # The middle one is left alone for a while: requests wait.
-    [ $round != 2 ] || sleep 3
-    up
-  done
-  unload
-  ! grep -iE 'error|blk_update' <(dmesg | grep "$name") || die "the kernel saw an error"
-  [ "$(ls -d /dev/ublkb* | wc -l)" = 1 ] || die "a second device"
+  crashes 3 3
+  content
   cairn events | grep -q DeviceTakenUp || die "no event"
-}
-
-restart_is_a_pause() {
-  begin
-  load
-  for _ in 1 2; do
-    sleep 3
-    under_load stopped
-    sleep 1
-    [ -b "$device" ] || die "the device went with the daemon"
-    up
-  done
-  unload
-  ! grep -iE 'error|blk_update' <(dmesg | grep "$name") || die "the kernel saw an error"
-  [ "$(ls -d /dev/ublkb* | wc -l)" = 1 ] || die "a second device"
-  # A clean stop is one: nothing is replayed.
-  stopped
-  up
-  dd if="$device" of=/dev/null bs=1M count=4 iflag=direct status=none || die "no reads after it"
 }
 
 in_use_stays() {
@@ -192,41 +129,12 @@ refusals() {
   chmod 000 /dev/ublk-control
   stopped
   # Without the capability to pass by file modes, and without that to administer.
-  starts setpriv --bounding-set=-dac_override,-sys_admin
-  answers
+  up setpriv --bounding-set=-dac_override,-sys_admin
   said=$(cairn volume export pg --ublk 2>&1) && die "without permission"
   echo "$said" | grep -q "may not use ublk" || die "$said"
   chmod 600 /dev/ublk-control
   said=$(cairn volume export pg --ublk 2>&1) && die "without CAP_SYS_ADMIN"
   echo "$said" | grep -q "may not use ublk" || die "$said"
-}
-
-member_fails_and_is_rebuilt() {
-  begin
-  load
-  sleep 3
-  under_load quiet disk fail /dev/vdb --yes || die fail
-  quiet array wait pool --for clean --timeout 120s || die "not rebuilt"
-  unload
-  cairn array show pool | grep -q "$spare" || die "the spare isn't in it"
-}
-
-zeroes_and_discards() {
-  begin 128MiB
-  yes cairn | head -c 8M >/run/data
-  dd if=/run/data of="$device" bs=1M oflag=direct status=none || die write
-  # Of some rows the middle, and whole ones beside.
-  fallocate --zero-range -o 4096 -l 1M "$device" 2>/dev/null || blkdiscard -z -o 4096 -l 1M "$device" || die zeroout
-  dd if=/dev/zero of=/run/data bs=4096 seek=1 count=256 conv=notrunc status=none
-  cmp -n $((8 << 20)) /run/data "$device" || die "what was zeroed, or what was beside it"
-  blkdiscard -o $((2 << 20)) -l $((3 << 20)) "$device" || die discard
-  dd if=/dev/zero of=/run/data bs=1M seek=2 count=3 conv=notrunc status=none
-  cmp -n $((8 << 20)) /run/data "$device" || die "what was discarded, or what was beside it"
-  blkdiscard "$device" || die "discard of all"
-  is allocated "$(allocated)" 0
-  killed
-  up
-  dd if="$device" bs=1M count=8 iflag=direct status=none | cmp -n $((8 << 20)) - /dev/zero || die "not zeros"
 }
 
 resize_is_seen_or_said() {
@@ -259,11 +167,18 @@ resize_is_seen() {
 }
 
 left_device_is_taken_up_or_removed() {
-  begin
+  begin 128MiB --logical-block 512
   yes cairn | head -c 1M >/run/data
   dd if=/run/data of="$device" bs=1M oflag=direct status=none || die write
   killed
-  # The daemon's memory is lost, the device is not.
+  # The daemon's memory is lost, the device is not. Who may not ask says that there may be one.
+  rm -rf $state
+  up setpriv --bounding-set=-sys_admin
+  # shellcheck disable=SC2086
+  cairn array assemble pool --scan $members $spare >/dev/null 2>&1 ||
+    quiet array assemble pool --scan $members $spare --force || die assemble
+  cairn volume export pg --nbd unix:/run/pg.sock --dry-run 2>&1 | grep -q "may not ask whose they are" || die "not said"
+  killed
   rm -rf $state
   up
   # shellcheck disable=SC2086
@@ -272,7 +187,9 @@ left_device_is_taken_up_or_removed() {
   cairn events | grep -q DeviceLeft || die "nobody is told"
   said=$(cairn volume export pg --nbd unix:/run/pg.sock 2>&1) && die "a second writer beside the device that is left"
   echo "$said" | grep -q "is $device already, left by an earlier daemon" || die "$said"
-  is device "$(cairn volume export pg --ublk 2>/dev/null)" "$device"
+  is device "$(cairn volume export pg --ublk --logical-block 4096 2>/run/said)" "$device"
+  grep -q "its logical block stays 512 bytes" /run/said || die "not said: $(cat /run/said)"
+  quiet volume export pg --ublk --logical-block 4096 && die "its block isn't remembered"
   [ "$(ls -d /dev/ublkb* | wc -l)" = 1 ] || die "a second device"
   dd if="$device" bs=1M count=1 iflag=direct status=none | cmp - /run/data || die "other data"
   # Left over and not wanted any more: it can be removed although its array doesn't run.
@@ -310,4 +227,4 @@ postgres_runs_through_an_upgrade() {
 
 # --- running them ------------------------------------------------------------------------------------
 
-keep_promises ublk "$@"
+keep_promises "$@"

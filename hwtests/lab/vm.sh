@@ -50,21 +50,39 @@ finish() {
 }
 trap finish EXIT
 
-# --- the first root, made once for each kernel: busybox, the overlay's module, and a script ----------
+# --- the first root, made once for each kernel: busybox, the modules that a root needs, and a script ---
 
 initrd=$lab/initrd-$version.cpio
 if [ ! -e "$initrd" ]; then
   root=$run/initrd
   mkdir -p "$root"/{bin,m,dev,low,up,new}
   cp "$(command -v busybox)" "$root/bin/busybox"
-  xz -dc "$tree/kernel/fs/overlayfs/overlay.ko.xz" >"$root/m/overlay.ko"
+  # What of them the kernel itself has is none.
+  number=10
+  for module in virtio_pci virtiofs overlay; do
+    modprobe --show-depends -d "$kernel" -S "$version" "$module" | sed -n 's/^insmod //p'
+  done >"$run/insmods"
+  while read -r file; do
+    number=$((number + 1))
+    case $file in
+      *.xz) xz -dc "$file" >"$root/m/$number.ko" ;;
+      *.ko) cp "$file" "$root/m/$number.ko" ;;
+      *)
+        echo "vm.sh: $file is packed in a way that isn't known here" >&2
+        exit 1
+        ;;
+    esac
+  done <"$run/insmods"
   cat >"$root/init" <<'INIT'
 #!/bin/busybox sh
 b=/bin/busybox
 fail() { echo "vm.sh: $1"; $b poweroff -f; }
 $b mount -t devtmpfs dev /dev
+for module in /m/*; do
+  # Several may need the same one.
+  $b insmod $module 2>/dev/null
+done
 $b mount -t virtiofs -o ro root /low || fail "no root by virtiofs"
-$b insmod /m/overlay.ko || fail "no overlay"
 $b mount -t tmpfs -o size=75% up /up
 $b mkdir /up/upper /up/work
 $b mount -t overlay -o lowerdir=/low,upperdir=/up/upper,workdir=/up/work over /new || fail "no root"
@@ -151,6 +169,8 @@ timeout --foreground "$timeout" qemu-system-x86_64 -M q35 -accel tcg,thread=mult
   -chardev "socket,id=out,path=$run/out.sock" -device vhost-user-fs-pci,chardev=out,tag=out \
   "${drives[@]}" </dev/null 2>&1 | sed -u 's/\r//g' | tee "$run/console"
 
+# Not kept if it was made of too little.
+! grep -q "^vm.sh: no root" "$run/console" || rm -f "$initrd"
 code=$(sed -n 's/^vm\.sh: exit \([0-9]*\)$/\1/p' "$run/console" | tail -n 1)
 [ -n "$code" ] || echo "vm.sh: the machine failed, or took more than its $timeout s" >&2
 exit "${code:-125}"

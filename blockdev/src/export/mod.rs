@@ -2,6 +2,7 @@
 //!
 //! Knows protocols, not sockets: accepted streams are handed in by the daemon.
 
+mod admin;
 mod budget;
 pub mod kernel_nbd;
 mod memory;

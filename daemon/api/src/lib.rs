@@ -44,7 +44,7 @@ pub use status::{
 };
 pub use volume::{
     BlockChoice, CreateVolume, DeleteVolume, Export, ExportState, ExportVolume, KERNEL, NbdAddress,
-    ResizeVolume, UBLK, UblkExport, UnexportVolume, Volume, VolumeList,
+    ResizeVolume, UBLK, UnexportVolume, Volume, VolumeList,
 };
 
 /// The admin socket when neither the command line nor the environment names one.

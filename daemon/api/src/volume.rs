@@ -141,11 +141,15 @@ pub struct ExportVolume {
     #[serde(default)]
     pub nbd: String,
     /// As a block device of this host, by ublk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ublk: Option<UblkExport>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ublk: bool,
     /// As a block device of this host, whose kind the daemon chooses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<BlockChoice>,
+    /// Logical block of a block device in bytes, 512 or 4096. Unless it says: that of the device that is there,
+    /// else 4096.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logical_block: Option<u32>,
     /// Refuse writes.
     #[serde(default)]
     pub read_only: bool,
@@ -165,14 +169,6 @@ pub enum BlockChoice {
 
 /// What stands for an address where a volume is exported as a ublk device: it has one at most.
 pub const UBLK: &str = "ublk";
-
-/// How a ublk device is to be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct UblkExport {
-    /// Its logical block in bytes, 512 or 4096.
-    pub logical_block: u32,
-}
 
 /// Ends the export of a volume under one address, or under all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

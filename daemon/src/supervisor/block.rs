@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use cairn_api::{Changed, ErrorCode, ExportVolume, KERNEL, NbdAddress, UBLK, UblkExport};
+use cairn_api::{Changed, ErrorCode, ExportVolume, KERNEL, NbdAddress, UBLK};
 use cairn_blockdev::export::ublk::{self, Grown, Identity, Origin, UblkError};
 use uuid::Uuid;
 
@@ -21,6 +21,31 @@ use crate::serving::DRAIN_TIMEOUT;
 
 /// Why an export that was served has no device any more.
 pub(super) const TAKEN: &str = "its block device was removed by somebody else";
+
+/// Logical block of a device that nobody has asked for by its block: the unit that volumes are checksummed in.
+pub(super) const LOGICAL_BLOCK_BYTES: u32 = 4096;
+
+/// Refuses a logical block that a device can't have.
+pub(super) fn check_logical_block(asked: Option<u32>) -> Answer<()> {
+    match asked {
+        None | Some(512 | 4096) => Ok(()),
+        Some(bytes) => Err(invalid(
+            format!("a logical block of {bytes} bytes can't be"),
+            "512 or 4096",
+        )),
+    }
+}
+
+/// What is said of a device that was left with another logical block than was asked for.
+pub(super) fn other_block(asked: Option<u32>, has: u32) -> Option<String> {
+    let differs = asked.is_some_and(|asked| asked != has);
+    differs.then(|| {
+        format!(
+            "the device was there already, left by an earlier daemon: its logical block stays {has} bytes, by \
+             which what is on it goes"
+        )
+    })
+}
 
 /// Where the device is; empty if that isn't known.
 pub(super) fn device_path(block: &UblkRecord) -> String {
@@ -87,15 +112,16 @@ impl Supervisor {
 
     /// Refuses to export a volume beside a block device of it that this daemon knows nothing of, as its state
     /// directory was lost: what waits there would be written later, over what is written meanwhile.
-    /// Who doesn't write may: what waits is carried out by a device that is written to alone.
+    /// Who doesn't write may: what waits is carried out by a device that is written to alone. The answer is a
+    /// remark, where it can't be looked.
     pub(super) async fn check_left(
         &self,
         found: &Found,
         address: &str,
         read_only: bool,
-    ) -> Answer<()> {
+    ) -> Answer<Option<String>> {
         if read_only {
-            return Ok(());
+            return Ok(None);
         }
         let volume = found.info.uuid;
         // What is known here is looked at by `check_one_writer`.
@@ -104,22 +130,39 @@ impl Supervisor {
         };
         let (of_ublk, of_kernel) = (is_known(UBLK), is_known(KERNEL));
         let mut left = None;
+        let mut remark = None;
         if !of_kernel {
             let device = tokio::task::spawn_blocking(move || kernel_nbd::device_of(volume)).await;
             left = device.ok().flatten().map(|path| (path, "--kernel-nbd"));
         }
         if left.is_none() && !of_ublk {
             let asked = found.engine.call(move |_| async move {
-                // Who has no ublk, or may not ask, has no such device to care for either.
+                // Without devices nothing is asked, so that it fails for nobody who has no ublk.
                 let left = ublk::leftovers(&[Identity::of(volume)]).await;
-                left.unwrap_or_default().first().map(|(_, number)| *number)
+                left.map_err(|error| error.to_string())
             });
-            let number = asked.await?;
-            left = number.map(|number| (ublk::path(number).display().to_string(), "--ublk"));
+            match asked.await? {
+                Ok(numbers) => {
+                    let path = |number| ublk::path(number).display().to_string();
+                    left = numbers.first().map(|(_, number)| (path(*number), "--ublk"));
+                }
+                Err(error) => {
+                    tracing::info!(
+                        volume = found.info.name,
+                        "whose this host's ublk devices are: {error}"
+                    );
+                    remark = Some(
+                        "this host has ublk devices, and the daemon may not ask whose they are: if an earlier \
+                         daemon has left one of this volume, what waits there would be written over what is \
+                         written meanwhile"
+                            .to_owned(),
+                    );
+                }
+            }
         }
         let name = &found.info.name;
         match left {
-            None => Ok(()),
+            None => Ok(remark),
             Some((path, option)) => Err(refuse(
                 ErrorCode::ExportAddress,
                 format!(
@@ -139,7 +182,6 @@ impl Supervisor {
         &self,
         found: &Found,
         request: &ExportVolume,
-        wish: &UblkExport,
     ) -> Answer<Changed> {
         let Found {
             entry,
@@ -151,12 +193,6 @@ impl Supervisor {
             return Err(invalid(
                 "an export is either at an NBD address or a block device",
                 "export twice, read-only",
-            ));
-        }
-        if !matches!(wish.logical_block, 512 | 4096) {
-            return Err(invalid(
-                format!("a logical block of {} bytes can't be", wish.logical_block),
-                "512 or 4096",
             ));
         }
         let key = (info.uuid, UBLK.to_owned());
@@ -171,14 +207,14 @@ impl Supervisor {
             read_only: request.read_only,
             ublk: Some(UblkRecord {
                 number: None,
-                logical_block: wish.logical_block,
+                logical_block: request.logical_block.unwrap_or(LOGICAL_BLOCK_BYTES),
             }),
+            kernel_block: None,
         };
         if let Some((old, served)) = present {
             let block = old.ublk.as_ref();
-            if old.read_only != request.read_only
-                || block.is_some_and(|block| block.logical_block != wish.logical_block)
-            {
+            let differs = |asked| block.is_some_and(|block| block.logical_block != asked);
+            if old.read_only != request.read_only || request.logical_block.is_some_and(differs) {
                 return Err(refuse(
                     ErrorCode::ExportAddress,
                     format!("volume {name} is a block device already, of another kind"),
@@ -210,10 +246,12 @@ impl Supervisor {
                 ..Changed::default()
             });
         }
-        let number = self.serve_block(engine, &record).await.map_err(unusable)?;
-        if let Some(block) = &mut record.ublk {
-            block.number = Some(number);
-        }
+        let served = self.serve_block(engine, &record).await.map_err(unusable)?;
+        let (number, logical_block) = served;
+        record.ublk = Some(UblkRecord {
+            number: Some(number),
+            logical_block,
+        });
         // Served first, so that what can't be is never remembered.
         if let Err(error) = save_export(self.store.as_ref(), &record).await {
             self.remove_block(Some(engine), &record).await?;
@@ -230,30 +268,39 @@ impl Supervisor {
             changed: true,
             summary: format!("exported volume {name}: {}", path.display()),
             volume: Some(self.volume(&info.uuid.to_string()).await?),
+            warnings: other_block(request.logical_block, logical_block)
+                .into_iter()
+                .collect(),
             ..Changed::default()
         })
     }
 
-    /// Brings a device back after a start, and remembers its number if it has another.
+    /// Brings a device back after a start, and remembers its number and block if it has others.
     pub(super) async fn restore_block(
         &self,
         engine: &EngineHandle,
         record: &ExportRecord,
     ) -> Result<(), String> {
-        let number = Some(self.serve_block(engine, record).await?);
-        let mut record = record.clone();
-        match &mut record.ublk {
-            Some(block) if block.number != number => block.number = number,
-            _ => return Ok(()),
-        }
+        let (number, logical_block) = self.serve_block(engine, record).await?;
+        let ublk = Some(UblkRecord {
+            number: Some(number),
+            logical_block,
+        });
+        let record = record.clone();
+        self.correct(ExportRecord { ublk, ..record }).await;
+        Ok(())
+    }
+
+    /// Remembers an export as it is, if it was remembered otherwise.
+    pub(super) async fn correct(&self, record: ExportRecord) {
         let key = (record.volume, record.address.clone());
-        if let Some(entry) = locked(&self.exports).get_mut(&key) {
-            entry.record = record.clone();
+        match locked(&self.exports).get_mut(&key) {
+            Some(entry) if entry.record != record => entry.record = record.clone(),
+            _ => return,
         }
         if let Err(error) = save_export(self.store.as_ref(), &record).await {
             self.store_failed(&error.to_string());
         }
-        Ok(())
     }
 
     /// Tells of devices of this array's volumes that wait for a server although nobody asked for
@@ -306,12 +353,12 @@ impl Supervisor {
         }
     }
 
-    /// Serves the device; the answer is its number.
+    /// Serves the device; the answer is its number, and its logical block.
     async fn serve_block(
         &self,
         engine: &EngineHandle,
         record: &ExportRecord,
-    ) -> Result<u32, String> {
+    ) -> Result<(u32, u32), String> {
         let asked = record.clone();
         let served = engine.call(move |engine| async move {
             let block = asked.ublk.as_ref().ok_or("the export is no block device")?;
@@ -322,13 +369,15 @@ impl Supervisor {
             let (volume, read_only) = (asked.volume, asked.read_only);
             let (serving, origin) =
                 BlockServing::start(&engine, volume, block, read_only, device).await?;
-            let number = serving.number().ok_or(TAKEN)?;
+            let shown = (serving.number().ok_or(TAKEN)?, serving.logical_block());
             let serving = Rc::new(serving);
             engine.devices.borrow_mut().insert(volume, serving);
-            Ok((number, origin))
+            Ok((shown, origin))
         });
-        let served: Result<(u32, Origin), String> = served.await.map_err(|error| error.message)?;
-        let (number, origin) = served?;
+        let served: Result<((u32, u32), Origin), String> =
+            served.await.map_err(|error| error.message)?;
+        let (shown, origin) = served?;
+        let (number, _) = shown;
         if origin == Origin::TakenUp {
             let path = ublk::path(number);
             tracing::info!(volume = record.name, path = %path.display(), "taken up again");
@@ -337,7 +386,7 @@ impl Supervisor {
                     .volume(&record.name),
             );
         }
-        Ok(number)
+        Ok(shown)
     }
 
     /// Takes the device of a volume from the host, served or left over.
@@ -468,5 +517,33 @@ async fn write_back(path: PathBuf) {
         Ok(Ok(Ok(()))) => {}
         Ok(Ok(Err(error))) => tracing::debug!(%error, "a device can't be written back"),
         Ok(Err(_)) | Err(_) => tracing::warn!("a device isn't written back in time"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logical_block_is_one_of_two_or_left_out() {
+        for good in [None, Some(512), Some(4096)] {
+            check_logical_block(good).unwrap();
+        }
+        for bad in [0, 1, 1024, 8192, u32::MAX] {
+            let refusal = check_logical_block(Some(bad)).unwrap_err();
+            assert_eq!(refusal.code, ErrorCode::InvalidArgument);
+            assert!(refusal.message.contains(&bad.to_string()));
+        }
+    }
+
+    #[test]
+    fn a_block_that_stays_another_is_told_to_who_asked_alone() {
+        assert_eq!(other_block(None, 512), None);
+        assert_eq!(other_block(Some(512), 512), None);
+        assert!(
+            other_block(Some(4096), 512)
+                .unwrap()
+                .contains("stays 512 bytes")
+        );
     }
 }

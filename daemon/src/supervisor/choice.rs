@@ -4,7 +4,7 @@
 //! - A volume that is a block device already stays the one that it is, whatever the kernel has now.
 //! - What is chosen is an export like any other: it is remembered by its kind, not as a choice.
 
-use cairn_api::{BlockChoice, ErrorCode, ErrorDetail, ExportVolume, KERNEL, UBLK, UblkExport};
+use cairn_api::{BlockChoice, ErrorCode, ErrorDetail, ExportVolume, KERNEL, UBLK};
 use cairn_blockdev::export::ublk;
 use uuid::Uuid;
 
@@ -13,13 +13,10 @@ use super::{Supervisor, locked};
 use crate::kernel_nbd;
 use crate::refuse::{Answer, invalid, refuse};
 
-/// Of a ublk device that nobody has asked for by its block: the unit that volumes are checksummed in.
-const LOGICAL_BLOCK_BYTES: u32 = 4096;
-
 /// A kind of block device.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Ublk(UblkExport),
+    Ublk,
     KernelNbd,
 }
 
@@ -33,7 +30,7 @@ impl Supervisor {
         let Some(BlockChoice::Auto) = request.block.take() else {
             return Ok((request, None));
         };
-        if !request.nbd.is_empty() || request.ublk.is_some() {
+        if !request.nbd.is_empty() || request.ublk {
             return Err(invalid(
                 "either the daemon chooses the block device or the request says which",
                 "leave out one of the two",
@@ -49,7 +46,7 @@ impl Supervisor {
             (None, _) => self.best_kind(found).await?,
         };
         match kind {
-            Kind::Ublk(wish) => request.ublk = Some(wish),
+            Kind::Ublk => request.ublk = true,
             Kind::KernelNbd => KERNEL.clone_into(&mut request.nbd),
         }
         Ok((request, remark))
@@ -58,16 +55,12 @@ impl Supervisor {
     /// The kind of block device that the volume is exported as.
     fn present_kind(&self, volume: Uuid) -> Option<Kind> {
         let exports = locked(&self.exports);
-        let record = |place: &str| {
-            let export = exports.get(&(volume, place.to_owned()));
-            export.map(|export| &export.record)
-        };
-        let ublk = record(UBLK).and_then(|record| record.ublk.as_ref());
-        let ublk = ublk.map(|block| UblkExport {
-            logical_block: block.logical_block,
-        });
-        ublk.map(Kind::Ublk)
-            .or_else(|| record(KERNEL).map(|_| Kind::KernelNbd))
+        let is_at = |place: &str| exports.contains_key(&(volume, place.to_owned()));
+        match (is_at(UBLK), is_at(KERNEL)) {
+            (true, _) => Some(Kind::Ublk),
+            (false, true) => Some(Kind::KernelNbd),
+            (false, false) => None,
+        }
     }
 
     /// The best kind that this host has now, and what a better one lacks.
@@ -77,10 +70,7 @@ impl Supervisor {
             .engine
             .call(|_| async { ublk::probe().await.map_err(|error| error.to_string()) });
         let Err(no_ublk) = ublk.await? else {
-            let wish = UblkExport {
-                logical_block: LOGICAL_BLOCK_BYTES,
-            };
-            return Ok((Kind::Ublk(wish), None));
+            return Ok((Kind::Ublk, None));
         };
         let nbd = tokio::task::spawn_blocking(kernel_nbd::available).await;
         match nbd.unwrap_or_else(|error| Err(error.to_string())) {
@@ -102,8 +92,8 @@ fn neither(name: &str, no_ublk: &str, no_nbd: &str) -> ErrorDetail {
              kernel's NBD client ({no_nbd})"
         ),
         format!(
-            "`modprobe ublk_drv` or `modprobe nbd`, then export it again; or without either, `cairn \
-             volume export {name} --nbd unix:/run/cairn/{name}.sock`"
+            "mend what either lacks, then export it again; or without either, `cairn volume export {name} \
+             --nbd unix:/run/cairn/{name}.sock`"
         ),
     )
 }
@@ -119,9 +109,6 @@ mod tests {
         for words in ["volume pg", "no ublk", "no nbd"] {
             assert!(refusal.message.contains(words), "{}", refusal.message);
         }
-        let next = refusal.hint;
-        for words in ["modprobe ublk_drv", "modprobe nbd", "--nbd unix:"] {
-            assert!(next.contains(words), "{next}");
-        }
+        assert!(refusal.hint.contains("--nbd unix:"), "{}", refusal.hint);
     }
 }

@@ -12,7 +12,7 @@ use cairn_blockdev::export::nbd::Stop;
 use cairn_blockdev::units::usize_of_u32;
 use uuid::Uuid;
 
-use super::block::check_unused;
+use super::block::{LOGICAL_BLOCK_BYTES, check_logical_block, check_unused, other_block};
 use super::volumes::Found;
 use super::{Entry, Run, Snapshot, Supervisor, locked};
 use crate::engine::{Engine, EngineHandle};
@@ -107,9 +107,11 @@ impl Supervisor {
         let _within = found.entry.changes.lock().await;
         self.check_running()?;
         let (request, remark) = self.choose_block(&found, request).await?;
-        let mut changed = match &request.ublk {
-            Some(wish) => self.export_block(&found, &request, wish).await?,
-            None => self.export_nbd(&found, &request).await?,
+        check_logical_block(request.logical_block)?;
+        let mut changed = if request.ublk {
+            self.export_block(&found, &request).await?
+        } else {
+            self.export_nbd(&found, &request).await?
         };
         changed.warnings.extend(remark);
         Ok(changed)
@@ -126,20 +128,34 @@ impl Supervisor {
             .nbd
             .parse()
             .map_err(|why: String| refuse(ErrorCode::ExportAddress, why, ""))?;
+        let is_kernel = address == NbdAddress::Kernel;
+        if request.logical_block.is_some() && !is_kernel {
+            return Err(invalid(
+                "a logical block is a block device's: NBD clients choose theirs",
+                "leave it out, or export the volume as a block device",
+            ));
+        }
         self.check_one_writer(info.uuid, &address.to_string(), request.read_only)?;
-        self.check_left(found, &address.to_string(), request.read_only)
+        let remark = self
+            .check_left(found, &address.to_string(), request.read_only)
             .await?;
         let key = (info.uuid, address.to_string());
         let present = locked(&self.exports)
             .get(&key)
-            .map(|export| (export.record.read_only, export.error.is_none()));
-        // What isn't there any more is made anew.
+            .map(|export| (export.record.clone(), export.error.is_none()));
+        // What has failed, or was ended by somebody, is made again as it was.
+        let before = present.as_ref().and_then(|(record, _)| record.kernel_block);
         let present = match present {
             Some(_) if entry.snapshot().await.taken.contains(&key) => None,
             present => present,
         };
-        match present {
-            Some((read_only, true)) if read_only == request.read_only => {
+        let is_alike = |record: &ExportRecord| {
+            let block = record.kernel_block.unwrap_or(LOGICAL_BLOCK_BYTES);
+            record.read_only == request.read_only
+                && request.logical_block.is_none_or(|asked| asked == block)
+        };
+        match &present {
+            Some((record, true)) if is_alike(record) => {
                 return Ok(Changed {
                     dry_run: request.dry_run,
                     summary: format!("volume {name} is exported at {address} already"),
@@ -147,11 +163,21 @@ impl Supervisor {
                     ..Changed::default()
                 });
             }
-            Some((_, true)) => {
+            Some((record, true)) => {
+                let how = if record.read_only == request.read_only {
+                    "with another logical block"
+                } else {
+                    "in the other mode"
+                };
+                let option = if is_kernel {
+                    "--kernel-nbd".to_owned()
+                } else {
+                    format!("--nbd {address}")
+                };
                 return Err(refuse(
                     ErrorCode::ExportAddress,
-                    format!("volume {name} is exported at {address} in the other mode"),
-                    format!("`cairn volume unexport {name}` first"),
+                    format!("volume {name} is exported at {address} {how}"),
+                    format!("`cairn volume unexport {name} {option}` first"),
                 ));
             }
             _ => {}
@@ -160,7 +186,7 @@ impl Supervisor {
             .iter()
             .find(|((volume, at), _)| *at == key.1 && *volume != key.0)
             // Every volume can be a device of its own.
-            .filter(|_| address != NbdAddress::Kernel)
+            .filter(|_| !is_kernel)
             .map(|(_, export)| export.record.name.clone());
         if let Some(other) = other {
             return Err(refuse(
@@ -171,30 +197,35 @@ impl Supervisor {
         }
         check_address(&address, &self.tls, &self.inherited)
             .map_err(|why| refuse(ErrorCode::ExportAddress, why, ""))?;
-        let record = ExportRecord {
+        let block = request.logical_block.or(before);
+        let mut record = ExportRecord {
             array: entry.uuid(),
             volume: info.uuid,
             name: name.clone(),
             address: address.to_string(),
             read_only: request.read_only,
             ublk: None,
+            kernel_block: is_kernel.then(|| block.unwrap_or(LOGICAL_BLOCK_BYTES)),
         };
         if request.dry_run {
             return Ok(Changed {
                 dry_run: true,
                 changed: true,
                 summary: format!("would export volume {name} at {address}"),
+                warnings: remark.into_iter().collect(),
                 ..Changed::default()
             });
         }
-        self.serve(engine, &record)
-            .await
-            .map_err(|why| refuse(ErrorCode::ExportAddress, why, ""))?;
+        let served = self.serve(engine, &record).await;
+        record.kernel_block = served.map_err(|why| refuse(ErrorCode::ExportAddress, why, ""))?;
         // Served first, so that an address that can't be is never remembered.
         if let Err(error) = save_export(self.store.as_ref(), &record).await {
             self.end(Some(engine), &record).await?;
             return Err(refuse::store(&error));
         }
+        let kept = record
+            .kernel_block
+            .and_then(|has| other_block(request.logical_block, has));
         let served = record.clone();
         locked(&self.exports).insert(key, ExportEntry::new(record));
         self.events.record(
@@ -206,6 +237,7 @@ impl Supervisor {
             changed: true,
             summary: format!("exported volume {name}: {}", self.uri(&address, &served)),
             volume: Some(self.volume(&info.uuid.to_string()).await?),
+            warnings: remark.into_iter().chain(kept).collect(),
             ..Changed::default()
         })
     }
@@ -337,10 +369,11 @@ impl Supervisor {
     /// Brings back the exports of an array that has just been started.
     pub(super) async fn restore_exports(&self, array: Uuid, engine: &EngineHandle) {
         for record in self.exports_of(array) {
-            let error = match &record.ublk {
-                Some(_) => self.restore_block(engine, &record).await.err(),
-                None => self.serve(engine, &record).await.err(),
+            let restored = match &record.ublk {
+                Some(_) => self.restore_block(engine, &record).await,
+                None => self.restore_nbd(engine, &record).await,
             };
+            let error = restored.err();
             if let Some(error) = &error {
                 tracing::error!(volume = record.name, "not exported: {error}");
                 self.events
@@ -354,7 +387,27 @@ impl Supervisor {
         self.tell_leftovers(array, engine).await;
     }
 
-    async fn serve(&self, engine: &EngineHandle, record: &ExportRecord) -> Result<(), String> {
+    async fn restore_nbd(
+        &self,
+        engine: &EngineHandle,
+        record: &ExportRecord,
+    ) -> Result<(), String> {
+        let kernel_block = self.serve(engine, record).await?;
+        let record = record.clone();
+        self.correct(ExportRecord {
+            kernel_block,
+            ..record
+        })
+        .await;
+        Ok(())
+    }
+
+    /// Serves an export; the answer is the logical block of the kernel's device, if that is what it is.
+    async fn serve(
+        &self,
+        engine: &EngineHandle,
+        record: &ExportRecord,
+    ) -> Result<Option<u32>, String> {
         let record = record.clone();
         let connections_max = usize_of_u32(self.config().nbd.connections_max);
         let (tls, inherited) = (self.tls.clone(), self.inherited.clone());
@@ -436,7 +489,11 @@ pub(super) fn open(
 }
 
 /// On the engine's thread.
-async fn serve(engine: &Engine, record: &ExportRecord, doors: Doors) -> Result<(), String> {
+async fn serve(
+    engine: &Engine,
+    record: &ExportRecord,
+    doors: Doors,
+) -> Result<Option<u32>, String> {
     let address: NbdAddress = record.address.parse()?;
     let (name, device) = open(engine, record)?;
     let served = Served {
@@ -448,11 +505,13 @@ async fn serve(engine: &Engine, record: &ExportRecord, doors: Doors) -> Result<(
         inherited: doors.inherited,
     };
     let serving = if address == NbdAddress::Kernel {
-        Serving::attach(engine, record.volume, served).await?
+        let block = record.kernel_block.unwrap_or(LOGICAL_BLOCK_BYTES);
+        Serving::attach(engine, record.volume, block, served).await?
     } else {
         Serving::start(engine, &address, served)?
     };
     let key = (record.volume, record.address.clone());
+    let block = serving.block();
     engine.exports.borrow_mut().insert(key, Rc::new(serving));
-    Ok(())
+    Ok(block)
 }

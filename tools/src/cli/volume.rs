@@ -95,8 +95,9 @@ Examples:
         /// As /dev/ublkbN of this host (the kernel's ublk_drv, Linux 6.8 or newer)
         #[arg(long, conflicts_with = "kernel_nbd")]
         ublk: bool,
-        /// Logical block of the ublk device in bytes: 4096, or 512 for what can't do with it
-        #[arg(long, value_name = "BYTES", requires = "ublk", value_parser = parse_block)]
+        /// Logical block of the device in bytes: 512 for what can't do with 4096 [default: that of the device that
+        /// is there, else 4096]
+        #[arg(long, value_name = "BYTES", conflicts_with = "nbd", value_parser = parse_block)]
         logical_block: Option<u32>,
         /// As /dev/nbdN of the daemon's host, by the kernel's NBD client (`modprobe nbd`)
         #[arg(long)]

@@ -4,16 +4,13 @@ use std::time::Duration;
 
 use cairn_api::{
     BlockChoice, CreateVolume, DeleteVolume, Exit, ExportVolume, KERNEL, NbdAddress, ResizeVolume,
-    UBLK, UblkExport, UnexportVolume, Volume, VolumeList, routes,
+    UBLK, UnexportVolume, Volume, VolumeList, routes,
 };
 
 use super::{Context, change};
 use crate::cli::VolumeVerb;
 use crate::error::ToolError;
 use crate::views;
-
-/// Of ublk devices, unless another is asked for: the unit that volumes are checksummed in.
-const LOGICAL_BLOCK_BYTES: u32 = 4096;
 
 pub(super) async fn run(context: &Context, verb: VolumeVerb) -> Result<Exit, ToolError> {
     match verb {
@@ -84,10 +81,9 @@ pub(super) async fn run(context: &Context, verb: VolumeVerb) -> Result<Exit, Too
             let address = nbd.or(kernel_nbd.then_some(NbdAddress::Kernel));
             let request = ExportVolume {
                 nbd: address.map_or_else(String::new, |address| address.to_string()),
-                ublk: ublk.then(|| UblkExport {
-                    logical_block: logical_block.unwrap_or(LOGICAL_BLOCK_BYTES),
-                }),
+                ublk,
                 block,
+                logical_block,
                 read_only,
                 dry_run: dry.dry_run,
             };

@@ -20,6 +20,7 @@ use super::messages::{
 };
 use super::netlink::{List, Received, received};
 use crate::disk::holder_of;
+use crate::export::admin::is_admin;
 
 /// Largest datagram of the kernel's that is expected; it sends pages.
 const DATAGRAM_BYTES_MAX: usize = 16 << 10;
@@ -213,6 +214,23 @@ fn look_often(index: u32) {
         // A sandbox may show /sys read-only.
         tracing::info!(%error, "{setting} stays: after a crash /dev/nbd{index} pauses for up to 30 s");
     }
+}
+
+/// Whether this process may set devices up: CONNECT is the only other way to ask.
+pub fn may_set_up() -> Result<(), KernelNbdError> {
+    match is_admin() {
+        Some(false) => Err(KernelNbdError::NotPermitted),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of a device's logical block.
+pub fn block_of(index: u32) -> Result<u32, KernelNbdError> {
+    let file = format!("/sys/block/nbd{index}/queue/logical_block_size");
+    let read = std::fs::read_to_string(file).ok();
+    let block = read.and_then(|text| text.trim_end().parse().ok());
+    let what = "reading the logical block of an NBD device that is left";
+    block.ok_or(KernelNbdError::of(what, Errno::ENODATA))
 }
 
 /// The device's file.

@@ -20,7 +20,7 @@ pub enum KernelNbdError {
     /// It doesn't say whose a device is.
     #[error(
         "this kernel doesn't keep whose an NBD device is (Linux 5.14 and newer do), so that it could never be \
-         found again: export at a socket (--nbd unix:PATH) and attach that with nbdfuse"
+         found again; or /sys/block isn't to be seen from here: export at a socket (--nbd unix:PATH) and attach that with nbdfuse"
     )]
     NoIdentifier,
     /// Anything else.

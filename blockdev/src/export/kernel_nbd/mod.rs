@@ -30,6 +30,8 @@ pub mod netlink;
 mod control;
 mod error;
 
-pub use control::{Control, DeadLinks, LOOK_EVERY, device_path, find, holder};
+pub use control::{
+    Control, DeadLinks, LOOK_EVERY, block_of, device_path, find, holder, may_set_up,
+};
 pub use error::KernelNbdError;
 pub use messages::{DEAD_LINK_TIMEOUT, Device};

@@ -17,6 +17,7 @@ use super::uapi::{self, ANY_DEVICE, DeviceInfo, SECTOR_SHIFT, attrs, features, s
 use crate::device::BlockDevice;
 use crate::env::Env;
 use crate::export::Memory;
+use crate::export::admin::is_admin;
 
 /// Pause between two looks at something that the kernel does behind our back.
 const STEP: Duration = Duration::from_millis(50);
@@ -111,11 +112,16 @@ impl Ublk {
             env,
             remains,
         } = place;
-        if let Some(left) = find(&control, wish.identity, wish.number).await {
+        if let Some(left) = find(&control, wish.identity, wish.number).await? {
             if left.state != state::DEAD {
-                let taken = take_up(&control, &left, wish, &device, memory, &env).await?;
+                let (taken, logical_block) =
+                    take_up(&control, &left, wish, &device, memory, &env).await?;
                 taken.live(remains);
-                let taken = Self::new(control, left.dev_id, taken, device, wish.choice, env);
+                let choice = Choice {
+                    logical_block,
+                    ..wish.choice
+                };
+                let taken = Self::new(control, left.dev_id, taken, device, choice, env);
                 taken.catch_up().await;
                 return Ok((taken, Origin::TakenUp));
             }
@@ -150,6 +156,11 @@ impl Ublk {
     /// Its number: N of /dev/ublkbN.
     pub fn number(&self) -> u32 {
         self.number
+    }
+
+    /// Bytes of its logical block: what was wished, unless it was left with another.
+    pub fn logical_block(&self) -> u32 {
+        self.choice.logical_block
     }
 
     /// Whether requests are served. Not so after somebody else has removed the device.
@@ -208,7 +219,15 @@ impl Drop for Ublk {
 
 /// Whether this kernel can serve devices here and now.
 pub async fn probe() -> Result<(), UblkError> {
-    Control::open().await.map(drop)
+    Control::open().await?;
+    // Features are told to everybody.
+    match is_admin() {
+        Some(false) => Err(UblkError::NoPermission {
+            what: "CAP_SYS_ADMIN".to_owned(),
+            error: io::ErrorKind::PermissionDenied.into(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Devices that wait for a server of one of these identities, with their numbers.
@@ -219,7 +238,7 @@ pub async fn leftovers(identities: &[Identity]) -> Result<Vec<(Identity, u32)>, 
     let control = Control::open().await?;
     let mut left = Vec::new();
     for identity in identities {
-        if let Some(info) = find(&control, *identity, None).await {
+        if let Some(info) = find(&control, *identity, None).await? {
             left.push((*identity, info.dev_id));
         }
     }
@@ -229,7 +248,7 @@ pub async fn leftovers(identities: &[Identity]) -> Result<Vec<(Identity, u32)>, 
 /// Removes a device that nobody serves any more. False if there is none.
 pub async fn remove_leftover(identity: Identity, env: &Env) -> Result<bool, UblkError> {
     let control = Control::open().await?;
-    let Some(left) = find(&control, identity, None).await else {
+    let Some(left) = find(&control, identity, None).await? else {
         return Ok(false);
     };
     let number = left.dev_id;
@@ -245,13 +264,20 @@ pub async fn remove_leftover(identity: Identity, env: &Env) -> Result<bool, Ublk
     remove(&control, number, env).await.map(|()| true)
 }
 
-/// The device of this identity; of several, which can't be, the one that was last used.
-async fn find(control: &Control, identity: Identity, number: Option<u32>) -> Option<DeviceInfo> {
+/// The device of this identity; of several, which can't be, the one that was last used. Who may not ask doesn't
+/// know whether there is one.
+async fn find(
+    control: &Control,
+    identity: Identity,
+    number: Option<u32>,
+) -> Result<Option<DeviceInfo>, UblkError> {
     let mut found: Option<DeviceInfo> = None;
     for candidate in Control::numbers() {
-        // Another's device may not be ours to look at, and may go while we look.
-        let Ok(info) = control.info(candidate).await else {
-            continue;
+        let info = match control.info(candidate).await {
+            Ok(info) => info,
+            Err(error @ UblkError::NoPermission { .. }) => return Err(error),
+            // It may go while we look.
+            Err(_) => continue,
         };
         if info.ublksrv_flags != identity.0 || info.flags & features::WANTED != features::WANTED {
             continue;
@@ -270,7 +296,7 @@ async fn find(control: &Control, identity: Identity, number: Option<u32>) -> Opt
             None => found = Some(info),
         }
     }
-    found
+    Ok(found)
 }
 
 async fn make(
@@ -322,9 +348,9 @@ async fn take_up(
     device: &Rc<dyn BlockDevice>,
     memory: Memory,
     env: &Env,
-) -> Result<Rc<Queue>, UblkError> {
+) -> Result<(Rc<Queue>, u32), UblkError> {
     let number = left.dev_id;
-    check_left(control, left, wish, device).await?;
+    let logical_block = check_left(control, left, wish, device).await?;
     let mut steps = 0;
     while let Err(error) = control.start_recovery(number).await {
         if error.errno() != Some(libc::EBUSY) {
@@ -339,16 +365,17 @@ async fn take_up(
     }
     let queue = open_queue(left, device, memory, env).await?;
     let end = control.end_recovery(number);
-    with_queue(number, &queue, end).await.map(|()| queue)
+    with_queue(number, &queue, end).await?;
+    Ok((queue, logical_block))
 }
 
-/// Whether the device that was left is one that this volume can be served under.
+/// Whether the device that was left is one that this volume can be served under; gives its logical block.
 async fn check_left(
     control: &Control,
     left: &DeviceInfo,
     wish: Wish,
     device: &Rc<dyn BlockDevice>,
-) -> Result<(), UblkError> {
+) -> Result<u32, UblkError> {
     let number = left.dev_id;
     let unlike = |why: String| Err(UblkError::Unlike { number, why });
     if left.nr_hw_queues != 1 || left.queue_depth == 0 {
@@ -375,7 +402,9 @@ async fn check_left(
     if geometry.write_cache && shown.basic.attrs & attrs::VOLATILE_CACHE == 0 {
         return unlike("doesn't flush".to_owned());
     }
-    Ok(())
+    Ok(1u32
+        .checked_shl(shown.basic.logical_bs_shift.into())
+        .unwrap_or(wish.choice.logical_block))
 }
 
 /// Opens the character device, once its node is there and an earlier server's hold is gone.

@@ -10,7 +10,7 @@ pub enum UblkError {
     /// The driver isn't there.
     #[error(
         "this kernel has no ublk now ({CONTROL_PATH} isn't there): `modprobe ublk_drv` loads it \
-         where the kernel has it (Linux 6.5 and newer); NBD works without (--nbd unix:PATH)"
+         where the kernel has it (Linux 6.8 and newer); NBD works without (--nbd unix:PATH)"
     )]
     NoModule,
     /// The driver is there, and not for us.
