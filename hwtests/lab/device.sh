@@ -344,6 +344,28 @@ trim_gives_extents_back() {
   [ "$(df_used)" -lt "$full_df" ] || die "df shows $full_df KiB before, $(df_used) after"
 }
 
+# The state directory of before the device, from a backup: what it knows of isn't served beside the device.
+older_state_makes_no_second_writer() {
+  begin
+  quiet volume unexport pg || die unexport
+  quiet volume export pg --nbd unix:/run/pg.sock || die "a socket"
+  stopped
+  cp -a $state /run/older
+  up
+  quiet volume unexport pg || die unexport
+  device=$(cairn volume export pg "$option" 2>/dev/null) || die "the device again"
+  yes cairn | head -c 1M >/run/data
+  dd if=/run/data of="$device" bs=1M oflag=direct status=none || die write
+  killed
+  rm -rf $state && mv /run/older $state || die "the older state"
+  up
+  cairn volume show pg | grep -q "left by an earlier daemon" || die "not said: $(cairn volume show pg)"
+  [ ! -S /run/pg.sock ] || die "a second writer"
+  quiet volume unexport pg || die "unexport of the older one"
+  is device "$(cairn volume export pg "$option" 2>/dev/null)" "$device"
+  dd if="$device" bs=1M count=1 iflag=direct status=none | cmp - /run/data || die "other data"
+}
+
 array_stops_and_goes_on() {
   begin
   yes cairn | head -c 1M >/run/data

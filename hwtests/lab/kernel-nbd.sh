@@ -17,7 +17,7 @@ smoke="device_is_what_it_says crash_is_a_pause in_use_stays another_s_device_sta
 whole="$smoke no_permission blocks_of_512 read_is_one_thread_s slow_is_not_sent_again lost_socket_is_replaced
  kill_9_under_ext4 kill_9_under_xfs restart_is_a_pause trim_gives_extents_back
  device_goes_without_its_array device_is_made_again_as_it_was member_fails_and_is_rebuilt zeroes_and_discards resize_is_seen left_device_is_taken_up
- array_stops_and_goes_on memory_pressure memory_limits"
+ older_state_makes_no_second_writer array_stops_and_goes_on memory_pressure memory_limits"
 # Linux before 5.14, as SUITE=bullseye has it.
 old=kernel_without_identifiers_is_refused
 

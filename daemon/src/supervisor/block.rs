@@ -111,19 +111,19 @@ impl Supervisor {
     }
 
     /// Refuses to export a volume beside a block device of it that this daemon knows nothing of, as its state
-    /// directory was lost: what waits there would be written later, over what is written meanwhile.
+    /// directory was lost, or is an older one: what waits there would be written later, over what is written meanwhile.
     /// Who doesn't write may: what waits is carried out by a device that is written to alone. The answer is a
     /// remark, where it can't be looked.
     pub(super) async fn check_left(
         &self,
-        found: &Found,
+        engine: &EngineHandle,
+        (volume, name): (Uuid, &str),
         address: &str,
         read_only: bool,
     ) -> Answer<Option<String>> {
         if read_only {
             return Ok(None);
         }
-        let volume = found.info.uuid;
         // What is known here is looked at by `check_one_writer`.
         let is_known = |place: &str| {
             address == place || locked(&self.exports).contains_key(&(volume, place.to_owned()))
@@ -136,7 +136,7 @@ impl Supervisor {
             left = device.ok().flatten().map(|path| (path, "--kernel-nbd"));
         }
         if left.is_none() && !of_ublk {
-            let asked = found.engine.call(move |_| async move {
+            let asked = engine.call(move |_| async move {
                 // Without devices nothing is asked, so that it fails for nobody who has no ublk.
                 let left = ublk::leftovers(&[Identity::of(volume)]).await;
                 left.map_err(|error| error.to_string())
@@ -147,10 +147,7 @@ impl Supervisor {
                     left = numbers.first().map(|(_, number)| (path(*number), "--ublk"));
                 }
                 Err(error) => {
-                    tracing::info!(
-                        volume = found.info.name,
-                        "whose this host's ublk devices are: {error}"
-                    );
+                    tracing::info!(volume = name, "whose this host's ublk devices are: {error}");
                     remark = Some(
                         "this host has ublk devices, and the daemon may not ask whose they are: if an earlier \
                          daemon has left one of this volume, what waits there would be written over what is \
@@ -160,7 +157,6 @@ impl Supervisor {
                 }
             }
         }
-        let name = &found.info.name;
         match left {
             None => Ok(remark),
             Some((path, option)) => Err(refuse(
@@ -234,7 +230,8 @@ impl Supervisor {
             record = old;
         }
         self.check_one_writer(info.uuid, UBLK, request.read_only)?;
-        self.check_left(found, UBLK, request.read_only).await?;
+        self.check_left(engine, (info.uuid, &name), UBLK, request.read_only)
+            .await?;
         if request.dry_run {
             // As far as can be told without making one.
             let probed = engine.call(|_| async { ublk::probe().await.map_err(|e| e.to_string()) });

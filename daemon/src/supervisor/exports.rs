@@ -136,8 +136,9 @@ impl Supervisor {
             ));
         }
         self.check_one_writer(info.uuid, &address.to_string(), request.read_only)?;
+        let text = address.to_string();
         let remark = self
-            .check_left(found, &address.to_string(), request.read_only)
+            .check_left(engine, (info.uuid, &name), &text, request.read_only)
             .await?;
         let key = (info.uuid, address.to_string());
         let present = locked(&self.exports)
@@ -369,9 +370,14 @@ impl Supervisor {
     /// Brings back the exports of an array that has just been started.
     pub(super) async fn restore_exports(&self, array: Uuid, engine: &EngineHandle) {
         for record in self.exports_of(array) {
-            let restored = match &record.ublk {
-                Some(_) => self.restore_block(engine, &record).await,
-                None => self.restore_nbd(engine, &record).await,
+            let (volume, name) = (record.volume, record.name.as_str());
+            let alone = self
+                .check_left(engine, (volume, name), &record.address, record.read_only)
+                .await;
+            let restored = match (alone, &record.ublk) {
+                (Err(why), _) => Err(why.message),
+                (Ok(_), Some(_)) => self.restore_block(engine, &record).await,
+                (Ok(_), None) => self.restore_nbd(engine, &record).await,
             };
             let error = restored.err();
             if let Some(error) = &error {

@@ -43,7 +43,11 @@ pub(crate) fn verdict(array: &Array, goal: Goal) -> Verdict {
     let reached = match goal {
         Goal::Clean => array.state == ArrayState::Clean && idle,
         Goal::Redundant => array.redundancy_left > 0 && !stopped_or_incomplete,
-        Goal::Idle => idle && !starting && array.state != ArrayState::Rebuilding,
+        // What will be done once it runs isn't known of one that doesn't.
+        Goal::Idle => {
+            let at_rest = !matches!(array.state, ArrayState::Rebuilding | ArrayState::Incomplete);
+            idle && !starting && at_rest
+        }
     };
     if reached {
         return Verdict::Reached;
@@ -179,9 +183,9 @@ mod tests {
         for goal in [Goal::Clean, Goal::Redundant, Goal::Idle] {
             assert_eq!(verdict(&array, goal), Verdict::Working, "{goal:?}");
         }
-        // Nothing will be done about it.
+        // Its daemon hasn't looked yet, or disks are missing: in time it is said which.
         array.flags = vec![];
-        assert_eq!(verdict(&array, Goal::Idle), Verdict::Reached);
+        assert!(matches!(verdict(&array, Goal::Idle), Verdict::Stuck { .. }));
     }
 
     #[test]
