@@ -6,7 +6,8 @@
 //! - A number is a device of ours only while its identifier says so: once somebody has ended it, the next
 //!   device of that number is another's, and is left alone.
 //! - A lost socket is replaced for as long as the export lasts, but not before its last request is
-//!   answered: what the kernel sends again must not be under way still. A volume's new size is told.
+//!   answered: what the kernel sends again must not be under way still.
+//! - A volume's new size is told over a socket that is served: the kernel first waits for all that is under way.
 //! - The end of the daemon leaves the device: its requests wait for the next.
 
 use std::cell::Cell;
@@ -17,10 +18,11 @@ use std::time::Duration;
 
 use cairn_blockdev::Env;
 use cairn_blockdev::export::kernel_nbd::{
-    Control, DeadLinks, Device, KernelNbdError, block_of, device_path, find, holder, may_set_up,
+    Control, DeadLinks, Device, KernelNbdError, device_path, find, holder, may_set_up, shown,
 };
 use cairn_blockdev::export::nbd::context::Contexts;
 use cairn_blockdev::export::nbd::framing::Framing;
+use cairn_blockdev::export::nbd::proto::flag;
 use cairn_blockdev::export::nbd::{Export, Limits, serve_agreed};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -161,12 +163,16 @@ impl Attached {
             if self.ending.get() {
                 continue;
             }
-            let device = self.serving.device(&self.identifier);
+            let mut device = self.serving.device(&self.identifier);
             // One whose requests are still being served counts as alive.
             let is_lost = self.serving.export.connections.count() == 0;
             if !is_lost && device == self.told {
                 is_news(None);
                 continue;
+            }
+            if is_lost {
+                // Its new size comes at the next look.
+                device.size = self.told.size;
             }
             let volume = self.serving.export.name.clone();
             let socket = match is_lost.then(|| self.serving.socket()).transpose() {
@@ -291,7 +297,7 @@ fn connect(
 }
 
 /// On a thread that may block. Gives the device as it is: one that was left keeps its logical block, by which a
-/// file system on it goes.
+/// file system on it goes, and for now its size.
 fn attach(
     wish: Device,
     socket: &OwnedFd,
@@ -300,8 +306,13 @@ fn attach(
     let (index, device) = match find(&wish.identifier) {
         None => (connect(&mut control, &wish, socket)?, wish),
         Some(index) => {
+            let left = shown(index)?;
+            if wish.flags & flag::READ_ONLY != 0 && !left.read_only {
+                return Err(KernelNbdError::TakesWrites { index });
+            }
             let device = Device {
-                block: block_of(index)?,
+                block: left.block,
+                size: left.size.min(wish.size),
                 ..wish.clone()
             };
             match control.reconfigure(index, &device, Some(socket)) {

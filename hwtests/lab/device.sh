@@ -81,7 +81,7 @@ load() {
     while [ ! -e /run/enough ]; do
       turn=$((turn + 1))
       fio --name=verify "${2:---filename=$device}" --direct=1 --ioengine=libaio --iodepth=32 --rw=randrw \
-        --bsrange="${1:-4k-64k}" --size=48M --io_size="${3:-16M}" --randrepeat=0 --verify=pattern \
+        --bsrange="${1:-4k-64k}" --size=32M --io_size="${3:-8M}" --randrepeat=0 --verify=pattern \
         --verify_pattern="%o0x$(printf %08x $turn)c5a1967ecd" --verify_fatal=1 --do_verify=1 --output=/vmout/fio.log >/dev/null 2>&1 ||
         exit 1
     done
@@ -186,7 +186,7 @@ crashes_under() {
   shift 2
   cp -r /etc/ssl /mnt/ || die files
   load 4k-64k --directory=/mnt
-  crashes 4 3
+  crashes 2 3
   content
   umount /mnt || die umount
   "$@" "$device" >/dev/null 2>&1 || die "$*"
@@ -215,7 +215,7 @@ restart_is_a_pause() {
   begin
   load
   for _ in 1 2; do
-    sleep 3
+    sleep 2
     under_load stopped
     sleep 1
     is "devices without a daemon" "$(devices)" 1
@@ -232,7 +232,7 @@ restart_is_a_pause() {
 member_fails_and_is_rebuilt() {
   begin
   load
-  sleep 3
+  sleep 2
   under_load quiet disk fail /dev/vdb --yes || die fail
   quiet array wait pool --for clean --timeout 120s || die "not rebuilt"
   content
@@ -389,12 +389,12 @@ memory_pressure() {
   # What is left of the machine's memory: about as much as is written.
   mkdir -p /run/ballast && mount -t tmpfs -o size=100% ballast /run/ballast
   available=$(awk '/MemAvailable/ {print $2}' /proc/meminfo)
-  fallocate -l $((available / 1024 - 112))M /run/ballast/file || die ballast
-  in_time 120 sh -c "yes cairn | head -c 112M >/mnt/large" || die "the write hangs"
+  fallocate -l $((available / 1024 - 80))M /run/ballast/file || die ballast
+  in_time 120 sh -c "yes cairn | head -c 80M >/mnt/large" || die "the write hangs"
   in_time 60 sync -f /mnt || die "the sync hangs"
   umount /run/ballast
   echo 3 >/proc/sys/vm/drop_caches
-  yes cairn | head -c 112M | cmp - /mnt/large || die "what was written is another"
+  yes cairn | head -c 80M | cmp - /mnt/large || die "what was written is another"
   waits_for_nobody
 }
 
@@ -434,7 +434,7 @@ memory_limits() {
       grep -q '^oom_kill 0$' $groups/$group/memory.events || die "the $group was ended for want of memory"
     done
   }
-  in_time 120 sh -c "$within" $groups/writer sh -c "yes cairn | head -c 96M >/mnt/large" || {
+  in_time 120 sh -c "$within" $groups/writer sh -c "yes cairn | head -c 64M >/mnt/large" || {
     unended
     die "the write hangs"
   }
@@ -444,7 +444,7 @@ memory_limits() {
   echo "  the daemon had $((has >> 10)) MiB, and $(($(cat $groups/daemon/memory.peak) >> 20)) MiB at most; the writer" \
     "met its limit $(sed -n 's/^max //p' $groups/writer/memory.events) times"
   echo 3 >/proc/sys/vm/drop_caches
-  yes cairn | head -c 96M | cmp - /mnt/large || die "what was written is another"
+  yes cairn | head -c 64M | cmp - /mnt/large || die "what was written is another"
   waits_for_nobody
 }
 

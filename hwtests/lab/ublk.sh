@@ -89,7 +89,7 @@ device_is_what_it_says() {
 kill_9_is_a_pause() {
   begin
   load
-  crashes 3 3
+  crashes 2 3
   content
   cairn events | grep -q DeviceTakenUp || die "no event"
 }
@@ -177,7 +177,7 @@ left_device_is_taken_up_or_removed() {
   # shellcheck disable=SC2086
   cairn array assemble pool --scan $members $spare >/dev/null 2>&1 ||
     quiet array assemble pool --scan $members $spare --force || die assemble
-  cairn volume export pg --nbd unix:/run/pg.sock --dry-run 2>&1 | grep -q "may not ask whose they are" || die "not said"
+  cairn volume export pg --nbd unix:/run/pg.sock --dry-run 2>&1 | grep -q "whose they are can't be asked" || die "not said"
   killed
   rm -rf $state
   up

@@ -149,14 +149,14 @@ impl Supervisor {
                 Err(error) => {
                     tracing::info!(volume = name, "whose this host's ublk devices are: {error}");
                     remark = Some(
-                        "this host has ublk devices, and the daemon may not ask whose they are: if an earlier \
-                         daemon has left one of this volume, what waits there would be written over what is \
-                         written meanwhile"
+                        "this host has ublk devices, and whose they are can't be asked: if an earlier daemon has \
+                         left one of this volume, what waits there would be written over what is written meanwhile"
                             .to_owned(),
                     );
                 }
             }
         }
+        let is_exported = locked(&self.exports).keys().any(|(of, _)| *of == volume);
         match left {
             None => Ok(remark),
             Some((path, option)) => Err(refuse(
@@ -166,8 +166,8 @@ impl Supervisor {
                      export's end: what waits there would be written over what is written meanwhile"
                 ),
                 format!(
-                    "end what uses it; or `cairn volume export {name} {option}` takes it up, and `cairn volume \
-                     unexport {name}` ends it then"
+                    "end what uses it; or {} takes it up, and `cairn volume unexport {name}` ends it then",
+                    taking_up(name, option, is_exported)
                 ),
             )),
         }
@@ -340,9 +340,10 @@ impl Supervisor {
             named
         });
         for (name, path, option) in left.await.unwrap_or_default() {
+            let of_name = exports.iter().any(|record| record.name == name);
             let what = format!(
-                "{path} is left by an earlier daemon and waits: `cairn volume export {name} {option}` takes \
-                 it up"
+                "{path} is left by an earlier daemon and waits: {} takes it up",
+                taking_up(&name, option, of_name)
             );
             tracing::warn!("{what}");
             self.events
@@ -499,6 +500,16 @@ impl Supervisor {
     }
 }
 
+/// The commands that take a device up which was left: what the volume is exported as beside it has to end.
+fn taking_up(name: &str, option: &str, is_exported: bool) -> String {
+    let first = if is_exported {
+        format!("`cairn volume unexport {name}`, then ")
+    } else {
+        String::new()
+    };
+    format!("{first}`cairn volume export {name} {option}`")
+}
+
 fn unusable(why: String) -> cairn_api::ErrorDetail {
     refuse(ErrorCode::ExportAddress, why, "")
 }
@@ -531,6 +542,18 @@ mod tests {
             assert_eq!(refusal.code, ErrorCode::InvalidArgument);
             assert!(refusal.message.contains(&bad.to_string()));
         }
+    }
+
+    #[test]
+    fn what_stands_beside_a_device_ends_before_it_is_taken_up() {
+        assert_eq!(
+            taking_up("pg", "--ublk", false),
+            "`cairn volume export pg --ublk`"
+        );
+        assert_eq!(
+            taking_up("pg", "--ublk", true),
+            "`cairn volume unexport pg`, then `cairn volume export pg --ublk`"
+        );
     }
 
     #[test]

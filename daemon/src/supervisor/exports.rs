@@ -375,9 +375,16 @@ impl Supervisor {
                 .check_left(engine, (volume, name), &record.address, record.read_only)
                 .await;
             let restored = match (alone, &record.ublk) {
-                (Err(why), _) => Err(why.message),
-                (Ok(_), Some(_)) => self.restore_block(engine, &record).await,
-                (Ok(_), None) => self.restore_nbd(engine, &record).await,
+                (Err(why), _) => Err(format!("{}: {}", why.message, why.hint)),
+                (Ok(remark), block) => {
+                    if let Some(remark) = remark {
+                        tracing::warn!(volume = name, "{remark}");
+                    }
+                    match block {
+                        Some(_) => self.restore_block(engine, &record).await,
+                        None => self.restore_nbd(engine, &record).await,
+                    }
+                }
             };
             let error = restored.err();
             if let Some(error) = &error {

@@ -43,7 +43,7 @@ pub(crate) fn verdict(array: &Array, goal: Goal) -> Verdict {
     let reached = match goal {
         Goal::Clean => array.state == ArrayState::Clean && idle,
         Goal::Redundant => array.redundancy_left > 0 && !stopped_or_incomplete,
-        // What will be done once it runs isn't known of one that doesn't.
+        // What will be done isn't known of one that doesn't run yet; one that was stopped is at rest.
         Goal::Idle => {
             let at_rest = !matches!(array.state, ArrayState::Rebuilding | ArrayState::Incomplete);
             idle && !starting && at_rest
@@ -186,6 +186,8 @@ mod tests {
         // Its daemon hasn't looked yet, or disks are missing: in time it is said which.
         array.flags = vec![];
         assert!(matches!(verdict(&array, Goal::Idle), Verdict::Stuck { .. }));
+        array.state = ArrayState::Stopped;
+        assert_eq!(verdict(&array, Goal::Idle), Verdict::Reached);
     }
 
     #[test]

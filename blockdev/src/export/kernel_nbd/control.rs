@@ -224,13 +224,34 @@ pub fn may_set_up() -> Result<(), KernelNbdError> {
     }
 }
 
-/// Bytes of a device's logical block.
-pub fn block_of(index: u32) -> Result<u32, KernelNbdError> {
-    let file = format!("/sys/block/nbd{index}/queue/logical_block_size");
-    let read = std::fs::read_to_string(file).ok();
-    let block = read.and_then(|text| text.trim_end().parse().ok());
-    let what = "reading the logical block of an NBD device that is left";
-    block.ok_or(KernelNbdError::of(what, Errno::ENODATA))
+/// What is to be seen of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shown {
+    /// Bytes.
+    pub size: u64,
+    /// Bytes of a logical block.
+    pub block: u32,
+    /// It refuses writes.
+    pub read_only: bool,
+}
+
+/// What is to be seen of a device that is set up.
+pub fn shown(index: u32) -> Result<Shown, KernelNbdError> {
+    const SECTOR: u64 = 512;
+    let number = |attribute: &str| {
+        let file = format!("/sys/block/nbd{index}/{attribute}");
+        let text = std::fs::read_to_string(file).ok()?;
+        text.trim_end().parse::<u64>().ok()
+    };
+    let read = || {
+        Some(Shown {
+            size: number("size")?.checked_mul(SECTOR)?,
+            block: number("queue/logical_block_size")?.try_into().ok()?,
+            read_only: number("ro")? != 0,
+        })
+    };
+    let what = "looking at an NBD device that is left";
+    read().ok_or(KernelNbdError::of(what, Errno::ENODATA))
 }
 
 /// The device's file.

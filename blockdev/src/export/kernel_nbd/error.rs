@@ -23,6 +23,15 @@ pub enum KernelNbdError {
          found again; or /sys/block isn't to be seen from here: export at a socket (--nbd unix:PATH) and attach that with nbdfuse"
     )]
     NoIdentifier,
+    /// It takes writes, and its server is to refuse them.
+    #[error(
+        "/dev/nbd{index} is left by an earlier daemon and takes writes: refused now, those that wait would be \
+         lost; export it without --read-only"
+    )]
+    TakesWrites {
+        /// Its number.
+        index: u32,
+    },
     /// Anything else.
     #[error("{what}: {errno}")]
     Failed {

@@ -31,7 +31,7 @@ mod control;
 mod error;
 
 pub use control::{
-    Control, DeadLinks, LOOK_EVERY, block_of, device_path, find, holder, may_set_up,
+    Control, DeadLinks, LOOK_EVERY, Shown, device_path, find, holder, may_set_up, shown,
 };
 pub use error::KernelNbdError;
 pub use messages::{DEAD_LINK_TIMEOUT, Device};
