@@ -390,11 +390,11 @@ memory_pressure() {
   mkdir -p /run/ballast && mount -t tmpfs -o size=100% ballast /run/ballast
   available=$(awk '/MemAvailable/ {print $2}' /proc/meminfo)
   fallocate -l $((available / 1024 - 80))M /run/ballast/file || die ballast
-  in_time 120 sh -c "yes cairn | head -c 80M >/mnt/large" || die "the write hangs"
+  in_time 120 sh -c "yes cairn | head -c 64M >/mnt/large" || die "the write hangs"
   in_time 60 sync -f /mnt || die "the sync hangs"
   umount /run/ballast
   echo 3 >/proc/sys/vm/drop_caches
-  yes cairn | head -c 80M | cmp - /mnt/large || die "what was written is another"
+  yes cairn | head -c 64M | cmp - /mnt/large || die "what was written is another"
   waits_for_nobody
 }
 
@@ -434,7 +434,7 @@ memory_limits() {
       grep -q '^oom_kill 0$' $groups/$group/memory.events || die "the $group was ended for want of memory"
     done
   }
-  in_time 120 sh -c "$within" $groups/writer sh -c "yes cairn | head -c 64M >/mnt/large" || {
+  in_time 120 sh -c "$within" $groups/writer sh -c "yes cairn | head -c 48M >/mnt/large" || {
     unended
     die "the write hangs"
   }
@@ -444,7 +444,7 @@ memory_limits() {
   echo "  the daemon had $((has >> 10)) MiB, and $(($(cat $groups/daemon/memory.peak) >> 20)) MiB at most; the writer" \
     "met its limit $(sed -n 's/^max //p' $groups/writer/memory.events) times"
   echo 3 >/proc/sys/vm/drop_caches
-  yes cairn | head -c 64M | cmp - /mnt/large || die "what was written is another"
+  yes cairn | head -c 48M | cmp - /mnt/large || die "what was written is another"
   waits_for_nobody
 }
 

@@ -36,18 +36,18 @@ lab() {
 first() {
   local worst=0
   lab ublk ublk "$which" || worst=1
-  [ "$which" = smoke ] || lab md md || worst=1
+  if [ "$which" = whole ]; then
+    lab md md || worst=1
+    (export SUITE=trixie-backports && lab newer-ublk ublk device_is_what_it_says resize_is_seen) || worst=1
+    (export SUITE=bullseye && lab older-nbd kernel-nbd kernel_without_identifiers_is_refused) || worst=1
+  fi
   return $worst
 }
 
 second() {
   local worst=0
   lab kernel-nbd kernel-nbd "$which" || worst=1
-  if [ "$which" = whole ]; then
-    lab outage outage || worst=1
-    (export SUITE=trixie-backports && lab newer-ublk ublk device_is_what_it_says resize_is_seen) || worst=1
-    (export SUITE=bullseye && lab older-nbd kernel-nbd kernel_without_identifiers_is_refused) || worst=1
-  fi
+  [ "$which" = smoke ] || lab outage outage || worst=1
   return $worst
 }
 
