@@ -14,7 +14,7 @@ set -u
 smoke="device_is_what_it_says kill_9_is_a_pause restart_is_a_pause in_use_stays refusals"
 whole="$smoke blocks_of_512 read_is_one_thread_s kill_9_under_ext4 kill_9_under_xfs
  trim_gives_extents_back member_fails_and_is_rebuilt zeroes_and_discards resize_is_seen_or_said
- left_device_is_taken_up_or_removed older_state_makes_no_second_writer array_stops_and_goes_on memory_pressure memory_limits
+ left_device_is_taken_up_or_removed older_state_makes_no_second_writer array_stops_and_goes_on memory_pressure
  postgres_runs_through_an_upgrade"
 
 bin=${CAIRN_BIN_DIR:-${CARGO_TARGET_DIR:-target}/release}
