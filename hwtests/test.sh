@@ -4,7 +4,7 @@
 #   sh hwtests/test.sh              everything, as CI runs it
 #   sh hwtests/test.sh --quick      without storm, the end-to-end tests, the benches and the demo; needs no root
 #   sh hwtests/test.sh --full       everything, and all rounds of what CI does a few of; over an hour
-#   sh hwtests/test.sh --kernel     block devices in virtual machines, all of it: ten minutes
+#   sh hwtests/test.sh --kernel     block devices in virtual machines, all of it: a quarter of an hour
 #   sh hwtests/test.sh fmt clippy   these parts alone; --list shows them
 #
 # What it needs and isn't there it installs by apt where it may (as root); else it says exactly what
