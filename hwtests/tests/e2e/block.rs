@@ -1,6 +1,8 @@
 //! Block devices of this host, as far as its kernel has them. What they promise is in `lab/ublk.sh` and
 //! `lab/kernel-nbd.sh`, on a kernel that has both.
 
+use std::path::Path;
+
 use cairn_hwtests::disks;
 use cairn_hwtests::host::Host;
 use cairn_hwtests::scratch::Scratch;
@@ -22,9 +24,16 @@ fn the_daemon_chooses_a_block_device_or_says_what_to_load() {
         assert_eq!(host.ok(&export).stdout.trim_end(), device);
         host.ok(&["volume", "unexport", "pg", "--yes"]);
     } else {
-        answer
-            .exited(1)
-            .says(&["volume pg", "neither by ublk", "--nbd unix:", "next:"]);
+        let mut words = vec!["volume pg", "neither by ublk", "--nbd unix:", "next:"];
+        // What isn't loaded is to be; what is has another cause, permission for one.
+        let is_there = |file: &str| Path::new(file).exists();
+        if !is_there("/dev/ublk-control") {
+            words.push("modprobe ublk_drv");
+        }
+        if !is_there("/sys/module/nbd") && !is_there("/sys/block/nbd0") {
+            words.push("modprobe nbd");
+        }
+        answer.exited(1).says(&words);
         let volume: cairn_api::Volume = host.json(&["volume", "show", "pg"]);
         assert!(volume.exports.is_empty(), "{volume:?}");
     }
