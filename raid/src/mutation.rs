@@ -56,11 +56,13 @@ pub enum Mutation {
     OnlyCopyNotKept,
     /// A block that a disk writes whole is taken for torn.
     WholeBlockTorn,
+    /// What a slow disk may have in its cache alone counts as durable.
+    SlowDiskCounted,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::AckBeforeJournal,
         Self::AckOutOfSequence,
         Self::OneCopyTooFew,
@@ -86,6 +88,7 @@ impl Mutation {
         Self::IntentHeals,
         Self::OnlyCopyNotKept,
         Self::WholeBlockTorn,
+        Self::SlowDiskCounted,
     ];
 }
 

@@ -156,7 +156,7 @@ impl Volume {
         let written: Result<(), IoErrorKind> = join_all(writes).await.into_iter().collect();
         written?;
         if fua {
-            self.array.flush_all().await
+            self.array.flush_acked().await
         } else {
             Ok(())
         }
@@ -212,7 +212,7 @@ impl Volume {
         }
         drop(active);
         if flags.fua {
-            self.array.flush_all().await
+            self.array.flush_acked().await
         } else {
             Ok(())
         }
@@ -366,7 +366,7 @@ impl BlockDevice for Volume {
         Box::pin(async move {
             let settled = volume.array.settle_commits().await;
             settled.map_err(volume.fail(IoOp::Flush, 0, 0))?;
-            let flushed = volume.array.flush_all().await;
+            let flushed = volume.array.flush_acked().await;
             flushed.map_err(volume.fail(IoOp::Flush, 0, 0))
         })
     }

@@ -50,11 +50,14 @@ pub enum Turn {
     Deletion,
     /// What is trimmed rots in every ring, and everything is cut off; members go with that.
     SpoiltRings,
+    /// Members give no answers while clients flush what is in the journal alone, and the power goes; then as
+    /// many members go as may.
+    SlowFlush,
 }
 
 impl Turn {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::SlowRows,
         Self::LateEjection,
         Self::Rebuild,
@@ -62,13 +65,14 @@ impl Turn {
         Self::Reuse,
         Self::Deletion,
         Self::SpoiltRings,
+        Self::SlowFlush,
     ];
 
     /// Members that have to be there beside those that the data needs.
     pub const fn needs(self) -> usize {
         match self {
             Self::SlowRows | Self::Reuse | Self::Deletion | Self::SpoiltRings => 0,
-            Self::LateEjection | Self::Rebuild | Self::LostPages => 1,
+            Self::LateEjection | Self::Rebuild | Self::LostPages | Self::SlowFlush => 1,
         }
     }
 
@@ -82,6 +86,7 @@ impl Turn {
             Self::Reuse => reuse(world),
             Self::Deletion => deletion(world),
             Self::SpoiltRings => spoilt_rings(world),
+            Self::SlowFlush => slow_flush(world),
         }
     }
 }
@@ -300,6 +305,51 @@ fn spoilt_rings(world: &mut World) {
     let present = world.without(&gone);
     if let Err(error) = world.start_with(&present) {
         panic!("start without {gone:?}: {error}");
+    }
+    world.check();
+}
+
+fn slow_flush(world: &mut World) {
+    world.load_cut(20, Mix::Parts, Cut::Never);
+    let left = world.array().status().redundancy_left;
+    let mut members = world.members();
+    let mut slow = Vec::new();
+    for _ in 0..1 + world.rng.below(u64_of(left)) {
+        let at = usize_of(world.rng.below(u64_of(members.len())));
+        slow.push(members.swap_remove(at));
+    }
+    // One that answers again in time stays, and goes on with what it has got late.
+    for &disk in &slow {
+        let on = if world.rng.one_in(2) {
+            On::Flush
+        } else {
+            On::Any
+        };
+        let answers_after = Duration::from_secs(2 + world.rng.below(10));
+        let hang = Effect::Hang(world.rng.one_in(3).then_some(answers_after));
+        let after = world.rng.below(12);
+        world
+            .disk(disk)
+            .strike(Strike::new(on, hang).after(after).always());
+    }
+    let ios = 1 + world.rng.below(300);
+    world.load_cut(60, Mix::Parts, Cut::Ios(ios));
+    let all_are_in = world.members().len() == slow.len() + members.len();
+    world.crash(Crash::Power);
+    for &disk in &slow {
+        world.disk(disk).heal();
+    }
+    let mut gone = Vec::new();
+    let mut present = world.without(&[]);
+    while gone.len() < left {
+        let at = usize_of(world.rng.below(u64_of(present.len())));
+        gone.push(present.swap_remove(at));
+    }
+    let present = world.without(&gone);
+    if let Err(error) = world.start_with(&present) {
+        assert!(!all_are_in, "start without {gone:?}: {error}");
+        // One that was thrown out as well is one too many.
+        come_back(world);
     }
     world.check();
 }

@@ -38,6 +38,8 @@ pub enum Mix {
     Rows,
     /// Everything is trimmed and complete rows are written again: extents change hands all the time.
     Churn,
+    /// Writes of one block or a part of it, and flushes: what is in the journal alone.
+    Parts,
 }
 
 /// Where a load is cut off.
@@ -240,6 +242,16 @@ impl Client {
                     _ => What::Write { fua: false },
                 };
                 return (what, self.complete_row(sectors));
+            }
+            Mix::Parts => {
+                let len = 1 + self.rng.below(8);
+                let first = self.rng.below(sectors - len + 1);
+                let what = match self.rng.below(8) {
+                    0 => What::Flush,
+                    1 => What::Write { fua: true },
+                    _ => What::Write { fua: false },
+                };
+                return (what, first..first + len);
             }
         }
         let range = self.range(sectors);

@@ -57,6 +57,7 @@ fn grounds(mutation: Mutation) -> &'static [Ground] {
             &[Cut(Crash::Power), Cut(Crash::Kill), Story]
         }
         Mutation::TrimBeforeBypassFlushed => &[Aimed(Turn::SlowRows), Story],
+        Mutation::SlowDiskCounted => &[Aimed(Turn::SlowFlush), Story],
         Mutation::OneCopyTooFew => &[
             Cell(Fault::A8CrashAndMemberGone, State::Healthy),
             Cell(Fault::A8CrashAndMemberGone, State::Degraded1),

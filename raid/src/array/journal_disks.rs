@@ -109,7 +109,7 @@ impl Array {
     }
 
     /// Every disk that a flush is for.
-    pub(super) fn flushed_disks(&self) -> Vec<Rc<Disk>> {
+    pub(crate) fn flushed_disks(&self) -> Vec<Rc<Disk>> {
         let ledger = self.ledger.borrow();
         let mut disks = ledger.with_data();
         disks.extend(ledger.journal_disks());

@@ -137,6 +137,8 @@ pub struct Array {
     /// Records of journal disks that went are being brought to their places.
     draining: Cell<bool>,
     flushes: Rc<Turnstile>,
+    /// Those of clients, around disks that are slow.
+    pub(crate) arounds: Rc<Turnstile>,
     checkpoints: Rc<Turnstile>,
     /// The labels say that parity may not match.
     dirty: Cell<bool>,
@@ -212,6 +214,7 @@ impl Array {
             settles: Rc::default(),
             draining: Cell::new(false),
             flushes: Rc::default(),
+            arounds: Rc::default(),
             checkpoints: Rc::default(),
             doubtful: Cell::new(false),
             open: Cell::new(false),
@@ -433,7 +436,7 @@ impl std::fmt::Debug for Array {
             f,
             ", first dirty {:?}, row memory {} of {}, active writes {}, thrown out {thrown_out}, \
              labels held {labels_held}, stopping {}, rebuild runs {}, scrub runs {}, gates used {}, \
-             cycles {:?}, checkpoints {:?}, flushes {:?}, settles {:?}",
+             cycles {:?}, checkpoints {:?}, flushes {:?}, around {:?}, settles {:?}",
             self.dirty_rows.first(),
             self.memory.available_permits(),
             self.memory_units,
@@ -445,6 +448,7 @@ impl std::fmt::Debug for Array {
             self.cycles,
             self.checkpoints,
             self.flushes,
+            self.arounds,
             self.settles,
         )?;
         write!(f, ")")

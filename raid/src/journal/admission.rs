@@ -61,8 +61,9 @@ impl Journal {
     /// A record was copied: the copy takes over what it was admitted with. The copy is the newest record.
     pub(crate) fn readmit(&self, old: Seq, copy: Seq) {
         let mut admitted = self.admitted.borrow_mut();
-        let at = admitted.binary_search_by_key(&old, |one| one.seq);
-        if let Some(one) = at.ok().and_then(|at| admitted.get_mut(at)) {
+        // The first of that sequence: what is held for more copies comes behind it.
+        let at = admitted.partition_point(|one| one.seq < old);
+        if let Some(one) = admitted.get_mut(at).filter(|one| one.seq == old) {
             let units = std::mem::take(&mut one.units);
             admitted.push_back(Admitted { seq: copy, units });
         }
@@ -73,6 +74,11 @@ impl Journal {
         let mut admitted = self.admitted.borrow_mut();
         let units = admission.take();
         admitted.push_back(Admitted { seq, units });
+    }
+
+    /// More copies of a record were made: given back no earlier than what the newest record has.
+    pub(super) fn note_more_copies(&self, admission: Admission) {
+        self.note_admitted(Seq(self.next().0.saturating_sub(1)), admission);
     }
 
     /// Everything below is trimmed.

@@ -31,6 +31,7 @@ use tokio::sync::{Notify, Semaphore};
 use uuid::Uuid;
 
 use super::admission::{Admission, Admitted, admission_units};
+use super::copies::Copies;
 use super::entry::{Entry, Kind, Seq, Tag};
 use super::group::{ENTRIES_MAX, Head, descriptor_bytes, encode, escape};
 use super::header::RING_OFFSET;
@@ -95,6 +96,8 @@ pub(crate) struct Journal {
     durable: Cell<Seq>,
     /// Groups that are durable beyond a gap: first sequence → the one after the last.
     durable_beyond: RefCell<BTreeMap<Seq, Seq>>,
+    /// Groups that are logged and not known to be durable, by their first sequence.
+    cached: RefCell<BTreeMap<Seq, Copies>>,
     /// Everything below is in place and flushed.
     applied: Cell<Seq>,
     /// Everything below is needed by nobody and may be overwritten in the rings.
@@ -229,6 +232,7 @@ impl Journal {
             logged: Cell::new(from.next),
             durable: Cell::new(from.next),
             durable_beyond: RefCell::default(),
+            cached: RefCell::default(),
             applied: Cell::new(from.floor),
             floor: Cell::new(from.floor),
             trimmed: Cell::new(from.floor),
@@ -426,6 +430,33 @@ impl Journal {
         {
             self.durable.set(self.durable.get().max(run.remove()));
         }
+        let mut cached = self.cached.borrow_mut();
+        while let Some(group) = cached.first_entry()
+            && group.get().last < self.durable.get()
+        {
+            group.remove();
+        }
+    }
+
+    /// Groups below `end` that aren't known to be durable.
+    pub(super) fn cached_below(&self, end: Seq) -> Vec<Copies> {
+        let cached = self.cached.borrow();
+        cached.range(..end).map(|(_, one)| one.clone()).collect()
+    }
+
+    /// A group has come to be on one more disk.
+    pub(super) fn note_copy(&self, first: Seq, disk: Rc<Disk>, at: u64) {
+        if let Some(group) = self.cached.borrow_mut().get_mut(&first) {
+            group.on.push((disk, at));
+        }
+    }
+
+    /// Whether the disk's ring has room for so many bytes in one piece.
+    pub(super) fn has_room(&self, disk: &Disk, len: u64) -> bool {
+        let rings = self.rings.borrow();
+        rings
+            .get(&disk.uuid)
+            .is_some_and(|ring| ring.largest() >= len)
     }
 
     /// Everything below is durable.
@@ -484,7 +515,7 @@ impl std::fmt::Debug for Journal {
 }
 
 /// Waits until one of the disks, which aren't slow, is; for ever if there are none.
-async fn some_becomes_slow(disks: &[Rc<Disk>]) {
+pub(super) async fn some_becomes_slow(disks: &[Rc<Disk>]) {
     if disks.is_empty() {
         return std::future::pending().await;
     }
@@ -501,6 +532,12 @@ pub(crate) fn ring_bytes(disk: &Disk) -> u64 {
         .zone(ZoneKind::Journal)
         .len
         .saturating_sub(RING_OFFSET)
+}
+
+/// Where a disk's ring begins.
+pub(super) fn ring_offset(disk: &Disk) -> u64 {
+    let layout = disk.layout.get().unwrap_or_default();
+    layout.zone(ZoneKind::Journal).offset + RING_OFFSET
 }
 
 /// The rings of journal disks and those of members.
@@ -568,7 +605,7 @@ impl Array {
     }
 
     /// Copies of a group on disks of which so many live that make it logged: as many as can be lost, and one.
-    fn copies_wanted(&self, living: usize) -> usize {
+    pub(super) fn copies_wanted(&self, living: usize) -> usize {
         let all = self.geometry.redundancy() + 1;
         let all = if on(Mutation::OneCopyTooFew) {
             all - 1
@@ -579,8 +616,8 @@ impl Array {
     }
 
     /// Whether a group that so many journal disks have can come to be on enough of them soon.
-    fn journal_disks_take(&self, disks: &[Rc<Disk>], copies: &[Rc<Disk>]) -> bool {
-        let has = |disk: &Rc<Disk>| copies.iter().any(|copy| Rc::ptr_eq(copy, disk));
+    fn journal_disks_take(&self, disks: &[Rc<Disk>], copies: &[(Rc<Disk>, u64)]) -> bool {
+        let has = |disk: &Rc<Disk>| copies.iter().any(|(copy, _)| Rc::ptr_eq(copy, disk));
         let takers = disks.iter().filter(|disk| !disk.is_slow() || has(disk));
         takers.count() >= self.copies_wanted(usize::MAX)
     }
@@ -593,13 +630,13 @@ impl Array {
         let through = journal.goes_through(&group);
         let bytes = self.encode_group(journal, first, group);
         let len = u64_of(bytes.len());
-        let mut copies: Vec<Rc<Disk>> = Vec::new();
+        let mut copies: Vec<(Rc<Disk>, u64)> = Vec::new();
         let mut asked: Vec<Rc<Disk>> = Vec::new();
         let mut writes = FuturesUnordered::new();
         let mut on_own = true;
         loop {
             let room = journal.room.notified();
-            copies.retain(|disk| !disk.out.get());
+            copies.retain(|(disk, _)| !disk.out.get());
             let mut living = self.rings_of_their_own(journal);
             if on_own && !self.journal_disks_take(&living, &copies) {
                 // All of it is the members' now: a copy on the one doesn't stand for one on the other.
@@ -633,7 +670,8 @@ impl Array {
                 .collect();
             let more = wanted.saturating_sub(copies.len() + prompt.len());
             let mut others = living;
-            others.retain(|disk| copies.iter().chain(&asked).all(|has| has.uuid != disk.uuid));
+            let known = || copies.iter().map(|(disk, _)| disk).chain(&asked);
+            others.retain(|disk| known().all(|has| has.uuid != disk.uuid));
             if others.iter().any(|disk| !disk.is_slow()) || !asked.is_empty() {
                 others.retain(|disk| !disk.is_slow());
             }
@@ -647,19 +685,18 @@ impl Array {
                 }
             }
             for (disk, position) in placed {
-                let layout = disk.layout.get().unwrap_or_default();
-                let at = layout.zone(ZoneKind::Journal).offset + RING_OFFSET + position;
+                let at = ring_offset(&disk) + position;
                 let write = disk.write_at(at, bytes.clone(), WriteFlags { fua: through });
                 asked.push(Rc::clone(&disk));
-                writes.push(async move { (disk, write.await) });
+                writes.push(async move { (disk, at, write.await) });
             }
             let (slow, room) = (pin!(some_becomes_slow(&prompt)), pin!(room));
             let next = select(writes.next(), select(slow, room)).await;
-            if let Either::Left((Some((disk, result)), _)) = next {
+            if let Either::Left((Some((disk, at, result)), _)) = next {
                 asked.retain(|other| !Rc::ptr_eq(other, &disk));
                 match result {
                     Ok(()) if disk.ring_only.get() == on_own || on(Mutation::CopiesMixed) => {
-                        copies.push(disk);
+                        copies.push((disk, at));
                     }
                     // Too late for the journal disks: the members take it.
                     Ok(()) => {}
@@ -673,13 +710,22 @@ impl Array {
         }
         if through {
             journal.note_durable(first, end);
+        } else {
+            let on = copies;
+            let group = Copies {
+                first,
+                last,
+                len,
+                on,
+            };
+            journal.cached.borrow_mut().insert(first, group);
         }
         journal.note_logged(first, end);
         if !writes.is_empty() {
             // The place on a slow disk isn't given to another group before this one has landed on it.
             let (array, hold) = (Rc::clone(self), journal.hold(first));
             self.env.spawn.spawn(Box::pin(async move {
-                while let Some((disk, result)) = writes.next().await {
+                while let Some((disk, _, result)) = writes.next().await {
                     if let Err(error) = result {
                         array.write_failed(&disk, &error).await;
                     }

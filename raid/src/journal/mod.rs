@@ -24,6 +24,8 @@
 //! Does not know: queues, acks, when to write, what an entry does to a row.
 
 pub(crate) mod admission;
+mod around;
+pub(crate) mod copies;
 pub mod entry;
 pub mod group;
 pub mod header;

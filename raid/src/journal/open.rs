@@ -9,13 +9,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use cairn_blockdev::units::{BLOCK_BYTES, u64_of, usize_of};
+use cairn_blockdev::units::{BLOCK_BYTES, u64_of};
 use cairn_blockdev::{Buf, IoError, SharedBuf, WriteFlags};
 use futures_util::future::join_all;
 use uuid::Uuid;
 
+use super::copies::Copies;
 use super::entry::Seq;
-use super::group::{decode, payload_is_intact};
 use super::header::{JournalHeader, RING_OFFSET, SLOTS, newest};
 use super::log::{Resume, ring_bytes, split_rings};
 use super::ring::Ring;
@@ -60,41 +60,6 @@ const KEPT_BYTES: u64 = 64 << 20;
 /// Sequences that a journal leaves out if it can't know which of them were given: nothing that is
 /// written from then on must look older than what lies on the disks.
 const LEFT_OUT: u64 = 1 << 40;
-
-/// A group that isn't on enough members.
-pub(crate) struct Thin {
-    pub(crate) last: Seq,
-    pub(crate) len: u64,
-    /// Who has it, and its first byte there.
-    pub(crate) copies: Vec<(Rc<Disk>, u64)>,
-}
-
-impl Thin {
-    /// How many journal disks have it, or how many members.
-    pub(crate) fn copies_on(&self, own: bool) -> usize {
-        let copies = self.copies.iter();
-        copies
-            .filter(|(disk, _)| disk.ring_only.get() == own)
-            .count()
-    }
-
-    /// Its bytes, from the first copy that still is what it was.
-    pub(crate) async fn read(&self) -> Option<SharedBuf> {
-        for (disk, at) in &self.copies {
-            let buf = Buf::zeroed(usize_of(self.len));
-            let (buf, result) = disk.read_at(*at, buf, Patience::Eject).await;
-            let whole = decode(&buf).is_ok_and(|group| {
-                let payload = buf.get(group.descriptor_len..).unwrap_or_default();
-                let payload = payload.get(..group.payload_len);
-                payload.is_some_and(|bytes| payload_is_intact(&group, bytes))
-            });
-            if result.is_ok() && whole {
-                return Some(buf.freeze());
-            }
-        }
-        None
-    }
-}
 
 fn zone(disk: &Disk) -> u64 {
     let layout = disk.layout.get().unwrap_or_default();
@@ -282,7 +247,10 @@ impl Opened {
         let mut room = KEPT_BYTES;
         for record in &self.replay.records {
             let len = u64::from(record.entry.payload_len);
-            if record.copies.len() > 1 || len == 0 || len > room {
+            // One disk may have it twice.
+            let (mut has, first) = (record.copies.iter(), record.copies.first());
+            let single = has.all(|copy| Some(copy.0) == first.map(|first| first.0));
+            if !single || len == 0 || len > room {
                 continue;
             }
             if let Ok(payload) = self.payload(record).await {
@@ -317,10 +285,10 @@ impl Opened {
         }
     }
 
-    /// Groups of the records with fewer intact copies than are enough, on journal disks and on members, each
-    /// with the disks that have one and where: what was on its way at the stop, and what has rotted.
-    pub(crate) fn thin(&self, is_enough: impl Fn(usize, usize) -> bool) -> Vec<Thin> {
-        let mut groups: BTreeMap<Seq, Thin> = BTreeMap::new();
+    /// Groups of the records with fewer intact copies than are enough, on journal disks and on members: what
+    /// was on its way at the stop, and what has rotted.
+    pub(crate) fn thin(&self, is_enough: impl Fn(usize, usize) -> bool) -> Vec<Copies> {
+        let mut groups: BTreeMap<Seq, Copies> = BTreeMap::new();
         for (member, all) in &self.found {
             let Some(disk) = self.disks.get(*member) else {
                 continue;
@@ -330,18 +298,23 @@ impl Opened {
                 if last < self.replay.floor || last >= self.replay.next {
                     continue;
                 }
-                let group = groups.entry(found.group.head.first).or_insert(Thin {
+                let first = found.group.head.first;
+                let group = groups.entry(first).or_insert(Copies {
+                    first,
                     last,
                     len: found.len(),
-                    copies: Vec::new(),
+                    on: Vec::new(),
                 });
                 let at = zone(disk) + RING_OFFSET + found.position;
-                group.copies.push((Rc::clone(disk), at));
+                group.on.push((Rc::clone(disk), at));
             }
         }
         let thin = groups.into_values();
-        thin.filter(|group| !is_enough(group.copies_on(true), group.copies_on(false)))
-            .collect()
+        thin.filter(|group| {
+            let (on_own, on_members) = group.count(|_| true);
+            !is_enough(on_own, on_members)
+        })
+        .collect()
     }
 
     /// Zeroes the descriptors of what lies behind the records: its sequences are given again. The caller

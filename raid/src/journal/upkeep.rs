@@ -11,8 +11,8 @@ use std::rc::Rc;
 use cairn_blockdev::{Buf, IoErrorKind, WriteFlags};
 
 use super::entry::Seq;
-use super::header::{JournalHeader, RING_OFFSET};
-use super::log::{Journal, ring_bytes};
+use super::header::JournalHeader;
+use super::log::{Journal, ring_bytes, ring_offset};
 use super::open::Opened;
 use crate::array::Array;
 use crate::array::disk::Disk;
@@ -33,17 +33,16 @@ impl Array {
             let Some(bytes) = group.read().await else {
                 continue;
             };
+            let (on_own, on_members) = group.count(|_| true);
             let (mut others, missing) = if own >= all {
-                let missing = all.saturating_sub(group.copies_on(true));
+                let missing = all.saturating_sub(on_own);
                 (self.rings_of_their_own(journal), missing)
             } else {
-                let missing = wanted.saturating_sub(group.copies_on(false));
-                (self.in_sync(), missing)
+                (self.in_sync(), wanted.saturating_sub(on_members))
             };
-            others.retain(|disk| !group.copies.iter().any(|(has, _)| has.uuid == disk.uuid));
+            others.retain(|disk| !group.has(disk.uuid));
             for (disk, position) in journal.place(&others, missing, group.len, group.last) {
-                let layout = disk.layout.get().unwrap_or_default();
-                let at = layout.zone(ZoneKind::Journal).offset + RING_OFFSET + position;
+                let at = ring_offset(&disk) + position;
                 let written = disk.write_at(at, bytes.clone(), WriteFlags::default());
                 if let Err(error) = written.await {
                     self.write_failed(&disk, &error).await;

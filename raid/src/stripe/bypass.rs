@@ -82,6 +82,11 @@ impl Unflushed {
         self.rows.borrow().contains_key(&row)
     }
 
+    /// Whether a row that was in place at that count isn't flushed yet.
+    pub(crate) fn has_until(&self, noted: u64) -> bool {
+        self.rows.borrow().values().any(|at| *at <= noted)
+    }
+
     /// What a flush that begins now makes durable.
     pub(crate) fn noted(&self) -> u64 {
         self.noted.get()
