@@ -322,6 +322,120 @@ fn d4_a_flush_goes_around_a_disk_that_hangs() {
 }
 
 #[test]
+fn d4_a_flush_goes_around_as_many_disks_as_may_be_lost() {
+    for seed in 1..=10 {
+        let bench = Bench::shaped(seed, Shape::new(Level::Raid6, 6, 0, 65_536));
+        let client = bench.client(0..256);
+        for part in 0..12 {
+            let at = part * 20;
+            bench.world.run(client.write(at..at + 17, false)).unwrap();
+        }
+        bench.world.disks[1].hang();
+        bench.world.disks[4].hold_flushes();
+        let began = bench.now_ms();
+        bench.world.run(client.flush()).unwrap();
+        let took = bench.now_ms() - began;
+        assert!(took <= AROUND_MS, "{took} ms");
+        for disk in [1, 4] {
+            assert_eq!(bench.state_of(disk), MemberState::InSync);
+        }
+        drop(client);
+        bench.crash_and_check(Crash::Power);
+    }
+}
+
+#[test]
+fn d4_a_flush_goes_around_a_journal_disk_that_hangs() {
+    for (level, members, journal_disks) in [(Level::Raid5, 4, 2), (Level::Raid6, 5, 3)] {
+        for seed in 1..=10 {
+            println!("seed {seed}: {level} of {members}");
+            let shape = Shape::new(level, members, 0, 65_536).with_journal_disks(journal_disks);
+            let bench = Bench::shaped(seed, shape);
+            let client = bench.client(0..256);
+            for part in 0..8 {
+                let at = part * 24;
+                bench.world.run(client.write(at..at + 17, false)).unwrap();
+            }
+            let disk = members + usize::try_from(seed).unwrap() % journal_disks;
+            if seed.is_multiple_of(2) {
+                bench.world.disks[disk].hang();
+            } else {
+                bench.world.disks[disk].hold_flushes();
+            }
+            for most in [AROUND_MS, 100] {
+                let began = bench.now_ms();
+                bench.world.run(client.flush()).unwrap();
+                let took = bench.now_ms() - began;
+                assert!(took <= most, "{took} ms");
+                bench.world.run(client.write(3..20, true)).unwrap();
+            }
+            assert!(bench.now_ms() < EJECTED_MS);
+            drop(client);
+            bench.crash_and_check(Crash::Power);
+        }
+    }
+}
+
+/// The client has its answer long before: what the disk was asked is followed all the same.
+#[test]
+fn d4_a_flush_that_a_slow_disk_fails_in_the_end_throws_it_out() {
+    for (level, members) in [(Level::Raid5, 4), (Level::Raid6, 5)] {
+        for seed in 1..=5 {
+            println!("seed {seed}: {level} of {members}");
+            let bench = Bench::shaped(seed, Shape::new(level, members, 0, 65_536));
+            let client = bench.client(0..256);
+            bench.world.run(client.write(0..17, false)).unwrap();
+            bench.world.disks[1].hold_flushes();
+            bench.world.run(client.flush()).unwrap();
+            assert_eq!(bench.state_of(1), MemberState::InSync);
+            bench.world.disks[1].inject(Fault::FlushFails);
+            bench.world.disks[1].release();
+            bench.within(1_000, "thrown out", || {
+                bench.state_of(1) == MemberState::Failed
+            });
+            bench.check("without it");
+            drop(client);
+            bench.crash_and_check(Crash::Power);
+        }
+    }
+}
+
+/// Nobody else could have what the slow disk may lose.
+#[test]
+fn d4_a_flush_waits_where_too_few_others_answer() {
+    for (level, members, lost) in [(Level::Raid1, 2, 0), (Level::Raid5, 4, 1)] {
+        for seed in 1..=5 {
+            println!("seed {seed}: {level} of {members}");
+            let bench = Bench::shaped(seed, Shape::new(level, members, 0, 65_536));
+            for disk in 0..lost {
+                let path = bench.world.path(disk);
+                bench.world.run(bench.array.fail_member(&path)).unwrap();
+            }
+            let client = bench.client(0..256);
+            bench.world.run(client.write(0..17, false)).unwrap();
+            let slow = bench.world.disks[members - 1].clone();
+            slow.hold_flushes();
+            let clock = Rc::clone(&bench.world.env.clock);
+            bench.world.env.spawn.spawn(Box::pin(async move {
+                clock.sleep(Duration::from_secs(12)).await;
+                slow.release();
+            }));
+            let began = bench.now_ms();
+            bench.world.run(client.flush()).unwrap();
+            let took = bench.now_ms() - began;
+            if level == Level::Raid1 {
+                assert!((11_000..14_000).contains(&took), "{took} ms");
+            } else {
+                assert!(took <= AROUND_MS, "{took} ms");
+            }
+            assert_eq!(bench.state_of(members - 1), MemberState::InSync);
+            drop(client);
+            bench.crash_and_check(Crash::Power);
+        }
+    }
+}
+
+#[test]
 fn d4_a_disk_that_hangs_in_a_flush_holds_one_of_complete_rows_up_until_its_ejection() {
     each(|seed, level, members| {
         let bench = Bench::new(seed, level, members, 0);
