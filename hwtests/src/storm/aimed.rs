@@ -314,7 +314,7 @@ fn slow_flush(world: &mut World) {
     let left = world.array().status().redundancy_left;
     let mut members = world.members();
     let mut slow = Vec::new();
-    for _ in 0..1 + world.rng.below(u64_of(left)) {
+    for _ in 0..=world.rng.below(u64_of(left)) {
         let at = usize_of(world.rng.below(u64_of(members.len())));
         slow.push(members.swap_remove(at));
     }

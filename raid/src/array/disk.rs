@@ -144,6 +144,8 @@ pub(crate) struct Disk {
     pub(crate) durable_rows: Cell<u64>,
     /// Set at the first sign of an ejection, so that nothing new is planned on it.
     pub(crate) out: Cell<bool>,
+    /// A flush of it failed: what it had in its cache may be gone, whatever a later one says (fault D3).
+    pub(crate) flush_failed: Cell<bool>,
     errors: Cell<ErrorCounts>,
     recent: RefCell<VecDeque<Ticks>>,
 }
@@ -172,6 +174,7 @@ impl Disk {
             held_out: Cell::new(false),
             durable_rows: Cell::new(0),
             out: Cell::new(false),
+            flush_failed: Cell::new(false),
             errors: Cell::default(),
             recent: RefCell::default(),
         })
@@ -327,7 +330,10 @@ impl Disk {
     /// Makes every write that has completed durable.
     pub(crate) async fn flush(&self) -> Result<(), IoError> {
         let header = self.header.get();
-        self.device.flush_cache().await?;
+        if let Err(error) = self.device.flush_cache().await {
+            self.flush_failed.set(true);
+            return Err(error);
+        }
         self.flushed_header
             .set(header.max(self.flushed_header.get()));
         Ok(())

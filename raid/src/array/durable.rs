@@ -166,14 +166,18 @@ impl Array {
         let maps = self.missed.written();
         let bypassed = self.unflushed.noted();
         let cached = disks.iter().filter(|disk| disk.has_write_cache());
-        let results = join_all(cached.map(|disk| async move { (disk, disk.flush().await) })).await;
-        for (disk, result) in results {
-            if let Err(error) = result {
+        let flushes = cached.map(|disk| async {
+            let flushed = disk.flush().await;
+            if let Err(error) = &flushed {
                 // What a failed flush lost can't be known, and a later success proves nothing
-                // (fault D3): the disk is out.
-                disk.count_error(&error);
-                self.eject(disk, &error.to_string()).await;
+                // (fault D3): the disk is out, and not only when the last disk has answered.
+                disk.count_error(error);
+                self.throw_out(disk, &error.to_string());
             }
+            flushed.is_ok()
+        });
+        if join_all(flushes).await.contains(&false) {
+            self.settle().await;
         }
         if let (Some(journal), Some(logged)) = (journal, logged) {
             journal.note_flushed(logged);

@@ -103,6 +103,9 @@ impl Array {
     /// labels and commits. True if the ledger changed.
     pub(super) fn put_out(&self, disk: &Rc<Disk>, why: &str) -> bool {
         disk.out.set(true);
+        if let Some(journal) = self.journal() {
+            journal.forget_copies(disk);
+        }
         let Some(entry) = self.ledger.borrow().entry(disk.uuid) else {
             return false;
         };

@@ -114,6 +114,12 @@ impl Journal {
         })
     }
 
+    /// Room for so many more copies of a group, of those that what it was admitted with is for.
+    pub(super) fn try_admit_copies(&self, len: u64, more: usize, of: usize) -> Option<Admission> {
+        let bytes = len * u64_of(more);
+        self.try_admit(usize_of(bytes.div_ceil(u64_of(of.max(1)))))
+    }
+
     /// Waits for room for a record of so many payload bytes.
     pub(crate) async fn admit(&self, payload: usize) -> Result<Admission, IoErrorKind> {
         let units = self.units_of(payload);

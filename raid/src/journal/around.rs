@@ -9,8 +9,9 @@
 //!   becomes of the slow ones takes nothing away, and as many disks as ever may go with them.
 //! - Rows that were written past the journal are durable only where they lie: while one of them isn't
 //!   flushed everywhere, a flush waits for every disk.
+//! - A disk of which a flush has failed counts for nothing (fault D3).
 //! - More copies are admitted like records, and never wait for room: if there is none, or too few disks answer,
-//!   the flush waits for the slow ones to answer or to be thrown out.
+//!   nothing is read or written, and the flush waits for the slow ones to answer or to be thrown out.
 //! - What a disk was asked is followed to its end, also when it takes too long: an error throws it out.
 //!
 //! Does not know: rows, when a disk counts as slow, when it is thrown out.
@@ -35,6 +36,11 @@ use crate::mutation::{Mutation, on};
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Groups that are given to others at once, each with its bytes in memory.
 const GIVEN_AT_ONCE: usize = 4;
+
+/// Whether what a disk says it has flushed counts.
+fn is_sound(disk: &Disk) -> bool {
+    !disk.out.get() && !disk.flush_failed.get()
+}
 
 impl Array {
     /// Makes durable what was acked before this call. Waits for every disk, but for one that is slow only as
@@ -84,13 +90,13 @@ impl Array {
             return;
         };
         let logged = journal.logged();
-        let thin = journal.cached_below(logged);
-        let given = thin
-            .into_iter()
-            .map(|group| self.give_to_others(&journal, group));
-        let given: Vec<bool> = stream::iter(given).buffered(GIVEN_AT_ONCE).collect().await;
-        if given.contains(&false) {
-            return;
+        let groups = journal.cached_below(logged).into_iter();
+        let given = groups.map(|group| self.give_to_others(&journal, group));
+        let mut given = pin!(stream::iter(given).buffer_unordered(GIVEN_AT_ONCE));
+        while let Some(given) = given.next().await {
+            if !given {
+                return;
+            }
         }
         // Before the flush: a copy that comes later isn't durable by it.
         let groups = journal.cached_below(logged);
@@ -113,7 +119,7 @@ impl Array {
                     .any(|other| std::ptr::eq(&raw const ***other, disk))
             };
             let durable = !disk.has_write_cache() || flushed() || on(Mutation::SlowDiskCounted);
-            !disk.out.get() && durable
+            is_sound(disk) && durable
         };
         // From here on nothing awaits: who is safe stays so.
         let durable = journal.durable();
@@ -141,50 +147,53 @@ impl Array {
     /// Sends a group to members that answer, so that enough have it of those that can be flushed. `false`: there
     /// aren't enough, or there is no room.
     async fn give_to_others(self: &Rc<Self>, journal: &Rc<Journal>, group: Copies) -> bool {
-        // Nothing is written where the ring's room has been given back meanwhile.
-        let hold = Rc::new(journal.hold(group.first));
+        // From before it is known to be needed still until the last write of it has landed.
+        let first = group.head.first;
+        let kept = Rc::new(journal.keep_room(first));
         if group.last < journal.durable() {
             return true;
         }
-        let answers = |disk: &Disk| !disk.out.get() && !disk.is_slow();
         let missing = self.missing(&group, |disk| {
             let uncertain = disk.has_write_cache() && disk.is_slow();
-            !disk.out.get() && (!uncertain || on(Mutation::SlowDiskCounted))
+            is_sound(disk) && (!uncertain || on(Mutation::SlowDiskCounted))
         });
         if missing == 0 {
             return true;
         }
-        let Some(bytes) = group.read().await else {
+        let mut others = self.in_sync();
+        others.retain(|disk| {
+            let answers = is_sound(disk) && !disk.is_slow();
+            answers && !group.has(disk.uuid) && journal.has_room(disk, group.len)
+        });
+        if others.len() < missing {
+            return false;
+        }
+        let copies = self.geometry.redundancy() + 1;
+        let Some(admission) = journal.try_admit_copies(group.len, missing, copies) else {
+            return false;
+        };
+        let Some(bytes) = group.read_promptly().await else {
             return false;
         };
         if group.last < journal.durable() {
             return true;
         }
-        let mut others = self.in_sync();
-        others.retain(|disk| {
-            answers(disk) && !group.has(disk.uuid) && journal.has_room(disk, group.len)
-        });
-        if others.len() < missing {
-            return false;
-        }
-        let Some(admission) = journal.try_admit(bytes.len()) else {
-            return false;
-        };
-        journal.note_more_copies(admission);
         let placed = journal.place(&others, missing, group.len, group.last);
+        // Where others have taken the room meanwhile it is fewer, which the count before the flush sees.
+        journal.note_more_copies(admission);
         let writes = placed.into_iter().map(|(disk, position)| {
             let at = ring_offset(&disk) + position;
             let write = disk.write_at(at, bytes.clone(), WriteFlags::default());
-            let hold = Rc::clone(&hold);
+            let kept = Rc::clone(&kept);
             async move {
                 let landed = async move {
                     let result = write.await;
-                    drop(hold);
+                    drop(kept);
                     result
                 };
                 let landed = self.in_time(&disk, landed).await;
                 if landed {
-                    journal.note_copy(group.first, disk, at);
+                    journal.note_copy(first, disk, at);
                 }
                 landed
             }

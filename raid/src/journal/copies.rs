@@ -9,14 +9,15 @@ use cairn_blockdev::{Buf, SharedBuf};
 use uuid::Uuid;
 
 use super::entry::Seq;
-use super::group::{decode, payload_is_intact};
+use super::group::{Head, decode, payload_is_intact};
 use crate::array::disk::Disk;
 use crate::array::flights::Patience;
 
 /// Where the bytes of a group lie.
 #[derive(Clone)]
 pub(crate) struct Copies {
-    pub(crate) first: Seq,
+    /// What every copy says of itself.
+    pub(crate) head: Head,
     pub(crate) last: Seq,
     pub(crate) len: u64,
     /// Who has it, and its first byte there. A disk may have it twice.
@@ -39,16 +40,30 @@ impl Copies {
         self.on.iter().any(|(other, _)| other.uuid == disk)
     }
 
-    /// Its bytes, from the first copy that still is what it was; no disk that is slow is asked.
+    /// Its bytes, from the first copy that still is what it was.
     pub(crate) async fn read(&self) -> Option<SharedBuf> {
+        // A disk that is slow only if no other has them.
+        match self.read_promptly().await {
+            Some(bytes) => Some(bytes),
+            None => self.read_with(Patience::Eject).await,
+        }
+    }
+
+    /// The same; no disk is waited for.
+    pub(crate) async fn read_promptly(&self) -> Option<SharedBuf> {
+        self.read_with(Patience::Reconstruct).await
+    }
+
+    async fn read_with(&self, patience: Patience) -> Option<SharedBuf> {
         for (disk, at) in &self.on {
-            if disk.out.get() || disk.is_slow() {
+            let waits = patience == Patience::Eject;
+            if disk.out.get() || (disk.is_slow() && !waits) {
                 continue;
             }
             let buf = Buf::zeroed(usize_of(self.len));
-            let (buf, result) = disk.read_at(*at, buf, Patience::Reconstruct).await;
+            let (buf, result) = disk.read_at(*at, buf, patience).await;
             let whole = decode(&buf).is_ok_and(|group| {
-                if (group.head.first, group.last()) != (self.first, self.last) {
+                if (group.head, group.last()) != (self.head, self.last) {
                     // A lost write left an older group there.
                     return false;
                 }

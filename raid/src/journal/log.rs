@@ -103,13 +103,15 @@ pub(crate) struct Journal {
     /// Everything below is needed by nobody and may be overwritten in the rings.
     floor: Cell<Seq>,
     /// Everything below is trimmed, and the floor that says so is durable.
-    trimmed: Cell<Seq>,
+    pub(super) trimmed: Cell<Seq>,
     /// Why nothing can be logged any more.
     pub(super) failed: Cell<Option<IoErrorKind>>,
     moved: Notify,
-    room: Notify,
-    rings: RefCell<BTreeMap<Uuid, Ring>>,
-    rotation: Cell<usize>,
+    pub(super) room: Notify,
+    pub(super) rings: RefCell<BTreeMap<Uuid, Ring>>,
+    pub(super) rotation: Cell<usize>,
+    /// Groups whose room isn't given back yet, whatever the floor: first sequence → holders.
+    pub(super) kept: RefCell<BTreeMap<Seq, usize>>,
     pub(super) admitted: RefCell<VecDeque<Admitted>>,
     pub(super) admission: Rc<Semaphore>,
     pub(super) admission_units: Cell<u32>,
@@ -241,6 +243,7 @@ impl Journal {
             room: Notify::new(),
             rings: RefCell::new(rings),
             rotation: Cell::new(0),
+            kept: RefCell::default(),
             admitted: RefCell::default(),
             admission: Rc::new(Semaphore::new(usize_of(u64::from(units)))),
             admission_units: Cell::new(units),
@@ -373,43 +376,6 @@ impl Journal {
         left > 0
     }
 
-    /// Space for a group on members that don't have it yet: those that come next in turn first.
-    pub(super) fn place(
-        &self,
-        disks: &[Rc<Disk>],
-        wanted: usize,
-        len: u64,
-        last: Seq,
-    ) -> Vec<(Rc<Disk>, u64)> {
-        let mut rings = self.rings.borrow_mut();
-        let start = self.rotation.get();
-        let turn = disks.iter().cycle().skip(start % disks.len().max(1));
-        let mut placed = Vec::with_capacity(wanted);
-        for disk in turn.take(disks.len()) {
-            if placed.len() == wanted {
-                break;
-            }
-            let Some(ring) = rings.get_mut(&disk.uuid) else {
-                continue;
-            };
-            if let Some(position) = ring.allocate(len, last) {
-                placed.push((Rc::clone(disk), position));
-            }
-        }
-        self.rotation.set(start.wrapping_add(wanted));
-        placed
-    }
-
-    /// The floor is durable: what lies below it gives its room back.
-    pub(crate) fn trimmed(&self, floor: Seq) {
-        self.trimmed.set(floor.max(self.trimmed.get()));
-        for ring in self.rings.borrow_mut().values_mut() {
-            ring.free_below(floor);
-        }
-        self.give_back_below(floor);
-        self.room.notify_waiters();
-    }
-
     /// Everything that was logged before a flush of all members began is durable.
     pub(crate) fn note_flushed(&self, logged: Seq) {
         self.durable.set(self.durable.get().max(logged));
@@ -446,17 +412,19 @@ impl Journal {
 
     /// A group has come to be on one more disk.
     pub(super) fn note_copy(&self, first: Seq, disk: Rc<Disk>, at: u64) {
+        if disk.out.get() {
+            return;
+        }
         if let Some(group) = self.cached.borrow_mut().get_mut(&first) {
             group.on.push((disk, at));
         }
     }
 
-    /// Whether the disk's ring has room for so many bytes in one piece.
-    pub(super) fn has_room(&self, disk: &Disk, len: u64) -> bool {
-        let rings = self.rings.borrow();
-        rings
-            .get(&disk.uuid)
-            .is_some_and(|ring| ring.largest() >= len)
+    /// A disk was thrown out: whatever it has doesn't count, and nothing here keeps its device open.
+    pub(crate) fn forget_copies(&self, disk: &Rc<Disk>) {
+        for group in self.cached.borrow_mut().values_mut() {
+            group.on.retain(|(other, _)| !Rc::ptr_eq(other, disk));
+        }
     }
 
     /// Everything below is durable.
@@ -627,8 +595,10 @@ impl Array {
     async fn write_group(self: &Rc<Self>, journal: &Rc<Journal>, first: Seq, group: Vec<Queued>) {
         let end = Seq(first.0 + u64_of(group.len()));
         let last = Seq(end.0 - 1);
+        // No place is given to another group while a write of this one is on its way to it.
+        let kept = journal.keep_room(first);
         let through = journal.goes_through(&group);
-        let bytes = self.encode_group(journal, first, group);
+        let (head, bytes) = self.encode_group(journal, first, group);
         let len = u64_of(bytes.len());
         let mut copies: Vec<(Rc<Disk>, u64)> = Vec::new();
         let mut asked: Vec<Rc<Disk>> = Vec::new();
@@ -713,7 +683,7 @@ impl Array {
         } else {
             let on = copies;
             let group = Copies {
-                first,
+                head,
                 last,
                 len,
                 on,
@@ -722,20 +692,19 @@ impl Array {
         }
         journal.note_logged(first, end);
         if !writes.is_empty() {
-            // The place on a slow disk isn't given to another group before this one has landed on it.
-            let (array, hold) = (Rc::clone(self), journal.hold(first));
+            let array = Rc::clone(self);
             self.env.spawn.spawn(Box::pin(async move {
                 while let Some((disk, _, result)) = writes.next().await {
                     if let Err(error) = result {
                         array.write_failed(&disk, &error).await;
                     }
                 }
-                drop(hold);
+                drop(kept);
             }));
         }
     }
 
-    fn encode_group(&self, journal: &Journal, first: Seq, group: Vec<Queued>) -> SharedBuf {
+    fn encode_group(&self, journal: &Journal, first: Seq, group: Vec<Queued>) -> (Head, SharedBuf) {
         let (entries, payloads): (Vec<Entry>, Vec<Vec<SharedBuf>>) = group
             .into_iter()
             .map(|queued| (queued.entry, queued.payload))
@@ -759,6 +728,6 @@ impl Array {
             escape(to);
             rest = tail;
         }
-        buf.freeze()
+        (head, buf.freeze())
     }
 }

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! `entry` is what one sequence says, `group` the bytes that go to R+1 members, `header` what a
-//! member says of its ring, `ring` the space in it, `scan` what can be found in it, and `union`
+//! member says of its ring, `ring` the space in it (`room`: when it is given back), `scan` what can be found in it, and `union`
 //! what the members' findings amount to. `copies` is where a group lies, `around` a flush that
 //! goes around slow disks.
 //!
@@ -33,6 +33,7 @@ pub mod header;
 pub(crate) mod log;
 pub(crate) mod open;
 pub(crate) mod ring;
+mod room;
 pub(crate) mod scan;
 #[cfg(test)]
 mod tests;

@@ -300,7 +300,7 @@ impl Opened {
                 }
                 let first = found.group.head.first;
                 let group = groups.entry(first).or_insert(Copies {
-                    first,
+                    head: found.group.head,
                     last,
                     len: found.len(),
                     on: Vec::new(),

@@ -400,6 +400,28 @@ fn d4_a_flush_that_a_slow_disk_fails_in_the_end_throws_it_out() {
     }
 }
 
+/// What it lost in that can't be known, and its next flush succeeds (fault D3): nobody is acked before it is out.
+#[test]
+fn d4_a_disk_whose_flush_fails_while_another_hangs_is_out_before_the_ack() {
+    for seed in 1..=10 {
+        let bench = Bench::shaped(seed, Shape::new(Level::Raid6, 6, 0, 65_536));
+        let client = bench.client(0..256);
+        for part in 0..12 {
+            let at = part * 20;
+            bench.world.run(client.write(at..at + 17, false)).unwrap();
+        }
+        bench.world.disks[1].hold_flushes();
+        bench.world.disks[2].fail_next_flush();
+        let began = bench.now_ms();
+        bench.world.run(client.flush()).unwrap();
+        assert!(bench.now_ms() - began <= EJECTED_MS);
+        assert!(!bench.world.disks[2].flush_fault_is_due());
+        assert_eq!(bench.state_of(2), MemberState::Failed);
+        drop(client);
+        bench.crash_and_check(Crash::Power);
+    }
+}
+
 /// Nobody else could have what the slow disk may lose.
 #[test]
 fn d4_a_flush_waits_where_too_few_others_answer() {
