@@ -53,11 +53,14 @@ pub enum Turn {
     /// Members give no answers while clients flush what is in the journal alone, and the power goes; then as
     /// many members go as may.
     SlowFlush,
+    /// A member that was away is caught up while clients go on and another disk is slow to flush; the power goes
+    /// in the middle of it.
+    CatchUp,
 }
 
 impl Turn {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::SlowRows,
         Self::LateEjection,
         Self::Rebuild,
@@ -66,13 +69,18 @@ impl Turn {
         Self::Deletion,
         Self::SpoiltRings,
         Self::SlowFlush,
+        Self::CatchUp,
     ];
 
     /// Members that have to be there beside those that the data needs.
     pub const fn needs(self) -> usize {
         match self {
             Self::SlowRows | Self::Reuse | Self::Deletion | Self::SpoiltRings => 0,
-            Self::LateEjection | Self::Rebuild | Self::LostPages | Self::SlowFlush => 1,
+            Self::LateEjection
+            | Self::Rebuild
+            | Self::LostPages
+            | Self::SlowFlush
+            | Self::CatchUp => 1,
         }
     }
 
@@ -87,6 +95,7 @@ impl Turn {
             Self::Deletion => deletion(world),
             Self::SpoiltRings => spoilt_rings(world),
             Self::SlowFlush => slow_flush(world),
+            Self::CatchUp => catch_up(world),
         }
     }
 }
@@ -352,6 +361,30 @@ fn slow_flush(world: &mut World) {
         come_back(world);
     }
     world.check();
+}
+
+/// What the member is given while the flushes of another take long is in its cache alone when its map is written.
+fn catch_up(world: &mut World) {
+    let victim = world.any_member();
+    world.disk(victim).vanish(false);
+    world.until_noticed(victim);
+    world.load_cut(30, Mix::Rows, Cut::Never);
+    world.disk(victim).come_back();
+    let times = 20 + u32::try_from(world.rng.below(200)).unwrap_or(0);
+    let slow = world.any_member();
+    if world.is_out(victim) {
+        let flushes = Strike::new(On::Flush, Effect::Slow(times)).always();
+        world.disk(slow).strike(flushes);
+        world.add_spare(victim);
+    }
+    let ios = 1 + world.rng.below(600);
+    world.load_cut(100, Mix::Any, Cut::Ios(ios));
+    world.crash(Crash::Power);
+    world.disk(slow).heal();
+    come_back(world);
+    world.wait_for_sync();
+    world.check();
+    lose_what_may_be(world);
 }
 
 /// Some pages of every ring, with what they hold: never zeros alone, since new records hold those too and

@@ -80,6 +80,7 @@ fn grounds(mutation: Mutation) -> &'static [Ground] {
             Story,
         ],
         Mutation::MissedMapClearedEarly => &[
+            Aimed(Turn::CatchUp),
             Cell(Fault::D12CacheLost, State::Healthy),
             Cell(Fault::D9VanishesAndReturns, State::Healthy),
             Aimed(Turn::Rebuild),
