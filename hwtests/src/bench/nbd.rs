@@ -1,5 +1,5 @@
-//! `bench nbd`: a volume on an array over NBD, beside servers of one raw loop and a file on btrfs, all
-//! under fio.
+//! `bench nbd`: a volume on an array over NBD, beside one on an array without journal and checksums, servers of
+//! one raw loop and a file on btrfs, all under fio.
 //!
 //! Every server is a process of its own on the same machine as fio; one at a time has work.
 
@@ -30,6 +30,8 @@ const BURST: &str = "32m";
 /// A server to compare with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Peer {
+    /// A volume of the same daemon on an array of its own, without journal and checksums.
+    Off,
     /// nbdkit's file plugin over one loop.
     Nbdkit,
     /// qemu-nbd with io_uring over one loop.
@@ -43,6 +45,7 @@ pub enum Peer {
 impl Peer {
     fn name(self) -> &'static str {
         match self {
+            Self::Off => "both off",
             Self::Nbdkit => "nbdkit file",
             Self::QemuNbd => "qemu-nbd",
             Self::Raw => "raw loop",
@@ -55,7 +58,7 @@ impl Peer {
 #[derive(Debug, Clone, Args)]
 pub struct NbdArgs {
     /// What to compare with.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Peer::Nbdkit, Peer::QemuNbd, Peer::Btrfs])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Peer::Off, Peer::Nbdkit, Peer::QemuNbd, Peer::Btrfs])]
     pub peer: Vec<Peer>,
     /// Members.
     #[arg(long, default_value_t = 10)]
@@ -95,7 +98,7 @@ const CASES: [Case; 6] = [
         bytes: "4k",
         depth: "1",
         burst: false,
-        targets: &[(Peer::Nbdkit, 1.2)],
+        targets: &[(Peer::Off, 0.85), (Peer::Nbdkit, 1.2)],
     },
     Case {
         name: "4k random read QD32",
@@ -103,7 +106,7 @@ const CASES: [Case; 6] = [
         bytes: "4k",
         depth: "32",
         burst: false,
-        targets: &[(Peer::Nbdkit, 1.3)],
+        targets: &[(Peer::Off, 0.85), (Peer::Nbdkit, 1.3)],
     },
     Case {
         name: "4k random write QD32, burst of 32 MiB",
@@ -111,7 +114,7 @@ const CASES: [Case; 6] = [
         bytes: "4k",
         depth: "32",
         burst: true,
-        targets: &[(Peer::QemuNbd, 1.0)],
+        targets: &[(Peer::Off, 1.0), (Peer::QemuNbd, 1.0)],
     },
     Case {
         name: "4k random write QD32, sustained",
@@ -119,7 +122,7 @@ const CASES: [Case; 6] = [
         bytes: "4k",
         depth: "32",
         burst: false,
-        targets: &[(Peer::Btrfs, 2.0)],
+        targets: &[(Peer::Off, 0.5), (Peer::Btrfs, 2.0)],
     },
     Case {
         name: "1M read QD8",
@@ -127,7 +130,7 @@ const CASES: [Case; 6] = [
         bytes: "1m",
         depth: "8",
         burst: false,
-        targets: &[(Peer::Nbdkit, 1.0)],
+        targets: &[(Peer::Off, 0.85), (Peer::Nbdkit, 1.0)],
     },
     Case {
         name: "1M write QD8",
@@ -135,7 +138,7 @@ const CASES: [Case; 6] = [
         bytes: "1m",
         depth: "8",
         burst: false,
-        targets: &[(Peer::Nbdkit, 0.8), (Peer::Btrfs, 3.5)],
+        targets: &[(Peer::Off, 0.8), (Peer::Nbdkit, 0.8), (Peer::Btrfs, 3.5)],
     },
 ];
 
@@ -249,10 +252,11 @@ impl Drop for Server {
 }
 
 impl Server {
+    /// Serves a device; what is to be reached without NBD is there as it is.
     fn start(peer: Peer, device: &str, socket: PathBuf) -> Self {
         let socket_text = socket.to_string_lossy().into_owned();
         let child = match peer {
-            Peer::Raw | Peer::Btrfs => None,
+            Peer::Off | Peer::Raw | Peer::Btrfs => None,
             Peer::Nbdkit => Some(program::command(
                 "nbdkit",
                 &["-f", "-U", &socket_text, "file", device],
@@ -359,10 +363,12 @@ pub fn run(mut args: NbdArgs, interrupt: &Interrupt) -> Result<NbdReport, String
     let member_mib = journal_mib + args.size / 2 + SLACK_MIB;
     let count = u64::try_from(args.disks).unwrap_or(u64::MAX);
     let peers = args.peer.len();
+    let beside_off = args.peer.contains(&Peer::Off);
     let on_btrfs = args.peer.contains(&Peer::Btrfs);
     let need = count * (journal_mib + SLACK_MIB / 2)
         + 2 * args.size
         + args.size * u64::try_from(peers).unwrap_or(0)
+        + if beside_off { 2 * args.size } else { 0 }
         + if on_btrfs { 2 * args.size } else { 0 };
     let sets = [
         DiskSet {
@@ -377,16 +383,23 @@ pub fn run(mut args: NbdArgs, interrupt: &Interrupt) -> Result<NbdReport, String
             count: if on_btrfs { args.disks } else { 0 },
             mib: member_mib,
         },
+        DiskSet {
+            count: if beside_off { args.disks } else { 0 },
+            mib: member_mib,
+        },
     ];
     let disks = RamDisks::make(&sets, 512, need)?;
     let scratch = Scratch::new();
     let host = Host::start_with(&scratch, "state", "");
     let journal = format!("{journal_mib}MiB");
-    let mut line = vec!["array", "create", "pool", "--level", &args.level];
-    line.extend(["--journal-size", &journal, "--disks"]);
-    let members = disks.paths(0);
-    line.extend(members.iter().map(String::as_str));
-    host.ok(&line);
+    let make = |array: &str, members: &[String], flags: &[&str]| {
+        let mut line = vec!["array", "create", array, "--level", &args.level];
+        line.extend(flags);
+        line.push("--disks");
+        line.extend(members.iter().map(String::as_str));
+        host.ok(&line);
+    };
+    make("pool", &disks.paths(0), &["--journal-size", &journal]);
     let size = format!("{}MiB", args.size);
     let uri = host.volume("load", "pool", &size, &scratch.text("cairn.sock"));
     let mut servers = vec![Server {
@@ -396,6 +409,17 @@ pub fn run(mut args: NbdArgs, interrupt: &Interrupt) -> Result<NbdReport, String
     }];
     let btrfs = on_btrfs.then(|| Btrfs::make(&args.level, &disks.paths(2), &scratch));
     for ((peer, device), number) in args.peer.iter().zip(disks.paths(1)).zip(0..) {
+        if *peer == Peer::Off {
+            let flags = ["--journal", "none", "--integrity", "none"];
+            make("off", &disks.paths(3), &flags);
+            let uri = host.volume("plain", "off", &size, &scratch.text("off.sock"));
+            servers.push(Server {
+                name: peer.name(),
+                target: Target::Uri(uri),
+                child: None,
+            });
+            continue;
+        }
         let socket = scratch.join(&format!("peer{number}.sock"));
         let device = match (peer, &btrfs) {
             (Peer::Btrfs, Some(btrfs)) => btrfs.file(),
@@ -437,7 +461,7 @@ pub fn run(mut args: NbdArgs, interrupt: &Interrupt) -> Result<NbdReport, String
         machine,
         setting: format!(
             "{} of {} loops in memory, journal {journal_mib} MiB a member, volume of {} MiB \
-             written once before; peers serve one loop each by NBD over a unix socket (fio's nbd engine); btrfs: a file on the same level over as many loops, with checksums, by io_uring and O_DIRECT; {} turns of {} s; median (least–most)",
+             written once before; both off: one of the same daemon without journal and checksums; others serve one loop each by NBD over a unix socket (fio's nbd engine); btrfs: a file on the same level over as many loops, with checksums, by io_uring and O_DIRECT; {} turns of {} s; median (least–most)",
             args.level, args.disks, args.size, args.runs, args.seconds
         ),
         rows,

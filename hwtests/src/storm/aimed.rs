@@ -343,16 +343,16 @@ fn slow_flush(world: &mut World) {
     }
     let ios = 1 + world.rng.below(300);
     world.load_cut(60, Mix::Parts, Cut::Ios(ios));
-    let all_are_in = world.members().len() == slow.len() + members.len();
+    let mut still = world.members();
+    let all_are_in = still.len() == slow.len() + members.len();
     world.crash(Crash::Power);
     for &disk in &slow {
         world.disk(disk).heal();
     }
     let mut gone = Vec::new();
-    let mut present = world.without(&[]);
     while gone.len() < left {
-        let at = usize_of(world.rng.below(u64_of(present.len())));
-        gone.push(present.swap_remove(at));
+        let at = usize_of(world.rng.below(u64_of(still.len())));
+        gone.push(still.swap_remove(at));
     }
     let present = world.without(&gone);
     if let Err(error) = world.start_with(&present) {

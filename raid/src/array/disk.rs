@@ -144,8 +144,8 @@ pub(crate) struct Disk {
     pub(crate) durable_rows: Cell<u64>,
     /// Set at the first sign of an ejection, so that nothing new is planned on it.
     pub(crate) out: Cell<bool>,
-    /// A flush of it failed: what it had in its cache may be gone, whatever a later one says (fault D3).
-    pub(crate) flush_failed: Cell<bool>,
+    /// The first flush of it that failed.
+    failed_flush: RefCell<Option<IoError>>,
     errors: Cell<ErrorCounts>,
     recent: RefCell<VecDeque<Ticks>>,
 }
@@ -174,7 +174,7 @@ impl Disk {
             held_out: Cell::new(false),
             durable_rows: Cell::new(0),
             out: Cell::new(false),
-            flush_failed: Cell::new(false),
+            failed_flush: RefCell::default(),
             errors: Cell::default(),
             recent: RefCell::default(),
         })
@@ -327,16 +327,27 @@ impl Disk {
         self.device.write_at(offset, data, flags)
     }
 
-    /// Makes every write that has completed durable.
+    /// Makes every write that has completed durable. Fails for ever once it has failed.
     pub(crate) async fn flush(&self) -> Result<(), IoError> {
         let header = self.header.get();
-        if let Err(error) = self.device.flush_cache().await {
-            self.flush_failed.set(true);
+        let flushed = self.device.flush_cache().await;
+        // Also for who asks now and whose own flush succeeded: it may be that one's writes that are lost.
+        if let Some(error) = self.failed_flush() {
+            return Err(error);
+        }
+        if let Err(error) = flushed {
+            self.failed_flush.replace(Some(error.clone()));
             return Err(error);
         }
         self.flushed_header
             .set(header.max(self.flushed_header.get()));
         Ok(())
+    }
+
+    /// The first flush of it that failed: what it had in its cache then may be gone, whatever a later one says
+    /// (fault D3).
+    pub(crate) fn failed_flush(&self) -> Option<IoError> {
+        self.failed_flush.borrow().clone()
     }
 
     /// A journal header of this generation was written to it.

@@ -23,7 +23,7 @@ use std::time::Duration;
 use cairn_blockdev::{IoError, IoErrorKind, WriteFlags};
 use futures_util::StreamExt;
 use futures_util::future::{Either, join_all, select};
-use futures_util::stream;
+use futures_util::stream::FuturesUnordered;
 
 use super::copies::Copies;
 use super::entry::Seq;
@@ -39,7 +39,7 @@ const GIVEN_AT_ONCE: usize = 4;
 
 /// Whether what a disk says it has flushed counts.
 fn is_sound(disk: &Disk) -> bool {
-    !disk.out.get() && !disk.flush_failed.get()
+    !disk.out.get() && disk.failed_flush().is_none()
 }
 
 impl Array {
@@ -90,13 +90,23 @@ impl Array {
             return;
         };
         let logged = journal.logged();
-        let groups = journal.cached_below(logged).into_iter();
-        let given = groups.map(|group| self.give_to_others(&journal, group));
-        let mut given = pin!(stream::iter(given).buffer_unordered(GIVEN_AT_ONCE));
-        while let Some(given) = given.next().await {
-            if !given {
-                return;
+        let mut groups = journal.cached_below(logged).into_iter();
+        let mut under_way = FuturesUnordered::new();
+        let mut all_given = true;
+        loop {
+            while all_given
+                && under_way.len() < GIVEN_AT_ONCE
+                && let Some(group) = groups.next()
+            {
+                under_way.push(self.give_to_others(&journal, group));
             }
+            let Some(given) = under_way.next().await else {
+                break;
+            };
+            all_given &= given;
+        }
+        if !all_given {
+            return;
         }
         // Before the flush: a copy that comes later isn't durable by it.
         let groups = journal.cached_below(logged);
@@ -122,8 +132,8 @@ impl Array {
             is_sound(disk) && durable
         };
         // From here on nothing awaits: who is safe stays so.
-        let durable = journal.durable();
-        let is_durable = |group: &Copies| group.last < durable || self.missing(group, is_safe) == 0;
+        let is_durable =
+            |group: &Copies| journal.is_safe_already(group) || self.missing(group, is_safe) == 0;
         if groups.iter().all(is_durable) {
             journal.note_flushed(logged);
             self.cleared.flushed(journal.durable());
@@ -149,8 +159,8 @@ impl Array {
     async fn give_to_others(self: &Rc<Self>, journal: &Rc<Journal>, group: Copies) -> bool {
         // From before it is known to be needed still until the last write of it has landed.
         let first = group.head.first;
-        let kept = Rc::new(journal.keep_room(first));
-        if group.last < journal.durable() {
+        let held = Rc::new((journal.keep_room(first), journal.hold(first)));
+        if journal.is_safe_already(&group) {
             return true;
         }
         let missing = self.missing(&group, |disk| {
@@ -160,11 +170,12 @@ impl Array {
         if missing == 0 {
             return true;
         }
-        let mut others = self.in_sync();
-        others.retain(|disk| {
+        let can_take = |disk: &Rc<Disk>| {
             let answers = is_sound(disk) && !disk.is_slow();
             answers && !group.has(disk.uuid) && journal.has_room(disk, group.len)
-        });
+        };
+        let mut others = self.in_sync();
+        others.retain(can_take);
         if others.len() < missing {
             return false;
         }
@@ -175,27 +186,31 @@ impl Array {
         let Some(bytes) = group.read_promptly().await else {
             return false;
         };
-        if group.last < journal.durable() {
+        if journal.is_safe_already(&group) {
             return true;
         }
+        others.retain(can_take);
+        if others.len() < missing {
+            return false;
+        }
         let placed = journal.place(&others, missing, group.len, group.last);
-        // Where others have taken the room meanwhile it is fewer, which the count before the flush sees.
         journal.note_more_copies(admission);
         let writes = placed.into_iter().map(|(disk, position)| {
             let at = ring_offset(&disk) + position;
             let write = disk.write_at(at, bytes.clone(), WriteFlags::default());
-            let kept = Rc::clone(&kept);
+            let (held, journal) = (Rc::clone(&held), Rc::clone(journal));
             async move {
+                let on = Rc::clone(&disk);
+                // Noted also when it lands late: it isn't given there once more then.
                 let landed = async move {
                     let result = write.await;
-                    drop(kept);
+                    if result.is_ok() {
+                        journal.note_copy(first, on, at);
+                    }
+                    drop(held);
                     result
                 };
-                let landed = self.in_time(&disk, landed).await;
-                if landed {
-                    journal.note_copy(first, disk, at);
-                }
-                landed
+                self.in_time(&disk, landed).await
             }
         });
         join_all(writes).await.into_iter().all(|landed| landed)

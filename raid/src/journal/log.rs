@@ -11,7 +11,7 @@
 //!   members, or on all living members if they are fewer. Copies on disks of the one kind don't count
 //!   among those of the other: any R of each may be lost. Nor does a copy on a disk that was thrown out.
 //! - Ring space and the admission that a record took are given back when the floor has passed it, and
-//!   the floor is durable.
+//!   the floor is durable, and nothing of it is on its way (`room`).
 //! - Data is admitted before it gets a sequence and to three quarters of the rings only, so that the
 //!   records which applying needs always find room: the queue never waits for what waits for it.
 //!
@@ -410,6 +410,11 @@ impl Journal {
         cached.range(..end).map(|(_, one)| one.clone()).collect()
     }
 
+    /// Whether nothing can be lost with the group any more: it is durable, or trimmed.
+    pub(super) fn is_safe_already(&self, group: &Copies) -> bool {
+        group.last < self.durable.get().max(self.trimmed.get())
+    }
+
     /// A group has come to be on one more disk.
     pub(super) fn note_copy(&self, first: Seq, disk: Rc<Disk>, at: u64) {
         if disk.out.get() {
@@ -466,7 +471,7 @@ impl std::fmt::Debug for Journal {
         write!(
             f,
             "journal floor {} applied {} durable {} logged {} taken {} next {}, queued {}, groups {}, \
-             held {:?}, admission {} of {} blocks, free {free:?}",
+             held {:?}, room kept from {:?}, admission {} of {} blocks, free {free:?}",
             self.floor.get().0,
             self.applied.get().0,
             self.durable.get().0,
@@ -476,6 +481,7 @@ impl std::fmt::Debug for Journal {
             self.queue.borrow().len(),
             self.groups.get(),
             self.first_held(),
+            self.kept.borrow().keys().next(),
             self.admission.available_permits(),
             self.admission_units.get(),
         )
@@ -692,14 +698,14 @@ impl Array {
         }
         journal.note_logged(first, end);
         if !writes.is_empty() {
-            let array = Rc::clone(self);
+            let (array, hold) = (Rc::clone(self), journal.hold(first));
             self.env.spawn.spawn(Box::pin(async move {
                 while let Some((disk, _, result)) = writes.next().await {
                     if let Err(error) = result {
                         array.write_failed(&disk, &error).await;
                     }
                 }
-                drop(kept);
+                drop((hold, kept));
             }));
         }
     }

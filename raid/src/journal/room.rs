@@ -13,7 +13,8 @@ use super::entry::Seq;
 use super::log::Journal;
 use crate::array::disk::Disk;
 
-/// Keeps the room of a group, and of all later ones, from being given back, until dropped.
+/// Keeps the room of a group, and of all later ones, from being given back, until dropped: also where a cycle
+/// has looked at the holds already and is about to raise the floor.
 pub(super) struct KeptRoom {
     journal: Rc<Journal>,
     first: Seq,
@@ -98,5 +99,71 @@ impl Journal {
         }
         self.give_back_below(floor);
         self.room.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use cairn_blockdev::units::BLOCK;
+    use uuid::Uuid;
+
+    use super::super::log::Resume;
+    use super::super::ring::Ring;
+    use super::*;
+
+    const RING: u64 = 16 << 20;
+
+    fn journal() -> Rc<Journal> {
+        let rings = (1..=3).map(|disk| (Uuid::from_u128(disk), Ring::new(RING)));
+        let from = Resume {
+            epoch: 1,
+            next: Seq(100),
+            floor: Seq(1),
+            header_generation: 0,
+            rings: rings.collect(),
+            own_rings: BTreeMap::new(),
+        };
+        Journal::resume(from, 2, None)
+    }
+
+    fn taken(journal: &Journal) -> u64 {
+        let rings = journal.rings.borrow();
+        rings.values().map(|ring| RING - ring.free_bytes()).sum()
+    }
+
+    /// A group of one block on each disk.
+    fn fill(journal: &Journal, last: u64) {
+        for ring in journal.rings.borrow_mut().values_mut() {
+            ring.allocate(BLOCK, Seq(last)).unwrap();
+        }
+    }
+
+    #[test]
+    fn room_comes_back_when_the_last_write_has_landed() {
+        let journal = journal();
+        (10..14).for_each(|last| fill(&journal, last));
+        let [first, again, later] = [11, 11, 13].map(|first| journal.keep_room(Seq(first)));
+        journal.trimmed(Seq(20));
+        // What is older than the oldest that is on its way.
+        assert_eq!(taken(&journal), 3 * 3 * BLOCK);
+        drop(later);
+        drop(first);
+        assert_eq!(taken(&journal), 3 * 3 * BLOCK);
+        drop(again);
+        assert_eq!(taken(&journal), 0);
+    }
+
+    #[test]
+    fn nothing_is_given_back_by_a_write_that_lands_before_the_floor_passes() {
+        let journal = journal();
+        fill(&journal, 30);
+        drop(journal.keep_room(Seq(30)));
+        assert_eq!(taken(&journal), 3 * BLOCK);
+        let kept = journal.keep_room(Seq(40));
+        journal.trimmed(Seq(31));
+        assert_eq!(taken(&journal), 0);
+        drop(kept);
     }
 }

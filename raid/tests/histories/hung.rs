@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use cairn_blockdev::sim::Fault;
+use cairn_blockdev::sim::{Effect, Fault, On, Strike};
 use cairn_raid::{Deadlines, Level, MemberState, RaidError};
 
 use crate::model::Crash;
@@ -78,6 +78,24 @@ impl Bench {
             self.world.sleep(10);
         }
         panic!("not {what} within {ms} ms");
+    }
+
+    /// The power goes, and disks with it.
+    fn lose_and_check(self, gone: &[usize]) {
+        let Self {
+            mut world,
+            array,
+            volume,
+            model,
+        } = self;
+        drop((array, volume));
+        world.crash(Crash::Power);
+        let mut left = world.all();
+        left.retain(|disk| !gone.contains(disk));
+        let array = world.assemble(&left, false).unwrap();
+        let volume = array.open_volume("v").unwrap();
+        let what = format!("without {gone:?}");
+        world.run(check_all(&volume, &model, Some(Crash::Power), &what));
     }
 
     fn add_spare(&self, disk: usize) -> Result<(), RaidError> {
@@ -298,25 +316,8 @@ fn d4_a_flush_goes_around_a_disk_that_hangs() {
             assert!(bench.now_ms() < EJECTED_MS);
             assert_eq!(bench.state_of(disk), MemberState::InSync);
             drop(client);
-            let Bench {
-                mut world,
-                array,
-                volume,
-                model,
-            } = bench;
-            drop((array, volume));
-            world.crash(Crash::Power);
             let gone = (1..=level.redundancy(members)).map(|next| (disk + next) % members);
-            let gone: Vec<usize> = gone.collect();
-            let left: Vec<usize> = (0..members).filter(|one| !gone.contains(one)).collect();
-            let array = world.assemble(&left, false).unwrap();
-            let volume = array.open_volume("v").unwrap();
-            world.run(check_all(
-                &volume,
-                &model,
-                Some(Crash::Power),
-                "with others lost",
-            ));
+            bench.lose_and_check(&gone.collect::<Vec<_>>());
         }
     }
 }
@@ -340,7 +341,10 @@ fn d4_a_flush_goes_around_as_many_disks_as_may_be_lost() {
             assert_eq!(bench.state_of(disk), MemberState::InSync);
         }
         drop(client);
-        bench.crash_and_check(Crash::Power);
+        let prompt = [0, 2, 3, 5];
+        let first = usize::try_from(seed).unwrap();
+        let gone = [prompt[first % 4], prompt[(first + 1 + first / 4) % 4]];
+        bench.lose_and_check(&gone);
     }
 }
 
@@ -371,7 +375,9 @@ fn d4_a_flush_goes_around_a_journal_disk_that_hangs() {
             }
             assert!(bench.now_ms() < EJECTED_MS);
             drop(client);
-            bench.crash_and_check(Crash::Power);
+            let gone = (0..level.redundancy(members))
+                .map(|next| (usize::try_from(seed).unwrap() + next) % members);
+            bench.lose_and_check(&gone.collect::<Vec<_>>());
         }
     }
 }
@@ -411,11 +417,36 @@ fn d4_a_disk_whose_flush_fails_while_another_hangs_is_out_before_the_ack() {
             bench.world.run(client.write(at..at + 17, false)).unwrap();
         }
         bench.world.disks[1].hold_flushes();
-        bench.world.disks[2].fail_next_flush();
+        let fails = Strike::new(On::Flush, Effect::FailAndLoseCache);
+        bench.world.disks[2].sim().strike(fails);
         let began = bench.now_ms();
         bench.world.run(client.flush()).unwrap();
+        // Its label waits for the other one.
         assert!(bench.now_ms() - began <= EJECTED_MS);
-        assert!(!bench.world.disks[2].flush_fault_is_due());
+        assert_eq!(bench.state_of(2), MemberState::Failed);
+        drop(client);
+        bench.crash_and_check(Crash::Power);
+    }
+}
+
+/// A commit of labels waits for one disk, and a flush of another has failed in it: that one's next flush, the
+/// client's, says nothing about what was in its cache.
+#[test]
+fn d3_a_flush_that_failed_for_a_label_fails_the_clients_as_well() {
+    for seed in 1..=10 {
+        let bench = Bench::shaped(seed, Shape::new(Level::Raid1, 4, 0, 65_536));
+        let client = bench.client(0..256);
+        bench.world.run(client.write(0..256, false)).unwrap();
+        bench.world.disks[1].hold_writes(LABELS);
+        let fails = Strike::new(On::Flush, Effect::FailAndLoseCache);
+        bench.world.disks[2].sim().strike(fails);
+        let (array, path) = (Rc::clone(&bench.array), bench.world.path(3));
+        bench.world.env.spawn.spawn(Box::pin(async move {
+            array.fail_member(&path).await.unwrap();
+        }));
+        bench.world.sleep(500);
+        assert_eq!(bench.state_of(2), MemberState::InSync);
+        bench.world.run(client.flush()).unwrap();
         assert_eq!(bench.state_of(2), MemberState::Failed);
         drop(client);
         bench.crash_and_check(Crash::Power);
