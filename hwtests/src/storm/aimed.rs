@@ -343,6 +343,8 @@ fn slow_flush(world: &mut World) {
     }
     let ios = 1 + world.rng.below(300);
     world.load_cut(60, Mix::Parts, Cut::Ios(ios));
+    // Some may have been thrown out meanwhile.
+    let left = left.min(world.array().status().redundancy_left);
     let mut still = world.members();
     let all_are_in = still.len() == slow.len() + members.len();
     world.crash(Crash::Power);
