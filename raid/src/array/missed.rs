@@ -105,6 +105,15 @@ impl Array {
         }
     }
 
+    /// Records of `row` are replayed: who was away may have missed them, also who is about to be caught up, as its
+    /// map is complete only for what the journal doesn't tell any more. If it took part instead, its parity would
+    /// be changed by what the others' data still lacks, and it may lack more.
+    pub(crate) fn note_replayed(&self, row: Row) {
+        for map in self.missed.maps.borrow().values() {
+            map.borrow_mut().insert(row);
+        }
+    }
+
     /// Notes that a member is away from now on. The caller has changed its state and commits.
     pub(super) fn begin_absence(&self, member: Uuid, floor: Option<Seq>, last_generation: u64) {
         if !self.ledger.borrow().label().has_journal() {

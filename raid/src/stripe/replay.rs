@@ -68,6 +68,9 @@ impl Array {
             opened.records().len(),
             histories.len()
         );
+        for row in histories.keys() {
+            self.note_replayed(*row);
+        }
         self.finish_noted(&histories).await?;
         for (row, history) in histories {
             if history.has_intent() {
