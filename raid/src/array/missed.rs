@@ -106,8 +106,8 @@ impl Array {
     }
 
     /// Records of `row` are replayed: who was away may have missed them, also who is about to be caught up, as its
-    /// map is complete only for what the journal doesn't tell any more. If it took part instead, its parity would
-    /// be changed by what the others' data still lacks, and it may lack more.
+    /// map is complete only for what the journal doesn't tell any more. It must not take part: where the others'
+    /// data is in place already, nothing is left to change its old parity by.
     pub(crate) fn note_replayed(&self, row: Row) {
         for map in self.missed.maps.borrow().values() {
             map.borrow_mut().insert(row);

@@ -12,9 +12,9 @@
 //! ```
 //!
 //! `entry` is what one sequence says, `group` the bytes that go to R+1 members, `header` what a
-//! member says of its ring, `ring` the space in it (`room`: when it is given back), `scan` what can be found in it, and `union`
-//! what the members' findings amount to. `copies` is where a group lies, `around` a flush that
-//! goes around slow disks.
+//! member says of its ring, `ring` the space in it (`room`: when it is given back), `scan` what can
+//! be found in it, and `union` what the members' findings amount to. `copies` is where a group
+//! lies, `around` a flush that goes around slow disks.
 //!
 //! Invariants
 //! - A group has neither position nor member in it: every copy is the same bytes.

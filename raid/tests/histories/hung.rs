@@ -464,7 +464,7 @@ fn d3_a_flush_that_failed_for_pages_fails_the_clients_as_well() {
     assert!(fired > 2, "{fired}");
 }
 
-/// Nobody else could have what the slow disk may lose.
+/// In a mirror of two nobody else could have what the slow disk may lose; in a degraded RAID 5 of four two others.
 #[test]
 fn d4_a_flush_waits_where_too_few_others_answer() {
     for (level, members, lost) in [(Level::Raid1, 2, 0), (Level::Raid5, 4, 1)] {
