@@ -215,7 +215,7 @@ ready() {
 # --- the parts -----------------------------------------------------------------------------------
 
 # One profile for all, so that every crate is compiled once: the released one, whose checks stay on
-# (overflow-checks, assertions).
+# (overflow-checks, assert!).
 part_fmt() {
   cargo fmt --all --check || return 1
   # Workspaces of their own, each.
@@ -254,7 +254,8 @@ part_storm() {
   "$target/release/storm" --seconds "$seconds" --jobs 2 || return 1
   # With fewer seeds than it takes by itself some faults never strike, which it counts as a hole.
   "$target/release/storm" --matrix --jobs 2 ${full:+--seeds 32} || return 1
-  [ -z "$full" ] || part_mutations
+  [ -n "$full" ] || return 0
+  "$target/release/storm" --aimed --jobs 2 && "$target/release/storm" --exhaustive --jobs 2 && part_mutations
 }
 
 # In a directory of its own: nothing that is built with planted bugs may lie where the others are.

@@ -77,6 +77,8 @@ pub enum EventKind {
     JournalOnMembers,
     /// A journal disk entered service.
     JournalDiskActive,
+    /// It was started with `--force`: what may be lost.
+    Forced,
 }
 
 impl fmt::Display for EventKind {

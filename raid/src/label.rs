@@ -20,7 +20,7 @@
 //! - The highest valid (event count, generation) is a disk's word; the highest among all disks of
 //!   an array names who is in sync (fault A7).
 //! - The event count rises with every change of membership, the generation with every commit.
-//! - Unknown incompat bits refuse the disk; unknown ro-compat bits refuse writing.
+//! - Unknown incompat bits refuse the disk; unknown ro-compat bits refuse the start, as it writes.
 //!
 //! Does not know: which disks are there, or when a label is written.
 

@@ -28,8 +28,9 @@ mod sync;
 mod turnstile;
 mod volume;
 
-pub use array::assemble::{AssembleOptions, Identity, Probe, assemble, probe};
+pub use array::assemble::{AssembleOptions, assemble};
 pub use array::create::{CreateSpec, NewDisks, create, create_with, wipe_label};
+pub use array::probe::{Identity, Probe, probe};
 pub use array::{
     Array, ArrayState, ArrayStatus, BadBlock, Deadlines, ErrorCounts, JournalStatus, ListedLog,
     MemberDisk, MemberStatus, Readded, SpaceStatus, SyncAction, SyncStatus, Unanswered, VolumeInfo,

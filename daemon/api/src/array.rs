@@ -147,7 +147,7 @@ pub struct SyncStatus {
     pub slots: Vec<u32>,
 }
 
-/// Errors counted on one disk since it joined its array.
+/// Errors counted on one disk since its array was started, or it joined.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorCounters {
     /// Reads that failed.

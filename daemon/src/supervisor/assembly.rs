@@ -309,6 +309,14 @@ impl Supervisor {
             .start(uuid, array, entry, request.force, true)
             .await
             .map_err(|refused| refused.detail)?;
+        if let Some(engine) = entry.engine() {
+            let forced = engine.call(|engine| async move {
+                let array = engine.array.borrow();
+                array.as_ref().and_then(|array| array.forced_over())
+            });
+            let forced = forced.await.ok().flatten();
+            warnings.extend(forced.map(|why| format!("started by force: {why}")));
+        }
         let snapshot = entry.snapshot().await;
         Ok(Changed {
             changed: true,

@@ -2,7 +2,8 @@
 //!
 //! The promise (the fault table's first sentence): one fault at a time within redundancy, nothing is
 //! lost and nothing wrong returned; beyond redundancy, errors and never wrong bytes. Both follow from
-//! how many members of a row the state and the fault take away; what differs is in [`EXCEPTIONS`].
+//! how many members of a row the state and the fault take away; what differs is in [`EXCEPTIONS`], and
+//! in [`promise`] what has no cell.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

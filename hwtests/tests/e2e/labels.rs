@@ -132,18 +132,28 @@ fn too_many_members_without_labels_leave_the_array_unstarted_and_said_so() {
     }
 }
 
+/// Too short for a disk, and with its labels, zones and some of its data still there.
 #[test]
-fn a_member_cut_short_is_a_lost_member() {
-    let mut world = written("raid5", 4);
-    open(&world.disks[2]).set_len(3 << 20).unwrap();
-    world.host.up();
-    let array = world.array();
-    assert_eq!(
-        (array.state, array.redundancy_left),
-        (ArrayState::Degraded, 0),
-        "{array:#?}"
-    );
-    reads(&world);
+fn a_member_cut_short_while_it_was_stopped_is_a_lost_member() {
+    for kept in [3 << 20, 40 << 20, (128 << 20) - 4096] {
+        let mut world = written("raid5", 4);
+        open(&world.disks[2]).set_len(kept).unwrap();
+        world.host.up();
+        let array = world.array();
+        assert_eq!(
+            (array.state, array.redundancy_left),
+            (ArrayState::Degraded, 0),
+            "{kept} bytes kept: {array:#?}"
+        );
+        reads(&world);
+        if kept > 4 << 20 {
+            let events = world.host.ok(&["events"]);
+            let told = events
+                .stdout
+                .contains(&format!("it has {kept} bytes, its label says 134217728"));
+            assert!(told, "{}", events.stdout);
+        }
+    }
 }
 
 #[test]

@@ -263,6 +263,10 @@ fn without_a_journal_unclean_and_degraded_starts_only_when_the_operator_forces_i
     assert_eq!(host.array("pool").state, ArrayState::Incomplete);
     host.refuses(&["array", "assemble", "pool"], 1, &["--force"]);
     host.cairn(&["check"]).exited(2);
-    host.ok(&["array", "assemble", "pool", "--force"]);
+    let forced = host.ok(&["array", "assemble", "pool", "--force"]);
+    let price = "can't be told right from wrong";
+    for said in [&forced.stdout, &host.ok(&["events"]).stdout] {
+        assert!(said.contains("force") && said.contains(price), "{said}");
+    }
     assert_eq!(host.array("pool").state, ArrayState::Degraded);
 }

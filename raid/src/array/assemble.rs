@@ -17,7 +17,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use cairn_blockdev::{BlockDevice, Buf, BufPool, Env, IoError};
+use cairn_blockdev::{BlockDevice, Buf, BufPool, Env};
 use futures_util::future::{LocalBoxFuture, join_all};
 use uuid::Uuid;
 
@@ -26,50 +26,17 @@ use super::create::read_map_slots;
 use super::disk::Disk;
 use super::durable::WrittenPage;
 use super::journal_disks::{lost_journal_disks, too_few_copies};
+use super::probe::{best_label, rank};
 use super::watch::{Watch, Watched};
 use super::{Array, MemberDisk, Parts};
 use crate::error::RaidError;
 use crate::events::{EventKind, Hooks, Witness};
 use crate::geometry::Row;
-use crate::host_spare::{self, HostSpare};
 use crate::journal::open::Opened;
-use crate::label::{ArrayLabel, Label, LabelError};
-use crate::layout::{LABEL_A, LABEL_B, label_copy};
+use crate::label::{ArrayLabel, Label};
 use crate::member::MemberState;
 use crate::mutation::{self, Mutation};
 use crate::space::{PageError, SpaceMap, page_generation};
-
-/// What a disk's label says, for grouping disks to arrays.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The array.
-    pub array_uuid: Uuid,
-    /// Its name.
-    pub array_name: String,
-    /// The disk.
-    pub member_uuid: Uuid,
-    /// The host that starts the array.
-    pub home_host: Uuid,
-    /// Event count of this label.
-    pub event_count: u64,
-    /// What the disk thinks that it is.
-    pub state: Option<MemberState>,
-    /// Disks that the label lists as taking part.
-    pub members_listed: usize,
-}
-
-/// What was found where labels are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Probe {
-    /// No label.
-    Blank,
-    /// A label.
-    Member(Identity),
-    /// The label of a disk in a host's pool of spares.
-    HostSpare(HostSpare),
-    /// Something that was a label, or is one that this version can't use.
-    Damaged(String),
-}
 
 /// How an array is to be started.
 #[derive(Debug, Clone)]
@@ -82,103 +49,6 @@ pub struct AssembleOptions {
     pub home_host: Uuid,
     /// What this host remembers of the array.
     pub witness: Option<Witness>,
-}
-
-/// Why a disk has no label to go by.
-pub(super) enum NoLabel {
-    Label(LabelError),
-    /// None of the places could be read.
-    Io(IoError),
-}
-
-impl std::fmt::Display for NoLabel {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Label(error) => error.fmt(f),
-            Self::Io(error) => error.fmt(f),
-        }
-    }
-}
-
-/// Reads the best label of a disk.
-pub(super) async fn best_label(device: &dyn BlockDevice) -> Result<Label, NoLabel> {
-    let size = device.geometry().size;
-    let mut best: Result<Label, NoLabel> = Err(NoLabel::Label(LabelError::Absent));
-    for offset in [LABEL_A, LABEL_B, label_copy(size)] {
-        if offset + cairn_blockdev::units::BLOCK > size {
-            continue;
-        }
-        let buf = Buf::zeroed(cairn_blockdev::units::BLOCK_BYTES);
-        let found = match device.read(offset, buf).await {
-            (buf, Ok(())) => Label::decode(&buf).map_err(NoLabel::Label),
-            (_, Err(error)) => Err(NoLabel::Io(error)),
-        };
-        best = match (best, found) {
-            (Ok(old), Ok(new)) => Ok(if rank(&new.array) > rank(&old.array) {
-                new
-            } else {
-                old
-            }),
-            (Ok(old), Err(_)) => Ok(old),
-            (Err(_), Ok(new)) => Ok(new),
-            // What is there and damaged says more than what can't be read, and that more than a blank.
-            (Err(NoLabel::Label(LabelError::Absent)), Err(new)) => Err(new),
-            (Err(NoLabel::Io(_)), Err(new @ NoLabel::Label(_)))
-                if !matches!(new, NoLabel::Label(LabelError::Absent)) =>
-            {
-                Err(new)
-            }
-            (Err(old), Err(_)) => Err(old),
-        };
-    }
-    best
-}
-
-pub(super) fn rank(label: &ArrayLabel) -> (u64, u64) {
-    (label.event_count, label.generation)
-}
-
-/// The best label of a disk that must have one.
-pub(super) async fn read_label(device: &dyn BlockDevice, path: &str) -> Result<Label, RaidError> {
-    best_label(device).await.map_err(|error| match error {
-        NoLabel::Io(error) => error.into(),
-        NoLabel::Label(error) => RaidError::Format {
-            disk: path.to_owned(),
-            reason: error.to_string(),
-        },
-    })
-}
-
-/// Looks for a label. A disk that can't be read at all is an error, not a damaged label.
-pub fn probe(device: &dyn BlockDevice) -> LocalBoxFuture<'_, Result<Probe, RaidError>> {
-    Box::pin(async move {
-        Ok(match best_label(device).await {
-            Ok(label) => Probe::Member(Identity {
-                array_uuid: label.array.uuid,
-                array_name: label.array.name.clone(),
-                member_uuid: label.member_uuid,
-                home_host: label.array.home_host,
-                event_count: label.array.event_count,
-                state: label
-                    .array
-                    .entry(label.member_uuid)
-                    .map(|entry| entry.state),
-                members_listed: label
-                    .array
-                    .table
-                    .iter()
-                    .filter(|e| e.state.holds_slot())
-                    .count(),
-            }),
-            Err(NoLabel::Label(LabelError::Absent)) => Probe::Blank,
-            // Also beside a member's label that is torn: it didn't get to the disk.
-            Err(NoLabel::Label(error)) => match host_spare::read(device).await? {
-                Some(spare) => Probe::HostSpare(spare),
-                None => Probe::Damaged(error.to_string()),
-            },
-            Err(NoLabel::Io(error)) => return Err(error.into()),
-        })
-    })
 }
 
 /// What to do with the labels found.
@@ -367,6 +237,8 @@ pub fn assemble(
         let mut found: BTreeMap<Uuid, (Candidate, Label)> = BTreeMap::new();
         let labels = join_all(disks.iter().map(|disk| best_label(&disk.device))).await;
         let mut unreadable = Vec::new();
+        let mut seen: BTreeMap<Uuid, Rc<str>> = BTreeMap::new();
+        let mut short = Vec::new();
         for (disk, label) in disks.into_iter().zip(labels) {
             let label = match label {
                 Ok(label) => label,
@@ -375,14 +247,21 @@ pub fn assemble(
                     continue;
                 }
             };
-            if let Some((first, _)) = found.get(&label.member_uuid) {
+            let uuid = label.member_uuid;
+            if let Some(first) = seen.insert(uuid, Rc::clone(&disk.path)) {
                 return Err(RaidError::Cloned {
-                    first: first.path.to_string(),
+                    first: first.to_string(),
                     second: disk.path.to_string(),
-                    member: label.member_uuid,
+                    member: uuid,
                 });
             }
-            found.insert(label.member_uuid, (disk, label));
+            // As good as absent: part of what it should hold isn't there.
+            if let Some(reason) = cut_short(disk.device.geometry().size, &label) {
+                unreadable.push(format!("{}: {reason}", disk.path));
+                short.push((uuid, disk.path, reason));
+                continue;
+            }
+            found.insert(uuid, (disk, label));
         }
         let labels: Vec<Label> = found.values().map(|(_, label)| label.clone()).collect();
         let name = labels
@@ -397,12 +276,27 @@ pub fn assemble(
             wait_may_help: refusal.wait_may_help,
             force_may_help: refusal.force_may_help,
         })?;
+        // What it costs to start it all the same.
+        let price = judge(&labels, &without_force(&options)).err();
         let parties = Parties {
             found,
+            short,
+            price: price.map(|refusal| refusal.reason),
             verdict,
             watch,
         };
         start(env, pool, parties, options, hooks).await
+    })
+}
+
+/// What is said of a disk of `size` bytes, if that is less than it had when it got its label.
+fn cut_short(size: u64, label: &Label) -> Option<String> {
+    (size < label.disk_bytes).then(|| {
+        format!(
+            "it has {size} bytes, its label says {}: it was truncated, or copied to a smaller disk; \
+             bring the whole disk back, or replace it",
+            label.disk_bytes
+        )
     })
 }
 
@@ -415,6 +309,10 @@ struct Candidate {
 /// The disks found, what is to become of them, and who watches them.
 struct Parties {
     found: BTreeMap<Uuid, (Candidate, Label)>,
+    /// Disks that are smaller than they were, with what is said of them.
+    short: Vec<(Uuid, Rc<str>, String)>,
+    /// Why it isn't started without force.
+    price: Option<String>,
     verdict: Verdict,
     watch: Rc<Watch>,
 }
@@ -428,6 +326,8 @@ async fn start(
 ) -> Result<Rc<Array>, RaidError> {
     let Parties {
         found,
+        short,
+        price,
         verdict,
         watch,
     } = parties;
@@ -438,17 +338,6 @@ async fn start(
     for (uuid, (member, its)) in found {
         paths.push((uuid, Rc::clone(&member.path)));
         if verdict.trusted.contains(&uuid) {
-            if member.device.geometry().size < its.disk_bytes {
-                return Err(RaidError::Format {
-                    disk: member.path.to_string(),
-                    reason: format!(
-                        "it has {} bytes, its label says {}: it was truncated or copied to a \
-                         smaller disk; remove it or bring the whole disk back",
-                        member.device.geometry().size,
-                        its.disk_bytes
-                    ),
-                });
-            }
             let disk = Disk::new(uuid, member.path, member.device, Some(its.layout));
             disk.labelled.set(its.array.generation);
             disks.push(disk);
@@ -486,6 +375,10 @@ async fn start(
     for (uuid, path) in paths {
         array.ledger.borrow_mut().remember_path(uuid, path);
     }
+    for (uuid, path, reason) in short {
+        array.report(EventKind::DiskError, Some(&path), reason);
+        array.ledger.borrow_mut().remember_path(uuid, path);
+    }
     if let Err(error) = array.check_sums_fit() {
         array.abandon();
         return Err(error);
@@ -511,7 +404,22 @@ async fn start(
         array.abandon();
         return Err(error);
     }
+    if let Some(price) = price {
+        array.report(
+            EventKind::Forced,
+            None,
+            format!("started all the same: {price}"),
+        );
+        *array.forced_over.borrow_mut() = Some(price);
+    }
     Ok(array)
+}
+
+fn without_force(options: &AssembleOptions) -> AssembleOptions {
+    AssembleOptions {
+        force: false,
+        ..options.clone()
+    }
 }
 
 /// How the last run of the array ended.

@@ -28,6 +28,7 @@ mod losses;
 pub(crate) mod missed;
 mod operate;
 pub(crate) mod prepared;
+pub(crate) mod probe;
 mod reopen;
 mod returning;
 mod slow;
@@ -153,6 +154,8 @@ pub struct Array {
     /// Why no more writes are taken.
     broken: RefCell<Option<String>>,
     stopping: Cell<bool>,
+    /// What it cost to start it by force.
+    forced_over: RefCell<Option<String>>,
     pub(crate) sync: SyncState,
     pub(crate) scrub: ScrubTask,
     gates: Rc<ExtentGates>,
@@ -223,6 +226,7 @@ impl Array {
             last_client_io: Cell::new(Ticks::default()),
             broken: RefCell::new(None),
             stopping: Cell::new(false),
+            forced_over: RefCell::default(),
             sync: SyncState::default(),
             scrub: ScrubTask::default(),
             gates: Rc::default(),
@@ -246,6 +250,11 @@ impl Array {
 
     pub(crate) fn shared_name(&self) -> Rc<str> {
         Rc::clone(&self.name)
+    }
+
+    /// Why it would not have been started without `--force`, and what may be lost, if that was needed.
+    pub fn forced_over(&self) -> Option<String> {
+        self.forced_over.borrow().clone()
     }
 
     /// Identity.

@@ -15,9 +15,9 @@ use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
 
-use super::assemble::read_label;
 use super::create::zone_owner;
 use super::disk::Disk;
+use super::probe::read_label;
 use super::watch::Watched;
 use super::{Array, MemberDisk};
 use crate::error::RaidError;

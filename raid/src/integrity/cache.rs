@@ -20,7 +20,7 @@ use super::place::{PageNumber, Places, Run, Side};
 use super::seal::Seal;
 use crate::geometry::{Columns, Row, Slot};
 
-/// Memory for pages unless the configuration says otherwise: the sums of 256 GiB of members.
+/// Memory for an array's pages: the sums of 256 GiB of members.
 pub(crate) const CACHE_BYTES: usize = 256 << 20;
 /// What a page takes: its sums, its entry, its share of the trees.
 pub(super) const ENTRY_BYTES: usize = PAGE_BYTES + 256;

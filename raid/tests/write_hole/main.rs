@@ -1,4 +1,4 @@
-//! The write hole (ARRAY.md, Write path): one transaction on a row, cut off at every I/O, with any part of
+//! The write hole (raid/README.md): one transaction on a row, cut off at every I/O, with any part of
 //! what was unflushed on the disks, and any members lost that the level survives. The engine is the real
 //! one, over simulated disks.
 //!

@@ -16,8 +16,8 @@ use futures_util::future::LocalBoxFuture;
 use uuid::Uuid;
 
 use crate::array::MemberDisk;
-use crate::array::assemble::{best_label, rank};
 use crate::array::disk::Disk;
+use crate::array::probe::{best_label, rank};
 use crate::array::watch::Watch;
 use crate::error::RaidError;
 use crate::journal::open::Opened;
