@@ -127,6 +127,7 @@ pub fn raid(error: &RaidError) -> ErrorDetail {
             },
         ),
         RaidError::Format { .. } => (ErrorCode::DiskUnusable, ""),
+        RaidError::ReadOnly { .. } => (ErrorCode::ArrayBusy, ""),
         RaidError::Failed { .. } => (
             ErrorCode::ArrayFailed,
             "bring back failed disks that can still be read, stop the array and assemble it again",

@@ -125,6 +125,7 @@ fn flags(status: &ArrayStatus) -> Vec<ArrayFlag> {
     let flags = [
         (status.no_integrity, ArrayFlag::NoIntegrity),
         (status.no_journal, ArrayFlag::NoJournal),
+        (status.read_only.is_some(), ArrayFlag::ReadOnly),
     ];
     flags
         .into_iter()
@@ -210,7 +211,7 @@ pub fn array(status: &ArrayStatus) -> Array {
         },
         flags: flags(status),
         event_count: status.event_count,
-        reason: status.failure.clone(),
+        reason: status.failure.clone().or(status.read_only.clone()),
         hint: status.failure.as_ref().map(|_| {
             format!(
                 "bring back failed disks that can still be read, then `cairn array stop {0}` and \
@@ -273,6 +274,7 @@ mod tests {
             scrub: cairn_raid::defects::ScrubRecord::default(),
             scrubbing: None,
             failure: None,
+            read_only: None,
         }
     }
 

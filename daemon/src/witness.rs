@@ -147,6 +147,7 @@ mod tests {
             scrub: cairn_raid::defects::ScrubRecord::default(),
             scrubbing: None,
             failure: None,
+            read_only: None,
         }
     }
 

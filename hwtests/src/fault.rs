@@ -1,8 +1,9 @@
-//! A block device that can be pulled or hang: file → nbdkit → nbdfuse → loop.
+//! A block device that can be pulled, hang, or fail for a while: file → nbdkit → nbdfuse → loop.
 //!
 //! Pulled means that every request ends with an I/O error from then on, in flight or new, as with a
 //! disk that has lost its cable. Plugged in again it has another name, as disks have. Hung means that
-//! no request ends until it is resumed.
+//! no request ends until it is resumed. While it fails it stays where it is, and each read, or each
+//! write, ends with EIO.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -14,6 +15,25 @@ use crate::disks::{self, Loop};
 use crate::program;
 use crate::scratch::Scratch;
 use crate::wait;
+
+/// Requests that can be made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failing {
+    /// Reads.
+    Reads,
+    /// Writes.
+    Writes,
+}
+
+impl Failing {
+    /// While this file is there they fail.
+    fn trigger(self, base: &str) -> String {
+        match self {
+            Self::Reads => format!("{base}.eio-reads"),
+            Self::Writes => format!("{base}.eio-writes"),
+        }
+    }
+}
 
 /// The device and the processes behind it.
 #[derive(Debug)]
@@ -42,7 +62,7 @@ impl Pullable {
         program::need_root();
         let image = disks::file(dir, name, mib);
         let base = scratch.text(name);
-        let chain = Chain::over(&image, &format!("{base}.0"), sector_bytes);
+        let chain = Chain::over(&image, &base, 0, sector_bytes);
         Self {
             image,
             sector_bytes,
@@ -66,8 +86,28 @@ impl Pullable {
     #[track_caller]
     pub fn plug(&mut self) {
         self.times_plugged += 1;
-        let base = format!("{}.{}", self.base, self.times_plugged);
-        self.chain = Chain::over(&self.image, &base, self.sector_bytes);
+        self.chain = Chain::over(
+            &self.image,
+            &self.base,
+            self.times_plugged,
+            self.sector_bytes,
+        );
+    }
+
+    /// From now on such requests end with EIO.
+    #[track_caller]
+    pub fn fail(&self, what: Failing) {
+        if let Err(error) = std::fs::write(what.trigger(&self.base), "") {
+            panic!("{what:?} can't be made to fail: {error}");
+        }
+    }
+
+    /// They are served again.
+    #[track_caller]
+    pub fn heal(&self, what: Failing) {
+        if let Err(error) = std::fs::remove_file(what.trigger(&self.base)) {
+            panic!("{what:?} can't be healed: {error}");
+        }
     }
 
     /// From now on no request ends.
@@ -93,21 +133,35 @@ impl Pullable {
 
 impl Chain {
     #[track_caller]
-    fn over(image: &Path, base: &str, sector_bytes: u32) -> Self {
-        let mount = PathBuf::from(format!("{base}.fuse"));
+    fn over(image: &Path, base: &str, times_plugged: u32, sector_bytes: u32) -> Self {
+        let mount = PathBuf::from(format!("{base}.{times_plugged}.fuse"));
         if let Err(error) = std::fs::create_dir_all(&mount) {
             panic!("{} can't be made: {error}", mount.display());
         }
-        let socket = format!("{base}.nbd");
+        let socket = format!("{base}.{times_plugged}.nbd");
         let image = image.to_string_lossy();
         let quiet = |mut command: std::process::Command| {
             // Both have much to say about being pulled.
             command.stdout(Stdio::null()).stderr(Stdio::null());
             program::start(command)
         };
+        let reads = format!("error-pread-file={}", Failing::Reads.trigger(base));
+        let writes = format!("error-pwrite-file={}", Failing::Writes.trigger(base));
         let server = quiet(program::command(
             "nbdkit",
-            &["-f", "-U", &socket, "file", &image],
+            &[
+                "-f",
+                "-U",
+                &socket,
+                "--filter=error",
+                "file",
+                &image,
+                "error=EIO",
+                "error-pread-rate=100%",
+                &reads,
+                "error-pwrite-rate=100%",
+                &writes,
+            ],
         ));
         wait::until("nbdkit's socket", || {
             let there = Path::new(&socket).exists();

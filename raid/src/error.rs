@@ -164,6 +164,14 @@ pub enum RaidError {
         /// What is wrong.
         reason: String,
     },
+    /// Nothing of it may be changed.
+    #[error("array {array} is read only: {reason}")]
+    ReadOnly {
+        /// The array.
+        array: String,
+        /// Why.
+        reason: String,
+    },
     /// More members are gone than the level survives.
     #[error("array {array} has lost more members than its level survives: {reason}")]
     Failed {

@@ -20,7 +20,8 @@
 //! - The highest valid (event count, generation) is a disk's word; the highest among all disks of
 //!   an array names who is in sync (fault A7).
 //! - The event count rises with every change of membership, the generation with every commit.
-//! - Unknown incompat bits refuse the disk; unknown ro-compat bits refuse the start, as it writes.
+//! - Unknown incompat bits refuse the disk; with unknown ro-compat bits nothing is written
+//!   to any disk of the array: it is read only.
 //!
 //! Does not know: which disks are there, or when a label is written.
 
@@ -269,7 +270,12 @@ pub enum LabelError {
 impl ArrayLabel {
     /// Whether writing is allowed to this version.
     pub fn writable(&self) -> bool {
-        self.ro_compat & !RO_COMPAT_KNOWN == 0
+        self.ro_compat_unknown() == 0
+    }
+
+    /// Features that this version doesn't know and that forbid it to write.
+    pub fn ro_compat_unknown(&self) -> u64 {
+        self.ro_compat & !RO_COMPAT_KNOWN
     }
 
     /// The entry of a disk.

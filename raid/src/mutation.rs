@@ -2,6 +2,9 @@
 //!
 //! Without the feature `mutations` every site is `false` at compile time and gone. With it, a bug is
 //! planted for the thread that asks for it.
+//!
+//! A checksum that doesn't cover its block's address isn't among them: sums lie by place in their pages, so
+//! that what is found at a wrong place fails all the same, and no history could tell.
 
 /// A bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

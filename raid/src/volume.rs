@@ -148,6 +148,9 @@ impl Volume {
     }
 
     async fn do_write(&self, offset: u64, data: SharedBuf, fua: bool) -> Result<(), IoErrorKind> {
+        if self.array.is_read_only() {
+            return Err(IoErrorKind::ReadOnly);
+        }
         let parts = self.parts(offset, u64_of(data.len()));
         let writes = parts.into_iter().map(|part| {
             let from = usize_of(part.at - offset);

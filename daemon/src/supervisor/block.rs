@@ -7,7 +7,7 @@ use cairn_api::{Changed, ErrorCode, ExportVolume, KERNEL, NbdAddress, UBLK};
 use cairn_blockdev::export::ublk::{self, Grown, Identity, Origin, UblkError};
 use uuid::Uuid;
 
-use super::exports::{ExportEntry, is_kernel, open};
+use super::exports::{ExportEntry, is_kernel, is_read_only, open};
 use super::volumes::Found;
 use super::{Supervisor, locked};
 use crate::block::BlockServing;
@@ -364,7 +364,7 @@ impl Supervisor {
             // One that was taken away makes place.
             let old = engine.devices.borrow_mut().remove(&asked.volume);
             drop(old);
-            let (volume, read_only) = (asked.volume, asked.read_only);
+            let (volume, read_only) = (asked.volume, is_read_only(&engine, &asked));
             let (serving, origin) =
                 BlockServing::start(&engine, volume, block, read_only, device).await?;
             let shown = (serving.number().ok_or(TAKEN)?, serving.logical_block());

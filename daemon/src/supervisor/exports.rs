@@ -501,6 +501,12 @@ pub(super) fn open(
     Ok((volume.name.clone(), device))
 }
 
+/// Whether it was asked for, or its array takes no writes.
+pub(super) fn is_read_only(engine: &Engine, record: &ExportRecord) -> bool {
+    let array = engine.array.borrow();
+    record.read_only || array.as_ref().is_some_and(|array| array.is_read_only())
+}
+
 /// On the engine's thread.
 async fn serve(
     engine: &Engine,
@@ -512,7 +518,7 @@ async fn serve(
     let served = Served {
         name,
         device,
-        read_only: record.read_only,
+        read_only: is_read_only(engine, record),
         connections_max: doors.connections_max,
         tls: doors.tls,
         inherited: doors.inherited,

@@ -10,6 +10,7 @@ mod clients;
 mod disk_refusals;
 mod failures;
 mod integrity;
+mod io_errors;
 mod jobs;
 mod journal_disks;
 mod kills;

@@ -96,11 +96,13 @@ fn judge(labels: &[Label], options: &AssembleOptions) -> Result<Verdict, Refusal
         return refuse("no disk with a usable label is here".into(), true, false);
     };
     let reference = best.array.clone();
-    if !reference.writable() {
+    if !reference.writable() && !reference.clean {
         return refuse(
-            "its labels carry features without which this Cairn must not write; use the version \
-             that wrote them"
-                .into(),
+            format!(
+                "its labels carry features without which this Cairn must not write (ro-compat {:#x}), \
+                 and it wasn't stopped cleanly, so that a start has to; use the version that wrote them",
+                reference.ro_compat_unknown()
+            ),
             false,
             false,
         );
@@ -345,13 +347,15 @@ async fn start(
             stale.push((member, its));
         }
     }
+    let read_only = read_only(&label);
+    if read_only.is_some() {
+        // What the others still need isn't looked up, as it can't be brought up to date.
+        disks.retain(|disk| is_in_sync(&label, disk));
+        watch.forbid_writes();
+    }
     let in_sync: Vec<Rc<Disk>> = disks
         .iter()
-        .filter(|disk| {
-            label
-                .entry(disk.uuid)
-                .is_some_and(|e| e.state == MemberState::InSync)
-        })
+        .filter(|disk| is_in_sync(&label, disk))
         .map(Rc::clone)
         .collect();
     let (space, map_behind) = load_space(&label, &in_sync).await?;
@@ -394,6 +398,10 @@ async fn start(
         maps: map_behind,
         lists: loaded.behind,
     };
+    if let Some(why) = read_only {
+        array.open_read_only(&why);
+        return Ok(array);
+    }
     let opening = Opening {
         absent: degraded_by,
         ended,
@@ -413,6 +421,22 @@ async fn start(
         *array.forced_over.borrow_mut() = Some(price);
     }
     Ok(array)
+}
+
+fn is_in_sync(label: &ArrayLabel, disk: &Disk) -> bool {
+    let entry = label.entry(disk.uuid);
+    entry.is_some_and(|entry| entry.state == MemberState::InSync)
+}
+
+/// Why nothing may be written, if so.
+fn read_only(label: &ArrayLabel) -> Option<String> {
+    (!label.writable()).then(|| {
+        format!(
+            "its labels carry features without which this Cairn must not write (ro-compat {:#x}); \
+             use the version that wrote them to write",
+            label.ro_compat_unknown()
+        )
+    })
 }
 
 fn without_force(options: &AssembleOptions) -> AssembleOptions {
@@ -542,6 +566,18 @@ pub(super) fn newest_copy(
 }
 
 impl Array {
+    /// Serves reads, and touches no disk: nothing is mended, noted or brought up to date.
+    fn open_read_only(self: &Rc<Self>, why: &str) {
+        *self.read_only.borrow_mut() = Some(why.to_owned());
+        self.open.set(true);
+        let detail = format!(
+            "{} of {}, read only: {why}",
+            self.geometry.level(),
+            self.geometry.members()
+        );
+        self.report(EventKind::Started, None, detail);
+    }
+
     /// Notes who is absent, mends the map, recomputes parity if it must, and starts to serve.
     async fn open_for_business(
         self: &Rc<Self>,

@@ -144,6 +144,9 @@ async fn read_list(
 impl Array {
     /// Puts the bad-block list, if it changed, on every member. Durable after the next flush.
     pub(crate) async fn save_defects(self: &Rc<Self>) -> Result<(), IoErrorKind> {
+        if self.is_read_only() {
+            return Err(IoErrorKind::ReadOnly);
+        }
         self.defect_saves
             .pass(&self.env.spawn, || {
                 let array = Rc::clone(self);

@@ -246,6 +246,9 @@ impl Array {
                 return Err(IoErrorKind::Stopped);
             }
             self.check_alive()?;
+            if self.is_read_only() {
+                return Err(IoErrorKind::ReadOnly);
+            }
             if self.dirty.get() {
                 self.active_writes.set(self.active_writes.get() + 1);
                 self.note_client_io();

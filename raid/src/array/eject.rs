@@ -56,7 +56,8 @@ impl Array {
         // While the array is being started nobody is acked, and a start that is refused must leave
         // the labels as they were: what is thrown out by then waits for the end of the start.
         // Once replay puts things in place it can't wait any more: the journal is about to forget them.
-        let may = self.is_open() || self.replaying.get();
+        // One that is read only has no labels to change: the disk is out as long as it runs.
+        let may = (self.is_open() || self.replaying.get()) && !self.is_read_only();
         if self.is_settled() || self.broken.borrow().is_some() || !may {
             return;
         }

@@ -162,7 +162,7 @@ impl Flights {
         Some(self.error(kind, request))
     }
 
-    fn error(&self, kind: IoErrorKind, request: &Request) -> IoError {
+    pub(crate) fn error(&self, kind: IoErrorKind, request: &Request) -> IoError {
         IoError::new(kind, &self.path, request.op, request.offset, request.len)
     }
 

@@ -154,6 +154,8 @@ pub struct Array {
     /// Why no more writes are taken.
     broken: RefCell<Option<String>>,
     stopping: Cell<bool>,
+    /// Why nothing is written to any disk, if so.
+    read_only: RefCell<Option<String>>,
     /// What it cost to start it by force.
     forced_over: RefCell<Option<String>>,
     pub(crate) sync: SyncState,
@@ -226,6 +228,7 @@ impl Array {
             last_client_io: Cell::new(Ticks::default()),
             broken: RefCell::new(None),
             stopping: Cell::new(false),
+            read_only: RefCell::default(),
             forced_over: RefCell::default(),
             sync: SyncState::default(),
             scrub: ScrubTask::default(),
@@ -363,13 +366,30 @@ impl Array {
         }
     }
 
+    /// Fails where nothing can be changed.
     pub(crate) fn check_open(&self) -> Result<(), RaidError> {
+        self.check_readable()?;
+        match &*self.read_only.borrow() {
+            Some(reason) => Err(RaidError::ReadOnly {
+                array: self.name.to_string(),
+                reason: reason.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn check_readable(&self) -> Result<(), RaidError> {
         if self.stopping.get() {
             return Err(RaidError::Stopping {
                 array: self.name.to_string(),
             });
         }
         self.check_unbroken()
+    }
+
+    /// Whether nothing is written to any disk.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.borrow().is_some()
     }
 
     pub(crate) fn is_open(&self) -> bool {

@@ -354,7 +354,7 @@ impl Array {
                 self.env.clock.sleep(STOP_LOOK).await;
             }
             let broken = self.check_unbroken();
-            if broken.is_ok() {
+            if broken.is_ok() && !self.is_read_only() {
                 // A failure has ejected its disk; what is left is flushed.
                 let _ = self.settle_journal().await;
                 let _ = self.checkpoint().await;
@@ -379,6 +379,9 @@ impl Array {
     /// Stops and removes the labels of all disks.
     pub fn destroy(self: &Rc<Self>) -> LocalBoxFuture<'_, Result<(), RaidError>> {
         Box::pin(async move {
+            if self.is_read_only() {
+                self.check_open()?;
+            }
             let disks = self.ledger.borrow().live();
             // What is destroyed needs no clean end, but its writes must be over.
             let _ = self.stop().await;

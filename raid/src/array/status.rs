@@ -151,6 +151,8 @@ pub struct ArrayStatus {
     pub scrubbing: Option<SyncStatus>,
     /// Why writes fail, if they do.
     pub failure: Option<String>,
+    /// Why nothing is written to any disk, if so.
+    pub read_only: Option<String>,
 }
 
 impl Array {
@@ -223,6 +225,7 @@ impl Array {
             scrub: self.shown_scrub(),
             scrubbing: self.scrub_status(),
             failure,
+            read_only: self.read_only.borrow().clone(),
         }
     }
 

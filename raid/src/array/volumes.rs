@@ -257,7 +257,7 @@ impl Array {
 
     /// A volume as a device. Several may be open at once; they are the same.
     pub fn open_volume(self: &Rc<Self>, name: &str) -> Result<Rc<dyn BlockDevice>, RaidError> {
-        self.check_open()?;
+        self.check_readable()?;
         let (id, record) = self.find_volume(name)?;
         Ok(Rc::new(Volume::new(Rc::clone(self), id, &record)))
     }

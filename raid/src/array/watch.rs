@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use cairn_blockdev::units::{u64_of, usize_of};
 use cairn_blockdev::{
-    BlockDevice, Buf, DeviceGeometry, Env, IoError, IoFuture, IoOp, LocalFuture, ReadResult,
-    SharedBuf, WriteFlags, ZeroFlags,
+    BlockDevice, Buf, DeviceGeometry, Env, IoError, IoErrorKind, IoFuture, IoOp, LocalFuture,
+    ReadResult, SharedBuf, WriteFlags, ZeroFlags,
 };
 use futures_util::future::{Either, select};
 use tokio::sync::Notify;
@@ -54,6 +54,8 @@ pub(crate) struct Watch {
     running: Cell<bool>,
     orphans: RefCell<Vec<Orphan>>,
     orphaned: Notify,
+    /// Nothing is written to any of its disks, whoever asks.
+    read_only: Cell<bool>,
 }
 
 /// Notes the end of the task, also if the engine goes down.
@@ -79,12 +81,23 @@ impl Watch {
             running: Cell::new(false),
             orphans: RefCell::default(),
             orphaned: Notify::new(),
+            read_only: Cell::new(false),
         })
     }
 
     /// From now on `array` is told what is seen.
     pub(super) fn tell(&self, array: &Rc<Array>) {
         *self.array.borrow_mut() = Rc::downgrade(array);
+    }
+
+    /// From now on nothing is written to any of its disks, whoever asks.
+    pub(super) fn forbid_writes(&self) {
+        self.read_only.set(true);
+    }
+
+    fn refuses_writes(&self, flights: &Flights, request: &Request) -> Option<IoError> {
+        let refuses = self.read_only.get();
+        refuses.then(|| flights.error(IoErrorKind::ReadOnly, request))
     }
 
     pub(super) fn set_deadlines(&self, deadlines: Deadlines) {
@@ -337,7 +350,11 @@ impl Watched {
             len,
             patience: Patience::Eject,
         };
-        match self.flights.refuses(&request) {
+        let refused = match op {
+            IoOp::Flush => None,
+            _ => self.watch.refuses_writes(&self.flights, &request),
+        };
+        match refused.or_else(|| self.flights.refuses(&request)) {
             Some(error) => Operation(State::Refused(Err(error))),
             None => self.begin(request, work(&*self.device)),
         }

@@ -201,6 +201,9 @@ impl Array {
     /// sectors. A disk that can't be written is ejected. Each column by itself: its neighbours may be
     /// sound, or bad elsewhere.
     pub(crate) async fn repair(self: &Rc<Self>, view: &mut RowView, cols: &Columns) {
+        if self.is_read_only() {
+            return;
+        }
         let Ok(_sums) = self.sums_ready(view.row, cols).await else {
             return;
         };
@@ -213,6 +216,9 @@ impl Array {
 
     /// Looks at one block of a slot, and mends it if what it holds isn't what it should.
     pub(crate) async fn repair_block(self: &Rc<Self>, view: &RowView, slot: Slot, col: u64) {
+        if self.is_read_only() {
+            return;
+        }
         let cols = col..col + 1;
         let live = view.writers(slot).iter().filter(|disk| !disk.out.get());
         let live: Vec<Rc<Disk>> = live.map(Rc::clone).collect();

@@ -4,9 +4,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use cairn_blockdev::sim::Rng;
+use cairn_blockdev::{Buf, IoErrorKind, WriteFlags};
 use cairn_raid::label::{ArrayLabel, Label};
 use cairn_raid::layout::{LABEL_A, LABEL_B, label_copy};
-use cairn_raid::{Level, MemberDisk, RaidError};
+use cairn_raid::{Level, MemberDisk, MemberState, RaidError};
 
 use crate::model::{Crash, Model};
 use crate::region::{Region, check_all};
@@ -167,4 +168,94 @@ fn a_member_whose_labels_are_all_gone_is_absent_and_no_obstacle() {
     let volume = array.open_volume("v").unwrap();
     world.run(check_all(&volume, &model, None, "without one member"));
     assert_eq!(array.status().redundancy_left, 0);
+}
+
+/// Gives every label a feature without which this version must not write.
+fn forbid_writing(world: &World) {
+    for disk in &world.disks {
+        for place in [LABEL_A, LABEL_B, label_copy(world.shape.disk_bytes)] {
+            if let Ok(mut label) = Label::decode(&disk.peek(place, 4096)) {
+                label.array.ro_compat |= 1 << 7;
+                disk.poke(place, &label.encode());
+            }
+        }
+    }
+}
+
+#[test]
+fn o4_an_array_with_unknown_ro_compat_bits_is_read_and_nothing_of_it_is_written() {
+    for (level, members) in [(Level::Raid1, 2), (Level::Raid5, 4), (Level::Raid6, 5)] {
+        for missing in [None, Some(1)] {
+            println!("{level} of {members}, without {missing:?}");
+            let (world, model) = stopped(level, members, 1);
+            forbid_writing(&world);
+            let mut present = world.all();
+            present.retain(|disk| Some(*disk) != missing);
+            let array = world.assemble(&present, false).unwrap();
+            assert!(array.status().read_only.is_some());
+            if missing.is_none() {
+                // Read around, and not repaired.
+                let rows = world.rows_on_disk(&array, 0, 0..2);
+                world.disks[0].poke(rows.start + 4097, &[0x5A; 9]);
+            }
+            let volume = array.open_volume("v").unwrap();
+            world.run(check_all(&volume, &model, None, "read only"));
+            // Reads have had what they start by themselves; nothing is awaited for its own sake.
+            world.sleep(20_000);
+
+            let data = Buf::zeroed(4096).freeze();
+            let written = world.run(volume.write(0, data, WriteFlags::default()));
+            assert_eq!(written.unwrap_err().kind, IoErrorKind::ReadOnly);
+            let trimmed = world.run(volume.discard(0, 1 << 20));
+            assert_eq!(trimmed.unwrap_err().kind, IoErrorKind::ReadOnly);
+            world.run(volume.flush()).unwrap();
+            let read_only = |refused: Result<(), RaidError>| {
+                assert!(
+                    matches!(refused, Err(RaidError::ReadOnly { .. })),
+                    "{refused:?}"
+                );
+            };
+            read_only(world.run(array.create_volume("w", 1 << 20)).map(drop));
+            read_only(world.run(array.fail_member(&world.path(0))).map(drop));
+            read_only(world.run(array.scrub_start()).map(drop));
+            read_only(world.run(array.destroy()));
+            world.run(check_all(&volume, &model, None, "after refusals"));
+            let status = array.status();
+            let in_sync = World::in_state(&array, MemberState::InSync).len();
+            assert_eq!(
+                in_sync,
+                members - usize::from(missing.is_some()),
+                "{status:?}"
+            );
+            world.run(array.stop()).unwrap();
+            for disk in &world.disks {
+                assert_eq!(disk.written_in(0..u64::MAX), 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn o4_an_array_with_unknown_ro_compat_bits_isnt_started_after_an_unclean_stop() {
+    let mut world = World::new(78, Shape::new(Level::Raid5, 4, 0, 4096));
+    let array = world.create();
+    world.run(array.create_volume("v", 1 << 20)).unwrap();
+    let volume = array.open_volume("v").unwrap();
+    let data = Buf::zeroed(4096).freeze();
+    world
+        .run(volume.write(0, data, WriteFlags { fua: true }))
+        .unwrap();
+    drop((volume, array));
+    world.crash(Crash::Kill);
+    forbid_writing(&world);
+    for force in [false, true] {
+        let refused = world.assemble(&world.all(), force);
+        assert!(
+            matches!(refused, Err(RaidError::NotStarted { .. })),
+            "{refused:?}"
+        );
+    }
+    for disk in &world.disks {
+        assert_eq!(disk.written_in(0..u64::MAX), 0);
+    }
 }

@@ -232,10 +232,15 @@ fn unclean_and_rebuilding_wants_force() {
 }
 
 #[test]
-fn labels_with_unknown_ro_compat_bits_do_not_start() {
+fn o4_labels_with_unknown_ro_compat_bits_start_only_after_a_clean_stop() {
     let mut labels = healthy();
     for label in &mut labels {
         label.array.ro_compat = 1 << 9;
     }
-    assert!(!judge(&labels, &options()).unwrap_err().force_may_help);
+    assert!(judge(&labels, &options()).is_ok());
+    for label in &mut labels {
+        label.array.clean = false;
+    }
+    let refusal = judge(&labels, &options()).unwrap_err();
+    assert!(!refusal.force_may_help && refusal.reason.contains("0x200"));
 }
