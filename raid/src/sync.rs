@@ -273,7 +273,7 @@ impl Array {
             if mutation::on(Mutation::MissedMapClearedEarly) {
                 for target in targets {
                     let done = rows.last().map_or(Row(0), |row| Row(row.0 + 1));
-                    self.clear_missed(target.disk.uuid, done);
+                    let _ = self.clear_missed(&target.disk, done);
                 }
             }
             if self.env.clock.now().since(saved) >= CURSOR_EVERY {
@@ -434,8 +434,9 @@ impl Array {
         // The pages that the targets' copies need, too.
         self.flush_filled().await?;
         for (target, row) in targets.iter().zip(reached) {
-            target.disk.durable_rows.set(row.min(rows));
-            self.clear_missed(target.disk.uuid, Row(row));
+            if self.clear_missed(&target.disk, Row(row)) {
+                target.disk.durable_rows.set(row.min(rows));
+            }
         }
         let held = self.lock_labels().await;
         self.commit(&held).await

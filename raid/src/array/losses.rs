@@ -61,9 +61,9 @@ impl Array {
             return false;
         }
         let slot = self.geometry.data_slot(row, index);
-        defects.in_columns(row, cols).any(|(place, defect)| {
-            place.slot == slot && matches!(defect.reason, Reason::CutOff | Reason::NotRebuilt)
-        })
+        defects
+            .in_columns(row, cols)
+            .any(|(place, defect)| place.slot == slot && defect.reason.is_given_up())
     }
 
     /// Whether any block of a row's data is lost.
@@ -123,10 +123,18 @@ impl Array {
             // What isn't listed would be read as zeros.
             return Err(IoErrorKind::Lost);
         }
+        // Its extent may have been given away meanwhile: that waits for no lock of an idle row.
+        if !self.space.borrow().is_written(row) {
+            return Ok(());
+        }
         for (index, col) in &lost {
             self.note_lost(row, *index, *col, Reason::NotRebuilt);
         }
         self.settle_losses().await?;
+        if !self.space.borrow().is_written(row) {
+            self.heal_row(row);
+            return Ok(());
+        }
         if self.defects.borrow().more() > 0 {
             return Err(IoErrorKind::Lost);
         }

@@ -183,11 +183,17 @@ impl Array {
         }
     }
 
-    /// What is below `row` is on a member that is being caught up, durably.
-    pub(crate) fn clear_missed(&self, member: Uuid, row: Row) {
-        if let Some(map) = self.missed.map(member) {
+    /// What is below `row` is on a member that is being caught up, durably. False if it was thrown out
+    /// meanwhile: its map tells already what it misses from then on, rows below as well.
+    pub(crate) fn clear_missed(&self, disk: &Rc<Disk>, row: Row) -> bool {
+        let known = self.ledger.borrow().disk(disk.uuid);
+        if disk.out.get() || !known.is_some_and(|known| Rc::ptr_eq(&known, disk)) {
+            return false;
+        }
+        if let Some(map) = self.missed.map(disk.uuid) {
             map.borrow_mut().clear_below(row);
         }
+        true
     }
 
     /// Whether the maps that were written are complete for every record below `floor`.

@@ -60,6 +60,13 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// Whether what lies in its place isn't the block: zeros, for the sake of the others.
+    pub(crate) const fn is_given_up(self) -> bool {
+        matches!(self, Self::CutOff | Self::NotRebuilt)
+    }
+}
+
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -178,10 +185,15 @@ impl Defects {
         }
     }
 
-    /// Notes that a block is lost. True if that is news.
+    /// Notes that a block is lost. True if that is news: also that one that couldn't be had is given up.
     pub fn note(&mut self, place: Place, defect: Defect) -> bool {
-        if self.blocks.contains_key(&place) {
-            return false;
+        if let Some(known) = self.blocks.get_mut(&place) {
+            let news = defect.reason.is_given_up() && !known.reason.is_given_up();
+            if news {
+                *known = defect;
+                self.dirty = true;
+            }
+            return news;
         }
         self.dirty = true;
         if self.blocks.len() < ENTRIES_MAX {

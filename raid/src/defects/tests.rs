@@ -44,6 +44,22 @@ fn saved(defects: &Defects, generation: u64) -> Defects {
 }
 
 #[test]
+fn a_block_that_couldnt_be_had_can_be_given_up_and_that_is_news_once() {
+    let mut defects = Defects::new(ARRAY);
+    assert!(defects.note(place(5, 3, 1), defect(9, Reason::Mismatch)));
+    assert!(defects.take_dirty().is_some());
+    let given_up = defect(10, Reason::NotRebuilt);
+    assert!(defects.note(place(5, 3, 1), given_up));
+    assert!(defects.take_dirty().is_some());
+    for later in [Reason::Unreadable, Reason::Mismatch, Reason::CutOff] {
+        assert!(!defects.note(place(5, 3, 1), defect(11, later)));
+    }
+    assert!(!defects.is_dirty());
+    let all: Vec<_> = defects.list().collect();
+    assert_eq!(all, [(place(5, 3, 1), given_up)]);
+}
+
+#[test]
 fn a_block_stays_bad_until_it_is_written_anew() {
     let mut defects = Defects::new(ARRAY);
     let bad = defect(9, Reason::Unreadable);

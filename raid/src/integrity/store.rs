@@ -3,6 +3,8 @@
 //! Invariants
 //! - A page is what the highest valid generation among **all** its copies says: the one copy that is
 //!   at hand may be on a disk whose old image was put back, and would confirm its old data (fault A10).
+//! - A disk that gives no answer in time is done without only if another copy was read whole; else it is
+//!   waited for, as for data that nobody else has: a copy isn't lost because it is late.
 //! - A copy is written to the side that doesn't hold its newest valid content. Where the newest isn't
 //!   known, it is looked for first.
 //!
@@ -17,7 +19,7 @@ use futures_util::future::join_all;
 use super::cache::{Content, Sides, Snapshot};
 use super::page::{PageError, PageId, SumsPage};
 use super::place::{Copy, PageNumber, Places, Side};
-use crate::array::disk::Disk;
+use crate::array::disk::{Disk, is_late};
 use crate::array::flights::Patience;
 use crate::geometry::Slot;
 use crate::layout::ZoneKind;
@@ -124,27 +126,30 @@ pub(crate) fn at(disks: &[Option<Rc<Disk>>], slot: Slot) -> Option<&Rc<Disk>> {
     disks.get(slot.0)?.as_ref().filter(|disk| !disk.out.get())
 }
 
-async fn read(disk: &Disk, offset: u64, len: usize) -> Result<Buf, IoError> {
-    let read = disk.read_at(offset, Buf::zeroed(len), Patience::Reconstruct);
+async fn read(disk: &Disk, offset: u64, len: usize, patience: Patience) -> Result<Buf, IoError> {
+    let read = disk.read_at(offset, Buf::zeroed(len), patience);
     let (buf, result) = read.await;
     result.map(|()| buf)
 }
 
 /// Both sides of a copy by one read; each for itself if that fails, since one may be good.
-async fn read_copy(disk: Rc<Disk>, places: &Places, copy: Copy) -> CopyRead {
+async fn read_copy(disk: Rc<Disk>, places: &Places, copy: Copy, patience: Patience) -> CopyRead {
     let offset = zone_offset(&disk, places) + copy.offset();
     let [first, second] = copy.sides();
-    let sides = match read(&disk, offset, 2 * BLOCK_BYTES).await {
+    let sides = match read(&disk, offset, 2 * BLOCK_BYTES, patience).await {
         Ok(mut buf) => {
             let tail = buf.split_off(BLOCK_BYTES);
             [(first, Ok(buf)), (second, Ok(tail))]
         }
-        Err(error) if error.kind == IoErrorKind::Gone => {
+        Err(error) if error.kind == IoErrorKind::Gone || is_late(&error) => {
             [(first, Err(error.clone())), (second, Err(error))]
         }
         Err(_) => [
-            (first, read(&disk, offset, BLOCK_BYTES).await),
-            (second, read(&disk, offset + BLOCK, BLOCK_BYTES).await),
+            (first, read(&disk, offset, BLOCK_BYTES, patience).await),
+            (
+                second,
+                read(&disk, offset + BLOCK, BLOCK_BYTES, patience).await,
+            ),
         ],
     };
     CopyRead { copy, disk, sides }
@@ -174,6 +179,22 @@ impl CopyRead {
                 source,
             }),
         }
+    }
+
+    /// A side may be there, and wasn't waited for.
+    fn is_late(&self) -> bool {
+        let mut sides = self.sides.iter();
+        sides.any(|(_, read)| read.as_ref().is_err_and(is_late))
+    }
+
+    /// Both sides were read, and they tell what the page is.
+    fn is_whole(&self, id: &PageId) -> bool {
+        let read = self.sides.iter().all(|(_, read)| read.is_ok());
+        let tells = self.held(id).is_ok_and(|held| {
+            let best = best(self.copy.sides(), &held);
+            matches!(best, Best::Page(..) | Best::Never(_))
+        });
+        read && tells
     }
 
     fn finding(&self, id: &PageId, flaw: Flaw) -> Finding {
@@ -313,9 +334,18 @@ pub(crate) async fn load(
 ) -> Result<Loaded, SumsError> {
     let reads = places.copies(id.page).filter_map(|copy| {
         let disk = Rc::clone(at(disks, copy.slot)?);
-        Some(read_copy(disk, places, copy))
+        Some(read_copy(disk, places, copy, Patience::Reconstruct))
     });
-    judge(id, places, &join_all(reads).await)
+    let mut reads = join_all(reads).await;
+    if !reads.iter().any(|read| read.is_whole(id)) {
+        let again = reads.iter_mut().filter(|read| read.is_late());
+        join_all(again.map(|late| async {
+            let disk = Rc::clone(&late.disk);
+            *late = read_copy(disk, places, late.copy, Patience::Eject).await;
+        }))
+        .await;
+    }
+    judge(id, places, &reads)
 }
 
 /// Which side of a copy is to be kept, as the disk says; `None` if it doesn't.
@@ -325,7 +355,8 @@ pub(crate) async fn newest_side(
     disk: &Rc<Disk>,
     copy: Copy,
 ) -> Option<Side> {
-    let read = read_copy(Rc::clone(disk), places, copy).await;
+    // It is about to be written there, and waited for.
+    let read = read_copy(Rc::clone(disk), places, copy, Patience::Eject).await;
     match best(copy.sides(), &read.held(id).ok()?) {
         Best::Page(side, _) | Best::Never(side) => Some(side),
         Best::Damaged | Best::Unreadable => None,

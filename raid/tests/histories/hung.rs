@@ -265,6 +265,40 @@ fn d4_where_nobody_else_has_the_data_a_slow_disk_is_waited_for() {
     });
 }
 
+/// All disks pause, as when their controller is reset, and nothing of the checksums is in memory.
+#[test]
+fn d4_where_nobody_else_has_the_checksum_pages_slow_disks_are_waited_for() {
+    each(|seed, level, members| {
+        let mut bench = Bench::new(seed, level, members, 0);
+        bench.world.run(bench.array.stop()).unwrap();
+        bench.world.crash(Crash::Kill);
+        let present: Vec<usize> = (level.redundancy(members)..members).collect();
+        bench.array = bench.world.assemble(&present, false).unwrap();
+        bench.volume = bench.array.open_volume("v").unwrap();
+        let paused: Vec<_> = present
+            .iter()
+            .map(|at| bench.world.disks[*at].clone())
+            .collect();
+        for disk in &paused {
+            disk.hang();
+        }
+        let clock = Rc::clone(&bench.world.env.clock);
+        bench.world.env.spawn.spawn(Box::pin(async move {
+            clock.sleep(Duration::from_secs(9)).await;
+            for disk in paused {
+                disk.release();
+            }
+        }));
+        let took = bench.timed_read();
+        assert!((8_000..11_000).contains(&took), "{took} ms");
+        bench.check("after the pause");
+        for disk in present {
+            assert_eq!(bench.state_of(disk), MemberState::InSync);
+        }
+        assert_eq!(bench.array.status().bad_blocks_total, 0);
+    });
+}
+
 #[test]
 fn d4_beyond_redundancy_a_hung_disk_gives_errors_and_hangs_nobody() {
     each(|seed, level, members| {

@@ -261,6 +261,32 @@ fn d8_scrub_never_computes_parity_over_a_rotten_block() {
     lab.check();
 }
 
+/// What is written beside a block that a scrub has listed gets to its place: the block is given up for that,
+/// and stays an error.
+#[test]
+fn d8_a_block_that_a_scrub_found_lost_doesnt_keep_its_row_from_going_on() {
+    let lab = Lab::new(4, shape(Level::Raid5, 4, true));
+    let row = lab.rows()[5];
+    let slot_of = |role| {
+        (0..4)
+            .find(|slot| lab.geometry.role(row, Slot(*slot)) == role)
+            .unwrap()
+    };
+    lab.flip(row, slot_of(Role::Data(1)), 2, 5);
+    lab.flip(row, slot_of(Role::P), 2, 9);
+    assert_eq!(counts(lab.scrub()), (0, 1, 1));
+    let (_, lost) = lab.array.status().bad_blocks[0].volume.clone().unwrap();
+    let beside = lost - lab.geometry.chunk_bytes();
+    let fresh = Buf::copy_of(&[0x77; 4096]).freeze();
+    let written = lab.volume.write(beside, fresh, WriteFlags { fua: true });
+    lab.world.run(written).unwrap();
+    lab.world.run(lab.array.drain()).unwrap();
+    assert!(lab.read(beside, BLOCK).unwrap() == [0x77; 4096]);
+    assert!(lab.read(lost, BLOCK).is_err());
+    assert_eq!(lab.array.status().bad_blocks_total, 1);
+    lab.world.run(lab.array.stop()).unwrap();
+}
+
 #[test]
 fn d8_scrub_brings_back_a_write_that_a_disk_lost() {
     for (level, members) in LEVELS {
