@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use cairn_api::ArrayState;
+use cairn_api::{ArrayState, EventPage};
 use cairn_hwtests::program::run;
 use cairn_raid::layout::{LABEL_A, LABEL_B, LABEL_COPY_BEFORE_END};
 
@@ -147,11 +147,13 @@ fn a_member_cut_short_while_it_was_stopped_is_a_lost_member() {
         );
         reads(&world);
         if kept > 4 << 20 {
-            let events = world.host.ok(&["events"]);
-            let told = events
-                .stdout
-                .contains(&format!("it has {kept} bytes, its label says 134217728"));
-            assert!(told, "{}", events.stdout);
+            let page: EventPage = world.host.json(&["events", "-n", "1000"]);
+            let why = format!("it has {kept} bytes, its label says {}", DISK_MIB << 20);
+            let told = page
+                .events
+                .iter()
+                .any(|event| event.detail.starts_with(&why));
+            assert!(told, "{page:#?}");
         }
     }
 }

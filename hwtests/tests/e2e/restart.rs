@@ -1,6 +1,6 @@
 //! What a daemon finds again after it was stopped, killed, or has lost everything but the disks.
 
-use cairn_api::{ArrayState, BackendKind, Status, Volume};
+use cairn_api::{ArrayState, BackendKind, EventPage, Status, Volume};
 use cairn_hwtests::acked::Ledger;
 use cairn_hwtests::disks::{self, Loop};
 use cairn_hwtests::host::Host;
@@ -265,8 +265,16 @@ fn without_a_journal_unclean_and_degraded_starts_only_when_the_operator_forces_i
     host.cairn(&["check"]).exited(2);
     let forced = host.ok(&["array", "assemble", "pool", "--force"]);
     let price = "can't be told right from wrong";
-    for said in [&forced.stdout, &host.ok(&["events"]).stdout] {
-        assert!(said.contains("force") && said.contains(price), "{said}");
-    }
+    let said = forced.stdout + &forced.stderr;
+    assert!(
+        said.contains("started by force") && said.contains(price),
+        "{said}"
+    );
+    let page: EventPage = host.json(&["events", "-n", "1000"]);
+    let mut told = page.events.iter().filter(|event| event.kind == "Forced");
+    assert!(
+        told.next()
+            .is_some_and(|event| event.detail.contains(price))
+    );
     assert_eq!(host.array("pool").state, ArrayState::Degraded);
 }

@@ -174,7 +174,9 @@ impl Array {
         };
         let members = label.table.iter().map(|entry| {
             let disk = ledger.disk(entry.uuid);
-            let out = disk.as_ref().is_some_and(|disk| disk.out.get());
+            // One that is absent stays in sync in the labels of an array that is read only.
+            let absent = disk.is_none() && entry.state == MemberState::InSync;
+            let out = absent || disk.as_ref().is_some_and(|disk| disk.out.get());
             MemberStatus {
                 uuid: entry.uuid,
                 path: ledger

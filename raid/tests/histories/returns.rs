@@ -481,7 +481,7 @@ fn d9_a_crash_right_after_a_member_has_come_back_forgets_nothing_that_it_missed(
         }
         assert_eq!(*unfinished.borrow(), None);
 
-        bench.world.disks[back].hold_writes(bench.data_offset(back)..255 << 20);
+        bench.world.disks[back].hold_writes(bench.data_offset(data)..255 << 20);
         assert!(matches!(bench.readd(back), Ok(Readded::CatchingUp { .. })));
         let all = bench.world.all();
         bench.restart(&all, Crash::Power);
