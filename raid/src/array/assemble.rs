@@ -399,7 +399,10 @@ async fn start(
         lists: loaded.behind,
     };
     if let Some(why) = read_only {
-        array.open_read_only(&why);
+        if let Err(error) = array.open_read_only(&why).await {
+            array.abandon();
+            return Err(error);
+        }
         return Ok(array);
     }
     let opening = Opening {
@@ -567,8 +570,14 @@ pub(super) fn newest_copy(
 
 impl Array {
     /// Serves reads, and touches no disk: nothing is mended, noted or brought up to date.
-    fn open_read_only(self: &Rc<Self>, why: &str) {
+    async fn open_read_only(self: &Rc<Self>, why: &str) -> Result<(), RaidError> {
         *self.read_only.borrow_mut() = Some(why.to_owned());
+        let has_journal = self.ledger.borrow().label().has_journal();
+        if has_journal {
+            // Its records are in place, but the headers tell older images.
+            let read = Opened::read(self.uuid, self.with_rings(), true, false).await;
+            self.throw_out_older_images(&read.map_err(|error| self.journal_error(&error))?);
+        }
         self.open.set(true);
         let detail = format!(
             "{} of {}, read only: {why}",
@@ -576,6 +585,7 @@ impl Array {
             self.geometry.members()
         );
         self.report(EventKind::Started, None, detail);
+        Ok(())
     }
 
     /// Notes who is absent, mends the map, recomputes parity if it must, and starts to serve.
