@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cairn_blockdev::BlockDevice;
 use cairn_blockdev::sim::Rng;
-use cairn_raid::{Geometry, Level, MemberState, RaidError, Readded, Row, SyncAction};
+use cairn_raid::{Level, MemberState, RaidError, Readded, SyncAction};
 
 use crate::members::assemble_somehow;
 use crate::model::{Crash, ZERO};
@@ -434,60 +434,6 @@ fn what_the_operator_failed_comes_back_by_the_operator_only() {
         bench.catch_up(1);
         bench.check_without(&[0]);
     });
-}
-
-/// The row's data is in place on the others, block after block in cycles of their own; its records are still in
-/// the journal, because something older is under way; the map on the disks doesn't have the row yet.
-#[test]
-fn d9_a_crash_right_after_a_member_has_come_back_forgets_nothing_that_it_missed() {
-    /// Sectors of a row, of three chunks of two blocks.
-    const ROW: u64 = 48;
-    for (level, members) in [(Level::Raid5, 4), (Level::Raid6, 5)] {
-        println!("{level} of {members}");
-        let shape = Shape::new(level, members, 0, 8192);
-        let geometry = Geometry::new(level, members, shape.chunk_bytes).unwrap();
-        let mut bench = Bench::shaped(1, shape);
-        bench.world.run(bench.array.drain()).unwrap();
-        let rows = bench.array.written_rows();
-        let (older, row) = (rows[0], rows[2]);
-        let back = geometry.p_slot(row).unwrap().0;
-        bench.vanish(back, false);
-        bench.notice(back);
-
-        let place = |disk: usize, row: Row| {
-            let rows = row.0..row.0 + 1;
-            bench.world.rows_on_disk(&bench.array, disk, rows)
-        };
-        let mut others = (0..2).map(|index| geometry.data_slot(older, index).0);
-        let slow = others.find(|disk| *disk != back).unwrap();
-        bench.world.disks[slow].hold_writes(place(slow, older));
-        let unfinished = bench.start_write(0..ROW);
-        bench.world.run_till("a complete row is being written", || {
-            bench.world.disks[slow].waiting() > 0
-        });
-
-        let array = Rc::clone(&bench.array);
-        bench.world.env.spawn.spawn(Box::pin(async move {
-            let _ = array.drain().await;
-        }));
-        let data = geometry.data_slot(row, 0).0;
-        for block in [0, 8] {
-            let before = bench.world.disks[data].written_in(place(data, row));
-            bench.write(2 * ROW + block..2 * ROW + block + 3);
-            bench.world.run_till("in place", || {
-                bench.world.disks[data].written_in(place(data, row)) > before
-            });
-            bench.world.sleep(50);
-        }
-        assert_eq!(*unfinished.borrow(), None);
-
-        bench.world.disks[back].hold_writes(bench.data_offset(data)..255 << 20);
-        assert!(matches!(bench.readd(back), Ok(Readded::CatchingUp { .. })));
-        let all = bench.world.all();
-        bench.restart(&all, Crash::Power);
-        bench.world.run_till("caught up", || is_full(&bench.array));
-        bench.check_without(&[data]);
-    }
 }
 
 #[test]
