@@ -4,9 +4,8 @@
 //! Does not know: other disks, states in the label, what to do about an error.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::time::Duration;
 
 use cairn_blockdev::units::{BLOCK, u64_of};
 use cairn_blockdev::{
@@ -14,17 +13,13 @@ use cairn_blockdev::{
 };
 use uuid::Uuid;
 
+use super::budget::Budget;
 use super::flights::{Flights, Patience};
 use super::missed::SharedMap;
 use super::watch::{Operation, Watched};
 use crate::geometry::{Geometry, Row};
 use crate::layout::Layout;
 use crate::mutation::{Mutation, on};
-
-/// Medium errors within [`ERROR_WINDOW`] that fail a member.
-const MEDIUM_ERRORS_MAX: usize = 20;
-/// The window of the error budget.
-const ERROR_WINDOW: Duration = Duration::from_hours(1);
 
 /// Errors of a disk since the array was started, by kind, as btrfs counts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -147,7 +142,9 @@ pub(crate) struct Disk {
     /// The first flush of it that failed.
     failed_flush: RefCell<Option<IoError>>,
     errors: Cell<ErrorCounts>,
-    recent: RefCell<VecDeque<Ticks>>,
+    budget: RefCell<Budget>,
+    /// It is beyond its budget, and stays because the array can't do without it.
+    pub(crate) needed: Cell<bool>,
 }
 
 impl Disk {
@@ -176,7 +173,8 @@ impl Disk {
             out: Cell::new(false),
             failed_flush: RefCell::default(),
             errors: Cell::default(),
-            recent: RefCell::default(),
+            budget: RefCell::default(),
+            needed: Cell::new(false),
         })
     }
 
@@ -238,7 +236,7 @@ impl Disk {
         &self.device
     }
 
-    /// Notes a failed read; true if the disk is to be thrown out for it.
+    /// Notes a failed read; true if the disk is gone, or has failed in more places than its budget allows.
     ///
     /// One that came too late isn't a medium error: whether the disk hangs is for the watch to say.
     pub(crate) fn read_failed(&self, error: &IoError, now: Ticks) -> bool {
@@ -249,15 +247,7 @@ impl Disk {
         if error.kind == IoErrorKind::Gone {
             return true;
         }
-        let mut recent = self.recent.borrow_mut();
-        recent.push_back(now);
-        while recent
-            .front()
-            .is_some_and(|then| now.since(*then) > ERROR_WINDOW)
-        {
-            recent.pop_front();
-        }
-        recent.len() > MEDIUM_ERRORS_MAX
+        self.budget.borrow_mut().note(error.offset, error.len, now)
     }
 
     fn offset(&self, geometry: &Geometry, row: Row, col: u64) -> u64 {

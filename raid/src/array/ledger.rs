@@ -177,6 +177,12 @@ impl Ledger {
         self.slots.len() - self.slots.iter().filter(has).count()
     }
 
+    /// Whether the array has no redundancy left that could stand in for a disk.
+    pub(crate) fn is_needed(&self, uuid: Uuid, redundancy: usize) -> bool {
+        let is_it = |slot: &SlotDisks| slot.member.as_ref().is_some_and(|disk| disk.uuid == uuid);
+        self.slots_missing() >= redundancy && self.slots.iter().any(is_it)
+    }
+
     /// Whether a change of membership isn't in the labels yet.
     pub(crate) fn has_uncommitted(&self) -> bool {
         self.uncommitted

@@ -15,6 +15,7 @@
 
 pub(crate) mod assemble;
 mod bad_blocks;
+mod budget;
 mod checkup;
 pub(crate) mod create;
 pub(crate) mod disk;
@@ -414,7 +415,8 @@ impl Array {
         self.last_client_io.get()
     }
 
-    /// Notes a failed read and, if the disk is beyond its budget, starts its ejection.
+    /// Notes a failed read and, if the disk is beyond its budget, starts its ejection; but not that of a disk
+    /// without which the array would be lost: what it still gives is all there is (fault A5).
     pub(crate) fn read_failed(self: &Rc<Self>, disk: &Rc<Disk>, error: &IoError) {
         if is_late(error) || disk.out.get() {
             disk.count_error(error);
@@ -424,6 +426,18 @@ impl Array {
         let eject = disk.read_failed(error, self.env.clock.now());
         if first {
             self.report(EventKind::DiskError, Some(&disk.path), error.to_string());
+        }
+        let redundancy = self.geometry.redundancy();
+        let is_needed = || self.ledger.borrow().is_needed(disk.uuid, redundancy);
+        if eject && error.kind != IoErrorKind::Gone && is_needed() {
+            if !disk.needed.replace(true) {
+                let detail = format!(
+                    "{error}: it fails in more places than a disk may, and stays in because nothing of \
+                     the array could be written without it; give the array a spare, then replace it"
+                );
+                self.report(EventKind::DiskError, Some(&disk.path), detail);
+            }
+            return;
         }
         if eject && !disk.out.get() {
             let (array, disk, why) = (Rc::clone(self), Rc::clone(disk), error.to_string());

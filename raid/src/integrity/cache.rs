@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cairn_blockdev::units::{BLOCK_BYTES, u64_of};
 use uuid::Uuid;
 
-use super::page::{PAGE_BYTES, PageId, encode};
+use super::page::{PAGE_BYTES, PageId, encode, regenerate};
 use super::place::{PageNumber, Places, Run, Side};
 use super::seal::Seal;
 use crate::geometry::{Columns, Row, Slot};
@@ -414,6 +414,22 @@ impl SumsCache {
         snapshots
     }
 
+    /// A copy that the snapshot is about to be written to holds a page of `generation`: the snapshot gets a
+    /// higher one.
+    pub(crate) fn outrank(&mut self, snapshot: &mut Snapshot, generation: u64) {
+        if generation < snapshot.generation {
+            return;
+        }
+        let higher = generation + 1;
+        if let Some(entry) = self.entries.get_mut(&snapshot.page)
+            && entry.generation == snapshot.generation
+        {
+            entry.generation = higher;
+        }
+        snapshot.generation = higher;
+        regenerate(&mut snapshot.bytes, higher);
+    }
+
     /// The snapshot of `generation` is on the disks. What changed since it was taken is still dirty.
     pub(crate) fn written(&mut self, page: PageNumber, generation: u64) {
         let Some(entry) = self.entries.get_mut(&page) else {
@@ -438,10 +454,11 @@ impl SumsCache {
         Some(entry.generation)
     }
 
-    /// Has a page written again because of what its copies look like.
-    pub(crate) fn mend(&mut self, page: PageNumber, sides: Sides) {
+    /// Has a page written again because of what its copies look like; the newest is of `generation`.
+    pub(crate) fn mend(&mut self, page: PageNumber, sides: Sides, generation: u64) {
         if let Some(entry) = self.entries.get_mut(&page) {
             entry.sides = sides;
+            entry.generation = entry.generation.max(generation);
             entry.changes += 1;
             self.settle(page);
         }

@@ -10,6 +10,7 @@
 //! - Pages aren't journalled. What a page says is durable once a checkpoint wrote it and the disks
 //!   were flushed; until then the journal's entries carry the crcs, and replay sets them again.
 //! - No side of a copy is written before the last write to the other side was flushed.
+//! - What is written to a copy has a higher generation than anything that it holds.
 //!
 //! Does not know: which rows were written (the sums of others mean nothing), what to do about a
 //! block that fails, when to checkpoint.
@@ -334,11 +335,11 @@ impl Sums {
             match loaded {
                 Ok(loaded) => {
                     if !loaded.findings.is_empty() || Some(loaded.content.generation) != before {
-                        cache.mend(page, loaded.content.sides);
+                        cache.mend(page, loaded.content.sides, loaded.content.generation);
                     }
                     self.note(loaded.findings);
                 }
-                Err(SumsError::Lost { .. }) => cache.mend(page, Sides::default()),
+                Err(SumsError::Lost { .. }) => cache.mend(page, Sides::default(), 0),
                 Err(error) => return Err(error),
             }
         }
@@ -520,7 +521,8 @@ impl Sums {
         failed
     }
 
-    /// Looks up, on the disks that are read, the newest sides that aren't known.
+    /// Looks up, on the disks that are read, the newest sides that aren't known. A snapshot outranks what
+    /// is found there: a copy that wasn't read may have a page of a sequence that a power cut took back.
     async fn look_for_sides(&self, takers: &[&Taker], snapshots: &mut [Snapshot]) {
         let lookups = snapshots.iter().enumerate().flat_map(|(at, snapshot)| {
             let id = self.cache.borrow().id(snapshot.page);
@@ -537,9 +539,12 @@ impl Sums {
             })
         });
         let found = join_all(lookups.collect::<Vec<_>>()).await;
-        for (at, copy, side) in found {
+        for (at, copy, found) in found {
             if let Some(snapshot) = snapshots.get_mut(at) {
-                snapshot.sides.set(copy, side);
+                snapshot.sides.set(copy, found.map(|(side, _)| side));
+                if let Some((_, generation)) = found {
+                    self.cache.borrow_mut().outrank(snapshot, generation);
+                }
             }
         }
     }

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! `generation` is the last sequence of the journal that the page holds, or more: it rises with
-//! every write of a page, and of a page's valid copies the highest one is the page.
+//! every write of a page, is above that of whatever lay in the place it is written to, and of a page's
+//! valid copies the highest one is the page.
 //!
 //! Does not know: where copies are, what a sum is made of.
 
@@ -162,6 +163,20 @@ pub fn encode(id: &PageId, generation: u64, sums: &[u32]) -> Box<[u8]> {
     raw.as_bytes().into()
 }
 
+/// Gives an encoded page another generation.
+///
+/// # Panics
+/// If it isn't as long as a page, or the generation is 0.
+pub(super) fn regenerate(page: &mut [u8], generation: u64) {
+    assert!(generation > 0, "a page that was written has a generation");
+    let raw = RawPage::mut_from_bytes(page);
+    assert!(raw.is_ok(), "a checksum page of another size");
+    if let Ok(raw) = raw {
+        raw.generation = generation.into();
+        raw.crc32c = sum(raw.as_bytes()).into();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,7 +266,10 @@ mod tests {
             let bytes = encode(&id, generation, &sums);
             let back = SumsPage::decode(&id, &bytes).unwrap();
             prop_assert_eq!(back.generation(), generation);
-            prop_assert_eq!(back.sums().collect::<Vec<_>>(), sums);
+            prop_assert_eq!(back.sums().collect::<Vec<_>>(), &sums[..]);
+            let mut other = encode(&id, 1, &sums);
+            regenerate(&mut other, generation);
+            prop_assert_eq!(other, bytes);
         }
 
         #[test]

@@ -348,17 +348,18 @@ pub(crate) async fn load(
     judge(id, places, &reads)
 }
 
-/// Which side of a copy is to be kept, as the disk says; `None` if it doesn't.
+/// Which side of a copy is to be kept, and its generation, as the disk says; `None` if it doesn't.
 pub(crate) async fn newest_side(
     id: &PageId,
     places: &Places,
     disk: &Rc<Disk>,
     copy: Copy,
-) -> Option<Side> {
+) -> Option<(Side, u64)> {
     // It is about to be written there, and waited for.
     let read = read_copy(Rc::clone(disk), places, copy, Patience::Eject).await;
     match best(copy.sides(), &read.held(id).ok()?) {
-        Best::Page(side, _) | Best::Never(side) => Some(side),
+        Best::Page(side, page) => Some((side, page.generation())),
+        Best::Never(side) => Some((side, 0)),
         Best::Damaged | Best::Unreadable => None,
     }
 }

@@ -20,6 +20,10 @@ mod hung;
 #[cfg(test)]
 mod journal_disks;
 #[cfg(test)]
+mod lab;
+#[cfg(test)]
+mod latent;
+#[cfg(test)]
 mod members;
 #[cfg(test)]
 mod model;

@@ -4,143 +4,16 @@ use std::rc::Rc;
 
 use cairn_blockdev::sim::{Fault, Rng};
 use cairn_blockdev::units::{u64_of, usize_of};
-use cairn_blockdev::{BlockDevice, Buf, WriteFlags};
+use cairn_blockdev::{Buf, WriteFlags};
 use cairn_raid::defects::{ScrubRecord, ScrubState};
 use cairn_raid::label::Label;
 use cairn_raid::layout::{LABEL_A, LABEL_B, ZoneKind};
-use cairn_raid::{Array, Geometry, Level, Role, Row, Slot};
+use cairn_raid::{Level, Role, Slot};
 
+use crate::lab::{BLOCK, CHUNK, LEVELS, Lab, shape};
 use crate::model::Crash;
 use crate::story::Story;
 use crate::world::{Shape, World};
-
-const CHUNK: u64 = 16 << 10;
-const BLOCK: u64 = 4096;
-const ROWS: u64 = 24;
-const LEVELS: [(Level, usize); 3] = [(Level::Raid1, 3), (Level::Raid5, 4), (Level::Raid6, 5)];
-
-/// An array with a volume whose first rows are written, all of it in place.
-struct Lab {
-    world: World,
-    array: Rc<Array>,
-    volume: Rc<dyn BlockDevice>,
-    contents: Vec<u8>,
-    geometry: Geometry,
-}
-
-fn shape(level: Level, members: usize, integrity: bool) -> Shape {
-    let mut shape = Shape::new(level, members, 0, u32::try_from(CHUNK).unwrap());
-    shape.integrity = integrity;
-    shape
-}
-
-impl Lab {
-    fn new(seed: u64, shape: Shape) -> Self {
-        Self::with_rows(seed, shape, ROWS)
-    }
-
-    fn with_rows(seed: u64, shape: Shape, rows: u64) -> Self {
-        println!("seed {seed}: {shape:?}");
-        let world = World::new(seed, shape);
-        let array = world.create();
-        let geometry = Geometry::new(shape.level, shape.members, shape.chunk_bytes).unwrap();
-        let size = rows * geometry.row_bytes();
-        world.run(array.create_volume("v", size)).unwrap();
-        let volume = array.open_volume("v").unwrap();
-        let mut contents = vec![0; usize_of(size)];
-        Rng::new(seed).fill(&mut contents);
-        for (at, piece) in contents.chunks(1 << 20).enumerate() {
-            let data = Buf::copy_of(piece).freeze();
-            let offset = u64_of(at) << 20;
-            let written = volume.write(offset, data, WriteFlags::default());
-            world.run(written).unwrap();
-        }
-        world.run(array.drain()).unwrap();
-        world.run(volume.flush()).unwrap();
-        Self {
-            world,
-            array,
-            volume,
-            contents,
-            geometry,
-        }
-    }
-
-    fn rows(&self) -> Vec<Row> {
-        self.array.written_rows()
-    }
-
-    /// The disk of a slot, and where a block is on it.
-    fn place(&self, row: Row, slot: usize, col: u64) -> (usize, u64) {
-        let members = self.array.status().members;
-        let member = members.iter().find(|m| m.slot == Some(slot)).unwrap();
-        let index = (0..self.world.disks.len())
-            .find(|i| *self.world.path(*i) == *member.path)
-            .unwrap();
-        let data = self.array.data_offset(&member.path).unwrap();
-        (index, data + row.0 * CHUNK + col * BLOCK)
-    }
-
-    fn block(&self, row: Row, slot: usize, col: u64) -> Vec<u8> {
-        let (disk, offset) = self.place(row, slot, col);
-        self.world.disks[disk].peek(offset, usize_of(BLOCK))
-    }
-
-    fn flip(&self, row: Row, slot: usize, col: u64, bit: u64) {
-        let (disk, offset) = self.place(row, slot, col);
-        let mut block = self.block(row, slot, col);
-        block[usize_of(bit / 8)] ^= 1 << (bit % 8);
-        self.world.disks[disk].poke(offset, &block);
-    }
-
-    /// Everything that the members hold in their data zones.
-    fn image(&self) -> Vec<Vec<u8>> {
-        let slots = 0..self.geometry.members();
-        let chunks = slots.flat_map(|slot| self.rows().into_iter().map(move |row| (slot, row)));
-        chunks
-            .map(|(slot, row)| {
-                let (disk, offset) = self.place(row, slot, 0);
-                self.world.disks[disk].peek(offset, usize_of(CHUNK))
-            })
-            .collect()
-    }
-
-    fn scrub(&self) -> ScrubRecord {
-        self.world.run(self.array.scrub_start()).unwrap();
-        self.finish()
-    }
-
-    fn finish(&self) -> ScrubRecord {
-        let runs = self.array.status().scrub.runs;
-        let array = Rc::clone(&self.array);
-        self.world.run_till("scrubbed", move || {
-            let scrub = array.status().scrub;
-            scrub.state == ScrubState::Idle && (scrub.runs > runs || scrub.runs > 0)
-        });
-        // What is shown as ended is durable and told.
-        let scrub = self.array.status().scrub;
-        assert_eq!(self.world.host.count("ScrubFinished"), scrub.runs);
-        scrub
-    }
-
-    fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>, cairn_blockdev::IoError> {
-        let (buf, result) = self
-            .world
-            .run(self.volume.read(offset, Buf::zeroed(usize_of(len))));
-        result.map(|()| buf.to_vec())
-    }
-
-    fn check(&self) {
-        let all = self.read(0, u64_of(self.contents.len())).unwrap();
-        assert!(all == self.contents, "the volume changed");
-        self.world.audit(&self.array);
-    }
-
-    fn reopen(&mut self) {
-        self.array = self.world.assemble_all();
-        self.volume = self.array.open_volume("v").unwrap();
-    }
-}
 
 fn counts(scrub: ScrubRecord) -> (u64, u64, u64) {
     (scrub.repaired, scrub.mismatched, scrub.unrepairable)

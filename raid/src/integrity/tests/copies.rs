@@ -36,6 +36,40 @@ fn d6_a_lost_write_of_a_copy_is_outvoted_by_the_others_and_mended() {
 }
 
 #[test]
+fn what_a_member_kept_of_a_checkpoint_that_was_cut_off_never_outranks_what_is_written_later() {
+    let mut world = World::new(Level::Raid5, 3, 20);
+    world.set(0, 1);
+    world.checkpoint(1);
+    // The power goes in a checkpoint: one copy got it, under a sequence that is given again afterwards.
+    let away = world.copies(0)[0];
+    let other = Rc::clone(&world.dropped[world.copies(0)[1].slot.0]);
+    other.set((0, u64::MAX));
+    world.set(0, 2);
+    world.checkpoint(100);
+    other.set((0, 0));
+    assert_eq!(world.generations(0, &away), [Some(1), Some(100)]);
+    // Who got it is away at the start, and comes back.
+    let member = world.disks[away.slot.0].take();
+    world.restart();
+    world.set(0, 3);
+    world.checkpoint(5);
+    world.sums.joined(away.slot);
+    world.disks[away.slot.0] = member;
+    let cols = 0..1;
+    world.sim.block_on(async {
+        // As catching up does: the disk isn't read before it has what it missed.
+        let mut without = world.disks.clone();
+        without[away.slot.0] = None;
+        let _ready = world.sums.ready(&without, Row(0), cols.clone()).await;
+        world.sums.touch(Row(0), cols);
+    });
+    world.checkpoint(7);
+    world.restart();
+    assert!(world.holds(0, 3).unwrap());
+    assert_eq!(world.flaws(), []);
+}
+
+#[test]
 fn a10_an_old_image_of_a_member_is_caught_whichever_member_it_is() {
     for slot in 0..4 {
         let mut world = World::new(Level::Raid5, 4, 3);
