@@ -665,6 +665,8 @@ impl Array {
             }
             self.mark_clean().await?;
         }
+        self.heal_what_is_nobodys();
+        self.settle_losses().await.map_err(|_| self.lost_error())?;
         self.open.set(true);
         self.settle().await;
         self.check_unbroken()?;

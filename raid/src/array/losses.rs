@@ -9,6 +9,8 @@
 //!   same list.
 //! - A healed block leaves the list on the disks before the record that healed it is trimmed.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::rc::Rc;
 
 use cairn_blockdev::IoErrorKind;
@@ -16,7 +18,8 @@ use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, u32_of, u64_of, usize_of};
 
 use super::Array;
 use super::flights::Patience;
-use crate::defects::{Defect, Place, Reason};
+use crate::defects::{Defect, ENTRIES_MAX, Place, Reason};
+use crate::error::RaidError;
 use crate::events::EventKind;
 use crate::geometry::{Columns, Row, Set, Slot};
 use crate::journal::entry::{Entry, Kind};
@@ -46,6 +49,29 @@ impl Array {
             );
             self.report(EventKind::BadBlock, None, detail);
         }
+        if !self.defects.borrow().is_bad(place) {
+            self.unlisted.set(Some(row));
+        }
+    }
+
+    /// Fails if a block is given up that the list has no room for: what takes its place would be read for
+    /// its contents.
+    pub(crate) fn check_listed(&self) -> Result<(), RaidError> {
+        let Some(row) = self.unlisted.get() else {
+            return Ok(());
+        };
+        Err(RaidError::NotStarted {
+            array: self.name().to_owned(),
+            reason: format!(
+                "the journal's records of row {} (byte {} of the data zones) can't be finished: blocks of \
+                 it are lost, and the bad-block list has no room for more than {ENTRIES_MAX}; bring more \
+                 members back",
+                row.0,
+                row.0 * self.geometry.chunk_bytes()
+            ),
+            wait_may_help: true,
+            force_may_help: false,
+        })
     }
 
     /// How many blocks were put on the list so far. Who reads a block and finds this changed afterwards may
@@ -90,6 +116,34 @@ impl Array {
         }
     }
 
+    /// [`Array::heal_row`], of many: their extent is nobody's, or another volume's from here on.
+    pub(crate) fn heal_rows(&self, rows: Range<Row>) {
+        let listed: BTreeSet<Row> = {
+            let defects = self.defects.borrow();
+            let listed = defects.list().map(|(place, _)| place.row);
+            listed.filter(|row| rows.contains(row)).collect()
+        };
+        for row in listed {
+            self.heal_row(row);
+        }
+    }
+
+    /// Takes blocks off the list whose extent is nobody's: of a volume whose deletion a crash cut off.
+    pub(super) fn heal_what_is_nobodys(&self) {
+        let nobodys: BTreeSet<Row> = {
+            let (defects, space) = (self.defects.borrow(), self.space.borrow());
+            let is_nobodys = |row: &Row| {
+                let extent = space.extent_at(row.0 * self.geometry.row_bytes());
+                extent.is_none_or(|extent| space.owner(extent).is_none())
+            };
+            let listed = defects.list().map(|(place, _)| place.row);
+            listed.filter(is_nobodys).collect()
+        };
+        for row in nobodys {
+            self.heal_row(row);
+        }
+    }
+
     /// Saves the list if it changed.
     pub(crate) async fn settle_losses(self: &Rc<Self>) -> Result<(), IoErrorKind> {
         if self.defects.borrow().is_dirty() {
@@ -119,8 +173,9 @@ impl Array {
         for (_, col) in &lost {
             self.check_answers(row, *col).await?;
         }
-        if self.defects.borrow().more() > 0 {
+        if !lost.is_empty() && self.defects.borrow().more() > 0 {
             // What isn't listed would be read as zeros.
+            self.unlisted.set(Some(row));
             return Err(IoErrorKind::Lost);
         }
         // Its extent may have been given away meanwhile: that waits for no lock of an idle row.
@@ -135,7 +190,7 @@ impl Array {
             self.heal_row(row);
             return Ok(());
         }
-        if self.defects.borrow().more() > 0 {
+        if !lost.is_empty() && self.defects.borrow().more() > 0 {
             return Err(IoErrorKind::Lost);
         }
         let zeros = self.pool.take_zeroed(BLOCK_BYTES).freeze();

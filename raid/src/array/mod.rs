@@ -167,6 +167,8 @@ pub struct Array {
     pub(crate) defects: RefCell<Defects>,
     /// How many blocks were put on it.
     losses_noted: Cell<u64>,
+    /// A row of which a block had to be given up that the bad-block list had no room for.
+    unlisted: Cell<Option<Row>>,
     defect_saves: Rc<Turnstile>,
     /// What members that are away have missed.
     pub(crate) missed: Missed,
@@ -240,6 +242,7 @@ impl Array {
             watch: parts.watch,
             defects: RefCell::new(parts.defects),
             losses_noted: Cell::new(0),
+            unlisted: Cell::new(None),
             defect_saves: Rc::default(),
             missed: Missed::default(),
         });

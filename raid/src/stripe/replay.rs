@@ -75,6 +75,7 @@ impl Array {
         for (row, history) in histories {
             if history.has_intent() {
                 let settled = self.settle_intents(row, &history).await;
+                self.check_listed()?;
                 settled.map_err(|kind| self.stuck_at(row, kind))?;
             } else {
                 self.make_dirty(row, &history);
@@ -89,6 +90,7 @@ impl Array {
         while journal.applied() < journal.next() {
             self.check_alive().map_err(|_| self.lost_error())?;
             self.run_cycle().await;
+            self.check_listed()?;
         }
         self.settled.borrow_mut().clear();
         self.report(EventKind::JournalReplayed, None, detail);
@@ -142,6 +144,7 @@ impl Array {
                     let (first, last) =
                         (self.geometry.locate(offset).0, self.geometry.locate(end).0);
                     rows.retain(|row, _| *row < first || *row >= last);
+                    self.heal_rows(first..last);
                     let mut space = self.space.borrow_mut();
                     if let Some(extent) = space.extent_at(offset) {
                         space.unmap(extent);
@@ -153,6 +156,7 @@ impl Array {
                     let (first, last) =
                         (self.geometry.locate(offset).0, self.geometry.locate(end).0);
                     rows.retain(|row, _| *row < first || *row >= last);
+                    self.heal_rows(first..last);
                     let mut space = self.space.borrow_mut();
                     if let Some(extent) = space.extent_at(offset) {
                         space.adopt(extent, entry.tag.bytes());
@@ -298,6 +302,7 @@ impl Array {
             let computed: Result<Vec<_>, _> = join_all(computed).await.into_iter().collect();
             let computed = computed?;
             // Before zeros take the place of what is lost.
+            self.check_listed()?;
             self.settle_losses().await.map_err(|_| self.lost_error())?;
             let end = self.journal().map_or(Seq::FIRST, |journal| journal.next());
             for (row, ..) in &computed {

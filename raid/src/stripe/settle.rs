@@ -73,6 +73,9 @@ impl Array {
                 self.dirty_rows.put(row, index, col, block, history.first());
             }
         }
+        if self.check_listed().is_err() {
+            return Err(IoErrorKind::Lost);
+        }
         for (index, col) in lost {
             self.remember_lost(row, index, col);
         }

@@ -6,6 +6,8 @@ use cairn_blockdev::sim::Rng;
 use cairn_blockdev::units::{u64_of, usize_of};
 use cairn_blockdev::{BlockDevice, Buf, WriteFlags};
 use cairn_raid::defects::{ScrubRecord, ScrubState};
+use cairn_raid::label::Label;
+use cairn_raid::layout::{LABEL_A, LABEL_B, ZoneKind};
 use cairn_raid::{Array, Geometry, Level, Row};
 
 use crate::world::{Shape, World};
@@ -29,6 +31,17 @@ pub(crate) fn shape(level: Level, members: usize, integrity: bool) -> Shape {
     let mut shape = Shape::new(level, members, 0, u32::try_from(CHUNK).unwrap());
     shape.integrity = integrity;
     shape
+}
+
+/// Where a zone of a member lies.
+pub(crate) fn zone(world: &World, disk: usize, kind: ZoneKind) -> (u64, u64) {
+    let slots = [LABEL_A, LABEL_B].map(|at| world.disks[disk].peek(at, usize_of(BLOCK)));
+    let label = slots
+        .iter()
+        .find_map(|bytes| Label::decode(bytes).ok())
+        .unwrap();
+    let zone = label.layout.zone(kind);
+    (zone.offset, zone.len)
 }
 
 impl Lab {

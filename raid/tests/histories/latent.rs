@@ -1,14 +1,18 @@
-//! Bad sectors that a rebuild meets on the members that are left (fault A5): what needed them is lost, and
+//! Blocks that nothing gives any more, as bad sectors that a rebuild meets (fault A5): they are lost, and
 //! said; nothing else is.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
-use cairn_blockdev::BlockDevice;
 use cairn_blockdev::sim::Fault;
-use cairn_blockdev::units::u64_of;
+use cairn_blockdev::units::{u64_of, usize_of};
+use cairn_blockdev::{BlockDevice, Buf, WriteFlags};
+use cairn_raid::defects::{Defect, Defects, ENTRIES_MAX, Place, Reason, slot_offset};
+use cairn_raid::layout::ZoneKind;
 use cairn_raid::{Level, MemberState, Role, Row, Slot};
 
-use crate::lab::{BLOCK, Lab, shape};
+use crate::lab::{BLOCK, Lab, shape, zone};
+use crate::model::Crash;
 use crate::world::World;
 
 const LOST: usize = 1;
@@ -46,16 +50,13 @@ fn rebuilt_beside(bad: usize) -> (Lab, BTreeSet<u64>) {
     }
     lab.world.disks[LOST].inject(Fault::Gone);
     // Whoever writes to it notices.
-    let same = cairn_blockdev::Buf::copy_of(&lab.contents[..4096]).freeze();
+    let same = Buf::copy_of(&lab.contents[..4096]).freeze();
     lab.world
-        .run(
-            lab.volume
-                .write(0, same, cairn_blockdev::WriteFlags::default()),
-        )
+        .run(lab.volume.write(0, same, WriteFlags::default()))
         .unwrap();
     lab.world.run(lab.array.drain()).unwrap();
     expected.remove(&0);
-    let (array, spare) = (std::rc::Rc::clone(&lab.array), lab.world.path(4));
+    let (array, spare) = (Rc::clone(&lab.array), lab.world.path(4));
     lab.world.run_till("rebuilt", move || {
         World::in_state(&array, MemberState::InSync).contains(&*spare)
     });
@@ -108,4 +109,94 @@ fn a5_a_disk_beyond_its_error_budget_goes_once_it_can_be_done_without() {
         "{failed:?}"
     );
     check(&lab, &lost);
+}
+
+/// A bad-block list without room, on every member.
+fn fill_the_list(lab: &Lab) {
+    let mut defects = Defects::new(lab.array.uuid());
+    let defect = Defect {
+        since_ms: 1,
+        reason: Reason::Unreadable,
+    };
+    for entry in 0..u64_of(ENTRIES_MAX) {
+        let place = Place {
+            row: Row(2000 + entry / 16),
+            col: u32::try_from(entry / 4 % 4).unwrap(),
+            slot: Slot(usize_of(entry % 4)),
+        };
+        assert!(defects.note(place, defect));
+    }
+    let (generation, bytes) = defects.take_dirty().unwrap();
+    for disk in 0..lab.world.disks.len() {
+        let (offset, _) = zone(&lab.world, disk, ZoneKind::BadBlocks);
+        lab.world.disks[disk].poke(offset + slot_offset(generation), &bytes);
+    }
+}
+
+#[test]
+fn a_start_that_would_have_to_give_up_more_than_the_list_holds_ends_and_says_why() {
+    let mut lab = Lab::new(37, shape(Level::Raid5, 4, true));
+    let row = lab.rows()[5];
+    // Logged, not in place yet.
+    let at = 5 * lab.geometry.row_bytes();
+    let fresh = Buf::copy_of(&[0xA7; 4096]).freeze();
+    let fua = WriteFlags { fua: true };
+    lab.world.run(lab.volume.write(at, fresh, fua)).unwrap();
+    fill_the_list(&lab);
+    lab.world.crash(Crash::Kill);
+    let written = lab.geometry.data_slot(row, 0);
+    let others = (0..4).filter(|slot| *slot != written.0);
+    for slot in others.take(2) {
+        let (disk, offset) = lab.place(row, slot, 0);
+        let fault = Fault::BadRange { offset, len: 512 };
+        lab.world.disks[disk].inject(fault);
+    }
+    let error = lab.world.assemble(&lab.world.all(), false).err();
+    let said = error.map(|error| error.to_string()).unwrap_or_default();
+    assert!(said.contains("no room for more than 21669"), "{said}");
+    // With room, two blocks are given up, and the rest is served.
+    for disk in 0..4 {
+        let (offset, len) = zone(&lab.world, disk, ZoneKind::BadBlocks);
+        lab.world.disks[disk].poke(offset, &vec![0; usize_of(len)]);
+    }
+    lab.reopen();
+    assert!(lab.array.status().bad_blocks_total > 0);
+    assert!(lab.read(at, BLOCK).unwrap() == [0xA7; 4096]);
+}
+
+#[test]
+fn blocks_that_a_volume_lost_are_off_the_list_once_it_is_deleted_wherever_that_was_cut_off() {
+    let mut over = 0;
+    for (turn, polls) in (0..2_000).step_by(7).enumerate() {
+        let mut lab = Lab::with_rows(41, shape(Level::Raid5, 4, true), 6);
+        let row = lab.rows()[1];
+        for slot in [0, 1] {
+            let (disk, offset) = lab.place(row, slot, 0);
+            let fault = Fault::BadRange { offset, len: 512 };
+            lab.world.disks[disk].inject(fault);
+        }
+        lab.scrub();
+        assert!(lab.array.status().bad_blocks_total > 0);
+        let array = Rc::clone(&lab.array);
+        let deletion = async move { array.delete_volume("v").await };
+        over += u32::from(lab.world.sim.run_until(deletion, polls).is_some());
+        let crash = if turn % 2 == 0 {
+            Crash::Kill
+        } else {
+            Crash::Power
+        };
+        lab.world.crash(crash);
+        let array = lab.world.assemble_all();
+        let left = array.status().bad_blocks_total;
+        let is_there = array.open_volume("v").is_ok();
+        assert_eq!(
+            left > 0,
+            is_there,
+            "{polls} polls, {crash:?}: {left} listed"
+        );
+        if over > 3 {
+            return;
+        }
+    }
+    panic!("the deletion never ended");
 }

@@ -10,10 +10,10 @@ use cairn_raid::label::Label;
 use cairn_raid::layout::{LABEL_A, LABEL_B, ZoneKind};
 use cairn_raid::{Level, Role, Slot};
 
-use crate::lab::{BLOCK, CHUNK, LEVELS, Lab, shape};
+use crate::lab::{BLOCK, CHUNK, LEVELS, Lab, shape, zone};
 use crate::model::Crash;
 use crate::story::Story;
-use crate::world::{Shape, World};
+use crate::world::Shape;
 
 fn counts(scrub: ScrubRecord) -> (u64, u64, u64) {
     (scrub.repaired, scrub.mismatched, scrub.unrepairable)
@@ -248,17 +248,6 @@ fn a_block_that_could_not_be_read_and_now_can_leaves_the_list() {
     assert_eq!(counts(lab.scrub()), (0, 0, 0));
     assert_eq!(lab.array.status().bad_blocks_total, 0);
     lab.check();
-}
-
-/// Where a zone of a member lies.
-fn zone(world: &World, disk: usize, kind: ZoneKind) -> (u64, u64) {
-    let slots = [LABEL_A, LABEL_B].map(|at| world.disks[disk].peek(at, usize_of(BLOCK)));
-    let label = slots
-        .iter()
-        .find_map(|bytes| Label::decode(bytes).ok())
-        .unwrap();
-    let zone = label.layout.zone(kind);
-    (zone.offset, zone.len)
 }
 
 #[test]
