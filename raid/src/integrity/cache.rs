@@ -464,6 +464,17 @@ impl SumsCache {
         }
     }
 
+    /// Puts what is on the disks in the place of a page that is clean; `dirty` if a copy isn't as it should be.
+    pub(crate) fn replace(&mut self, page: PageNumber, content: Content, dirty: bool) {
+        if let Some(entry) = self.entries.get_mut(&page) {
+            entry.sums = content.sums;
+            entry.generation = content.generation;
+            entry.sides = content.sides;
+            entry.changes += u64::from(dirty);
+            self.settle(page);
+        }
+    }
+
     /// Another disk is at `slot`, or the old one came back: what is there has to be looked at.
     /// Pages with a copy there are dropped, or, where they can't be, written again.
     pub(crate) fn joined(&mut self, slot: Slot) {

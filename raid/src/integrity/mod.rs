@@ -332,7 +332,15 @@ impl Sums {
             if cache.clean(page) != before {
                 continue;
             }
+            let says_nothing = before == Some(0);
             match loaded {
+                // It was begun anew, and nothing of it is set: what is back on the disks says more.
+                Ok(loaded) if says_nothing => {
+                    let dirty = !loaded.findings.is_empty();
+                    cache.replace(page, loaded.content, dirty);
+                    self.note(loaded.findings);
+                }
+                Err(SumsError::Lost { .. }) if says_nothing => {}
                 Ok(loaded) => {
                     if !loaded.findings.is_empty() || Some(loaded.content.generation) != before {
                         cache.mend(page, loaded.content.sides, loaded.content.generation);

@@ -429,6 +429,37 @@ fn d8_a_scrub_sees_copies_that_rot_under_a_page_in_memory() {
 }
 
 #[test]
+fn copies_that_can_be_read_again_are_never_written_over_by_a_page_that_says_nothing() {
+    let mut world = World::new(Level::Raid5, 3, 21);
+    world.set(0, 1);
+    world.checkpoint(1);
+    world.restart();
+    for copy in world.copies(0) {
+        let offset = world.side_at(&copy, copy.sides()[0]);
+        let len = 2 * BLOCK;
+        world.sim_disks[copy.slot.0].inject(Fault::BadRange { offset, len });
+    }
+    // As a scrub does, twice, and nothing vouches for any block.
+    for _ in 0..2 {
+        world.sim.block_on(async {
+            let (sums, disks) = (&world.sums, &world.disks);
+            let _lost = sums.check(disks, Row(0), 0..1).await;
+            let _ready = sums.ready_or_blank(disks, Row(0), 0..1).await.unwrap();
+        });
+        assert_eq!(world.sums.stats().dirty, 0);
+    }
+    for copy in world.copies(0) {
+        world.sim_disks[copy.slot.0].heal();
+    }
+    let check = world.sums.check(&world.disks, Row(0), 0..1);
+    world.sim.block_on(check).unwrap();
+    assert!(world.holds(0, 1).unwrap());
+    world.checkpoint(2);
+    world.restart();
+    assert!(world.holds(0, 1).unwrap());
+}
+
+#[test]
 fn d6_a_scrub_sees_a_checkpoint_that_every_member_lost() {
     let world = World::new(Level::Raid1, 2, 18);
     world.set(0, 1);
