@@ -37,6 +37,8 @@ const BYTES_AT_ONCE: u64 = 16 << 20;
 const CLIENT_ACTIVE: Duration = Duration::from_millis(100);
 /// How often the cursor goes into the labels.
 const CURSOR_EVERY: Duration = Duration::from_secs(5);
+/// A pass that couldn't go on is tried again after this long: what held it up may be over.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
 /// Events tell of every so many per cent.
 const PERCENT_STEP: u64 = 20;
 
@@ -47,6 +49,8 @@ pub(crate) struct SyncState {
     /// Something changed while it ran: look again before ending.
     again: Cell<bool>,
     progress: RefCell<Option<Pass>>,
+    /// Why the last pass couldn't go on.
+    stuck: RefCell<Option<String>>,
     /// Members that have just joined, while records are in the journal that were logged without them.
     joining: Cell<usize>,
 }
@@ -151,20 +155,35 @@ impl Array {
             *self.sync.progress.borrow_mut() = None;
             match end {
                 PassEnd::Complete if done.is_err() => return,
-                PassEnd::Complete | PassEnd::Changed => {}
+                PassEnd::Complete => *self.sync.stuck.borrow_mut() = None,
+                PassEnd::Changed => {}
                 PassEnd::Stopping => {
                     let _ = self.save_cursor(&targets).await;
                     return;
                 }
                 PassEnd::Stuck(why) => {
                     let _ = self.save_cursor(&targets).await;
-                    self.report(EventKind::RebuildStopped, None, why);
+                    // Said once, and not each time that it is tried.
+                    if self.sync.stuck.borrow_mut().replace(why.clone()) != Some(why.clone()) {
+                        self.report(EventKind::RebuildStopped, None, why);
+                    }
                     if !self.sync.again.get() {
+                        self.retry_later();
                         return;
                     }
                 }
             }
         }
+    }
+
+    fn retry_later(self: &Rc<Self>) {
+        let (weak, clock) = (Rc::downgrade(self), Rc::clone(&self.env.clock));
+        self.env.spawn.spawn(Box::pin(async move {
+            clock.sleep(RETRY_AFTER).await;
+            if let Some(array) = weak.upgrade() {
+                array.kick_sync();
+            }
+        }));
     }
 
     /// Gives every slot without a member a spare, as long as there are spares.

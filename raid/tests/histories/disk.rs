@@ -95,6 +95,11 @@ impl TestDisk {
         self.0.sim.inject(fault);
     }
 
+    /// It has no faults any more.
+    pub(crate) fn heal(&self) {
+        self.0.sim.heal();
+    }
+
     /// It is pulled, with or without what its cache holds.
     pub(crate) fn vanish(&self, lose_cache: bool) {
         self.0.sim.vanish(lose_cache);

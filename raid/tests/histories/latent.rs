@@ -31,6 +31,16 @@ fn blocks_of(lab: &Lab, row: Row, col: u64) -> Vec<u64> {
         .collect()
 }
 
+/// A member goes, and the array notices.
+fn notice_loss(lab: &Lab) {
+    lab.world.disks[LOST].inject(Fault::Gone);
+    // Whoever writes to it does.
+    let same = Buf::copy_of(&lab.contents[..4096]).freeze();
+    let write = lab.volume.write(0, same, WriteFlags::default());
+    lab.world.run(write).unwrap();
+    lab.world.run(lab.array.drain()).unwrap();
+}
+
 /// A member goes, and another one has `bad` sectors, in as many columns: a rebuild onto a spare.
 fn rebuilt_beside(bad: usize) -> (Lab, BTreeSet<u64>) {
     let mut shape = shape(Level::Raid5, 4, true);
@@ -48,13 +58,7 @@ fn rebuilt_beside(bad: usize) -> (Lab, BTreeSet<u64>) {
         lab.world.disks[disk].inject(Fault::BadRange { offset, len: 512 });
         expected.extend(blocks_of(&lab, row, col));
     }
-    lab.world.disks[LOST].inject(Fault::Gone);
-    // Whoever writes to it notices.
-    let same = Buf::copy_of(&lab.contents[..4096]).freeze();
-    lab.world
-        .run(lab.volume.write(0, same, WriteFlags::default()))
-        .unwrap();
-    lab.world.run(lab.array.drain()).unwrap();
+    notice_loss(&lab);
     expected.remove(&0);
     let (array, spare) = (Rc::clone(&lab.array), lab.world.path(4));
     lab.world.run_till("rebuilt", move || {
@@ -111,8 +115,20 @@ fn a5_a_disk_beyond_its_error_budget_goes_once_it_can_be_done_without() {
     check(&lab, &lost);
 }
 
-/// A bad-block list without room, on every member.
+/// A bad-block list without room, on every member; of blocks of another volume.
 fn fill_the_list(lab: &Lab) {
+    let row_bytes = lab.geometry.row_bytes();
+    let size = 1500 * row_bytes;
+    lab.world.run(lab.array.create_volume("w", size)).unwrap();
+    let other = lab.array.open_volume("w").unwrap();
+    // Its extents are its own once something is written in them.
+    for at in (0..size).step_by(usize_of(16 * row_bytes)) {
+        let data = Buf::copy_of(&[1; 4096]).freeze();
+        lab.world
+            .run(other.write(at, data, WriteFlags::default()))
+            .unwrap();
+    }
+    lab.world.run(lab.array.drain()).unwrap();
     let mut defects = Defects::new(lab.array.uuid());
     let defect = Defect {
         since_ms: 1,
@@ -120,7 +136,7 @@ fn fill_the_list(lab: &Lab) {
     };
     for entry in 0..u64_of(ENTRIES_MAX) {
         let place = Place {
-            row: Row(2000 + entry / 16),
+            row: Row(120 + entry / 16),
             col: u32::try_from(entry / 4 % 4).unwrap(),
             slot: Slot(usize_of(entry % 4)),
         };
@@ -137,12 +153,12 @@ fn fill_the_list(lab: &Lab) {
 fn a_start_that_would_have_to_give_up_more_than_the_list_holds_ends_and_says_why() {
     let mut lab = Lab::new(37, shape(Level::Raid5, 4, true));
     let row = lab.rows()[5];
+    fill_the_list(&lab);
     // Logged, not in place yet.
     let at = 5 * lab.geometry.row_bytes();
     let fresh = Buf::copy_of(&[0xA7; 4096]).freeze();
     let fua = WriteFlags { fua: true };
     lab.world.run(lab.volume.write(at, fresh, fua)).unwrap();
-    fill_the_list(&lab);
     lab.world.crash(Crash::Kill);
     let written = lab.geometry.data_slot(row, 0);
     let others = (0..4).filter(|slot| *slot != written.0);
@@ -199,4 +215,30 @@ fn blocks_that_a_volume_lost_are_off_the_list_once_it_is_deleted_wherever_that_w
         }
     }
     panic!("the deletion never ended");
+}
+
+#[test]
+fn a_rebuild_that_could_not_go_on_does_so_when_it_can() {
+    let mut shape = shape(Level::Raid5, 4, true);
+    shape.spares = 1;
+    let mut lab = Lab::new(43, shape);
+    fill_the_list(&lab);
+    lab.world.crash(Crash::Kill);
+    lab.reopen();
+    let row = lab.rows()[9];
+    let (survivor, offset) = lab.place(row, SURVIVOR, 2);
+    lab.world.disks[survivor].inject(Fault::BadRange { offset, len: 512 });
+    notice_loss(&lab);
+    let host = Rc::clone(&lab.world.host);
+    lab.world
+        .run_till("stuck", move || host.saw("RebuildStopped"));
+    let said = |lab: &Lab| lab.world.host.count("RebuildStopped");
+    // It is tried again, and says the same: nothing.
+    lab.world.sleep(70_000);
+    assert_eq!(said(&lab), 1);
+    lab.world.disks[survivor].heal();
+    lab.world.sleep(40_000);
+    let in_sync = World::in_state(&lab.array, MemberState::InSync);
+    assert!(in_sync.contains(&*lab.world.path(4)), "{in_sync:?}");
+    lab.check();
 }
