@@ -5,6 +5,7 @@
 //!
 //! Does not know: where the file lies or when it is read again.
 
+mod memory;
 mod tls;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use toml::Spanned;
 use crate::error::DaemonError;
 use crate::schedule::Window;
 
+pub use memory::MemoryConfig;
 pub use tls::TlsConfig;
 
 /// Where the package puts the file.
@@ -109,6 +111,8 @@ pub struct Config {
     pub disks: DisksConfig,
     /// Scrubs.
     pub scrub: ScrubConfig,
+    /// Memory of arrays.
+    pub memory: MemoryConfig,
     /// Limits of NBD exports.
     pub nbd: NbdConfig,
     /// TLS of NBD exports, if there is any.
@@ -132,6 +136,7 @@ impl Config {
             degraded_wait: Duration::from_secs(30),
             disks: DisksConfig::default(),
             scrub: ScrubConfig::default(),
+            memory: MemoryConfig::default(),
             nbd: NbdConfig::default(),
             nbd_tls: None,
             log: "info".into(),
@@ -210,6 +215,7 @@ impl Config {
         }
         config.disks = disks(raw.disks.unwrap_or_default(), &at)?;
         config.scrub = scrub(raw.scrub.unwrap_or_default(), &at)?;
+        config.memory = memory::memory(raw.memory.unwrap_or_default(), &at)?;
         let nbd = raw.nbd.unwrap_or_default();
         config.nbd_tls = tls::tls(&nbd, &at)?;
         let limit = |value: Option<Spanned<u64>>, name: &str, default: u64, min, max| {
@@ -444,6 +450,7 @@ struct Raw {
     log: Option<Spanned<String>>,
     disks: Option<RawDisks>,
     scrub: Option<RawScrub>,
+    memory: Option<memory::RawMemory>,
     nbd: Option<RawNbd>,
 }
 
@@ -553,6 +560,14 @@ mod tests {
                 "cairnd.toml:2:24: scrub.bytes_per_second_max is 1000",
             ),
             (
+                "[memory]\nrow_cache_bytes = 1000\n",
+                "cairnd.toml:2:19: memory.row_cache_bytes is 1000: it must lie between 16777216",
+            ),
+            (
+                "[memory]\nrow_cache = 1\n",
+                "cairnd.toml:2:1: unknown field `row_cache`",
+            ),
+            (
                 "[scrub]\nwindow = 1\n",
                 "cairnd.toml:2:1: unknown field `window`",
             ),
@@ -629,6 +644,7 @@ mod tests {
             "the example shows the defaults"
         );
         assert_eq!(config.disks, DisksConfig::default());
+        assert_eq!(config.memory, MemoryConfig::default());
         assert_eq!(
             config.scrub,
             ScrubConfig {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use cairn_raid::{ArrayEvent, EventSink, Hooks};
+use cairn_raid::{ArrayEvent, EventSink, Hooks, MemoryShare};
 use tokio::sync::Notify;
 
 use crate::events::{EventLog, NewEvent};
@@ -18,10 +18,16 @@ pub struct EngineEvents {
 
 impl EngineEvents {
     /// The hooks of an engine, made on its thread.
-    pub fn hooks(events: EventLog, witness: WitnessDir, changed: Arc<Notify>) -> Hooks {
+    pub fn hooks(
+        events: EventLog,
+        witness: WitnessDir,
+        changed: Arc<Notify>,
+        memory: MemoryShare,
+    ) -> Hooks {
         Hooks {
             events: Rc::new(Self { events, changed }),
             witness: Rc::new(witness),
+            memory,
         }
     }
 }

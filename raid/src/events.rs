@@ -7,6 +7,7 @@ use cairn_blockdev::LocalFuture;
 use uuid::Uuid;
 
 use crate::member::MemberState;
+use crate::memory::MemoryShare;
 
 /// The kinds, named in mdadm's manner where mdadm has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +134,8 @@ pub struct Hooks {
     pub events: Rc<dyn EventSink>,
     /// Keeps the witness.
     pub witness: Rc<dyn WitnessStore>,
+    /// Memory that it may take; [`Array::set_memory`](crate::Array::set_memory) changes it.
+    pub memory: MemoryShare,
 }
 
 const WITNESS_MAGIC: &[u8; 8] = b"CAIRNWIT";

@@ -354,7 +354,7 @@ impl Array {
     }
 
     async fn fill_row(self: &Rc<Self>, row: Row, targets: &[Target]) -> Result<(), IoErrorKind> {
-        let _memory = self.memory.acquire_many(self.row_cost).await;
+        let _memory = self.memory.acquire(self.row_cost).await;
         let cols = 0..self.geometry.chunk_blocks();
         let _lock = self.cache.lock(row, cols.clone()).await;
         let lacking: Vec<&Target> = targets

@@ -80,8 +80,9 @@ impl Supervisor {
             integrity: request.integrity == Integrity::Crc32c,
             journal: !request.no_journal,
         };
-        let settings = ArraySettings::of(&self.config());
-        let engine = self.new_engine().await?;
+        let others = self.running_arrays();
+        let settings = ArraySettings::of(&self.config(), others + 1);
+        let engine = self.new_engine(others).await?;
         let dry_run = request.dry_run;
         let (members, spares, journal) =
             (plan.members.len(), plan.spares.len(), plan.journal.len());

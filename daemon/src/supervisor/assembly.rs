@@ -423,14 +423,16 @@ impl Supervisor {
         force: bool,
         waited: bool,
     ) -> Result<(EngineHandle, cairn_api::Array), Refused> {
-        let engine = self.new_engine().await?;
+        // It is one of them if the daemon knew it.
+        let arrays = self.running_arrays().max(1);
+        let engine = self.new_engine(arrays - 1).await?;
         let options = AssembleOptions {
             force,
             waited,
             home_host: self.host.uuid,
             witness: self.witness.load(uuid),
         };
-        let settings = ArraySettings::of(&self.config());
+        let settings = ArraySettings::of(&self.config(), arrays);
         let paths = found.disks.iter().map(|(path, _)| path.clone()).collect();
         let witness = self.witness.clone();
         let mut stop = self.stopping.subscribe();

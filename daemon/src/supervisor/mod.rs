@@ -44,6 +44,7 @@ use std::time::{Duration, Instant};
 
 use cairn_api::{Array, BackendKind, Df, Health, HostInfo, IoBackend, Status, Version};
 use cairn_blockdev::disk::IoKind;
+use cairn_raid::MemoryShare;
 use cairn_replication::{LocalStore, MetaStore};
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
@@ -135,12 +136,20 @@ impl Supervisor {
             remembered.insert(spares::remembered(record));
         }
         let changed = Arc::new(Notify::new());
-        let scanner = Self::engine(&config, &witness, &events, &changed, SCANNER_ARENA_BYTES)
-            .await
-            .map_err(|detail| DaemonError::System {
-                what: "starting disk I/O".into(),
-                error: std::io::Error::other(detail.message),
-            })?;
+        let least = MemoryShare::LEAST;
+        let scanner = Self::engine(
+            &config,
+            &witness,
+            &events,
+            &changed,
+            least,
+            SCANNER_ARENA_BYTES,
+        )
+        .await
+        .map_err(|detail| DaemonError::System {
+            what: "starting disk I/O".into(),
+            error: std::io::Error::other(detail.message),
+        })?;
         let now = jiff::Timestamp::now().as_millisecond();
         let entries = records
             .into_iter()
@@ -179,11 +188,12 @@ impl Supervisor {
         witness: &WitnessDir,
         events: &EventLog,
         changed: &Arc<Notify>,
+        memory: MemoryShare,
         arena_bytes: usize,
     ) -> Answer<EngineHandle> {
         let (witness, events, changed) = (witness.clone(), events.clone(), Arc::clone(changed));
         EngineHandle::start(EngineConfig {
-            hooks: Box::new(move || EngineEvents::hooks(events, witness, changed)),
+            hooks: Box::new(move || EngineEvents::hooks(events, witness, changed, memory)),
             arena_bytes,
             nbd_in_flight_bytes_max: usize::try_from(config.nbd.in_flight_bytes_max)
                 .unwrap_or(usize::MAX),
@@ -191,16 +201,24 @@ impl Supervisor {
         .await
     }
 
-    async fn new_engine(&self) -> Answer<EngineHandle> {
+    /// An engine for an array beside `others` that run.
+    async fn new_engine(&self, others: usize) -> Answer<EngineHandle> {
         let config = self.config();
         Self::engine(
             &config,
             &self.witness,
             &self.events,
             &self.changed,
+            share_of(&config, others + 1),
             ARRAY_ARENA_BYTES,
         )
         .await
+    }
+
+    /// Arrays that run, or are being started.
+    fn running_arrays(&self) -> usize {
+        let runs = |entry: &Arc<Entry>| matches!(entry.run(), Run::Running(_) | Run::Starting);
+        self.entries().iter().filter(|entry| runs(entry)).count()
     }
 
     /// The settings as they are now.
@@ -490,6 +508,15 @@ impl Supervisor {
 const ARRAY_ARENA_BYTES: usize = 64 << 20;
 /// The scanner reads labels only.
 const SCANNER_ARENA_BYTES: usize = 0;
+
+/// What one of so many arrays may take of the host's memory for arrays.
+fn share_of(config: &Config, arrays: usize) -> MemoryShare {
+    let all = MemoryShare {
+        checksum_cache_bytes: config.memory.checksum_cache_bytes,
+        row_cache_bytes: config.memory.row_cache_bytes,
+    };
+    all.part_of(arrays)
+}
 
 /// The answer to changes once the daemon is stopping.
 fn stopping() -> cairn_api::ErrorDetail {

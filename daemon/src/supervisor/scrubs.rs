@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use cairn_api::{Changed, ErrorCode, ScrubAction, ScrubArray};
 use cairn_raid::defects::ScrubState;
-use cairn_raid::{Array, ArrayStatus, Deadlines};
+use cairn_raid::{Array, ArrayStatus, Deadlines, MemoryShare};
 
-use super::{Entry, Supervisor};
+use super::{Entry, Supervisor, share_of};
 use crate::config::Config;
 use crate::engine::EngineHandle;
 use crate::refuse::{self, Answer, refuse};
@@ -22,22 +22,26 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 pub(super) struct ArraySettings {
     deadlines: Deadlines,
     scrub_bytes_per_second_max: Option<u64>,
+    memory: MemoryShare,
 }
 
 impl ArraySettings {
-    pub(super) fn of(config: &Config) -> Self {
+    /// Those of one of so many arrays that run.
+    pub(super) fn of(config: &Config, arrays: usize) -> Self {
         Self {
             deadlines: Deadlines {
                 reconstruct: config.disks.reconstruct_after,
                 eject: config.disks.eject_after,
             },
             scrub_bytes_per_second_max: config.scrub.bytes_per_second_max,
+            memory: share_of(config, arrays),
         }
     }
 
     pub(super) fn apply(self, array: &Array) {
         array.set_deadlines(self.deadlines);
         array.set_scrub_limit(self.scrub_bytes_per_second_max);
+        array.set_memory(self.memory);
     }
 }
 
@@ -112,7 +116,7 @@ impl Supervisor {
             return Ok(());
         };
         let config = self.config();
-        let settings = ArraySettings::of(&config);
+        let settings = ArraySettings::of(&config, self.running_arrays());
         engine
             .call(move |engine| async move {
                 if let Some(array) = &*engine.array.borrow() {

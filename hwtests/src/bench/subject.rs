@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use cairn_blockdev::disk::{Disk, IoKind, OpenMode};
 use cairn_blockdev::{BlockDevice, LocalFuture};
 use cairn_raid::{
-    Array, ArrayEvent, CreateSpec, EventKind, EventSink, Hooks, Level, MemberDisk, Witness,
-    WitnessStore, create,
+    Array, ArrayEvent, CreateSpec, EventKind, EventSink, Hooks, Level, MemberDisk, MemoryShare,
+    Witness, WitnessStore, create,
 };
 use cairnd::engine::{Engine, EngineConfig, EngineHandle};
 use serde::Serialize;
@@ -146,6 +146,7 @@ impl Subject {
             hooks: Box::new(|| Hooks {
                 events: Rc::new(Talk),
                 witness: Rc::new(Talk),
+                memory: MemoryShare::FULL,
             }),
             arena_bytes: ARENA_BYTES,
             nbd_in_flight_bytes_max: 0,

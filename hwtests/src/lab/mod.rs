@@ -14,7 +14,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use cairn_blockdev::LocalFuture;
-use cairn_raid::{ArrayEvent, EventSink, Hooks, Witness, WitnessStore};
+use cairn_raid::{ArrayEvent, EventSink, Hooks, MemoryShare, Witness, WitnessStore};
 
 pub mod handover;
 pub mod md;
@@ -43,6 +43,7 @@ impl Told {
         Hooks {
             events: Rc::<Self>::clone(self),
             witness: Rc::<Self>::clone(self),
+            memory: MemoryShare::FULL,
         }
     }
 }

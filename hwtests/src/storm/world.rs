@@ -17,8 +17,8 @@ use cairn_blockdev::units::{SECTOR, u64_of, usize_of};
 use cairn_blockdev::{BlockDevice, BufPool, Env, LocalFuture};
 use cairn_raid::layout::ZoneKind;
 use cairn_raid::{
-    Array, ArrayEvent, CreateSpec, EventSink, Hooks, MemberDisk, MemberState, NewDisks, Witness,
-    WitnessStore, create_with,
+    Array, ArrayEvent, CreateSpec, EventSink, Hooks, MemberDisk, MemberState, MemoryShare,
+    NewDisks, Witness, WitnessStore, create_with,
 };
 use uuid::Uuid;
 
@@ -326,10 +326,20 @@ impl World {
         self.host.events.borrow().contains_key(kind)
     }
 
+    /// One world of four has an array with as little memory as can be.
+    fn memory(&self) -> MemoryShare {
+        if self.seed % 4 == 3 {
+            MemoryShare::LEAST
+        } else {
+            MemoryShare::FULL
+        }
+    }
+
     pub(super) fn hooks(&self) -> Hooks {
         Hooks {
             events: Rc::<Host>::clone(&self.host),
             witness: Rc::<Host>::clone(&self.host),
+            memory: self.memory(),
         }
     }
 

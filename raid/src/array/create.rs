@@ -258,7 +258,8 @@ pub fn create_with(
         });
         if array.ledger.borrow().label().has_journal() {
             let disks = array.with_rings();
-            let journal = Journal::create(&disks, array.geometry.redundancy() + 1);
+            let journal =
+                Journal::create(&disks, array.geometry.redundancy() + 1, array.hooks.memory);
             array.write_journal_headers(&journal, &disks).await;
             *array.journal.borrow_mut() = Some(journal);
         }

@@ -43,8 +43,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use cairn_blockdev::units::usize_of;
 use cairn_blockdev::{BlockDevice, BufPool, Env, IoError, IoErrorKind, Ticks};
-use tokio::sync::{Mutex, Notify, Semaphore, oneshot};
+use tokio::sync::{Mutex, Notify, oneshot};
 use uuid::Uuid;
 
 pub use bad_blocks::BadBlock;
@@ -63,10 +64,10 @@ use crate::error::RaidError;
 use crate::events::{ArrayEvent, EventKind, Hooks};
 use crate::geometry::{Geometry, Row, Slot};
 use crate::integrity::Sums;
-use crate::integrity::cache::CACHE_BYTES;
 use crate::journal::log::{Hold, Journal};
 use crate::label::ArrayLabel;
 use crate::level::Level;
+use crate::memory::{MemoryShare, Quota};
 use crate::scrub::ScrubTask;
 use crate::space::SpaceMap;
 use crate::stripe::bypass::Unflushed;
@@ -83,11 +84,13 @@ use prepared::Logs;
 use volumes::ExtentGates;
 use watch::Watch;
 
-/// Memory of rows in transactions and in rebuild: half of the row cache's 128 MiB. The other half is the
-/// payload of records that aren't in place yet (`journal/admission.rs`).
-const ROW_CACHE_BYTES: u64 = 64 << 20;
 /// The unit in which row memory is counted.
 const ROW_CACHE_UNIT: u64 = 4096;
+
+/// Memory of rows in transactions and in rebuild.
+fn row_cache_units(share: MemoryShare) -> u32 {
+    u32::try_from(share.rows_bytes() / ROW_CACHE_UNIT).unwrap_or(u32::MAX)
+}
 
 /// An opened disk, not yet part of anything.
 #[derive(Clone)]
@@ -109,10 +112,9 @@ pub struct Array {
     ledger: RefCell<Ledger>,
     pub(crate) space: RefCell<SpaceMap>,
     pub(crate) cache: Rc<RowCache>,
-    /// Permits of [`ROW_CACHE_UNIT`] bytes.
-    pub(crate) memory: Semaphore,
-    /// All of them.
-    pub(crate) memory_units: u32,
+    /// In units of [`ROW_CACHE_UNIT`] bytes.
+    pub(crate) memory: Quota,
+    /// What a whole row takes of it, if there is so much.
     pub(crate) row_cost: u32,
     journal: RefCell<Option<Rc<Journal>>>,
     /// Checksums, if it has them.
@@ -191,10 +193,11 @@ impl Array {
         let geometry = parts.label.geometry;
         let members = cairn_blockdev::units::u64_of(geometry.members());
         let row_units = (members * geometry.chunk_bytes()).div_ceil(ROW_CACHE_UNIT);
-        let permits = ROW_CACHE_BYTES / ROW_CACHE_UNIT;
+        let memory = parts.hooks.memory;
+        let cache_bytes = usize_of(memory.checksum_cache_bytes);
         let sums = parts.label.has_sums().then(|| {
             let label = &parts.label;
-            Sums::new(label.uuid, &geometry, label.data_bytes, CACHE_BYTES)
+            Sums::new(label.uuid, &geometry, label.data_bytes, cache_bytes)
         });
         let array = Rc::new(Self {
             name: Rc::from(parts.label.name.as_str()),
@@ -204,9 +207,8 @@ impl Array {
             ledger: RefCell::new(Ledger::new(parts.label, parts.disks)),
             space: RefCell::new(parts.space),
             cache: Rc::default(),
-            memory: Semaphore::new(cairn_blockdev::units::usize_of(permits)),
-            memory_units: u32::try_from(permits).unwrap_or(u32::MAX),
-            row_cost: u32::try_from(row_units.clamp(1, permits)).unwrap_or(1),
+            memory: Quota::new(row_cache_units(memory)),
+            row_cost: u32::try_from(row_units.max(1)).unwrap_or(u32::MAX),
             journal: RefCell::new(None),
             sums,
             dirty_rows: Rc::new(Dirty::new(geometry.data_chunks())),
@@ -253,6 +255,18 @@ impl Array {
     /// Name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Changes how much memory its caches may take. Less is reached as it comes free: whoever changes it
+    /// calls this again.
+    pub fn set_memory(&self, share: MemoryShare) {
+        self.memory.resize(row_cache_units(share));
+        if let Some(journal) = self.journal() {
+            journal.set_admitted_max(share.admitted_bytes());
+        }
+        if let Some(sums) = &self.sums {
+            sums.set_cache_bytes(usize_of(share.checksum_cache_bytes));
+        }
     }
 
     pub(crate) fn shared_name(&self) -> Rc<str> {
@@ -484,8 +498,8 @@ impl std::fmt::Debug for Array {
              labels held {labels_held}, stopping {}, rebuild runs {}, scrub runs {}, gates used {}, \
              cycles {:?}, checkpoints {:?}, flushes {:?}, around {:?}, settles {:?}",
             self.dirty_rows.first(),
-            self.memory.available_permits(),
-            self.memory_units,
+            self.memory.free(),
+            self.memory.size(),
             self.active_writes.get(),
             self.stopping.get(),
             self.sync.is_running(),

@@ -53,7 +53,12 @@ impl Array {
                 again = Some(read.map_err(|error| self.journal_error(&error))?);
                 continue;
             }
-            let journal = Journal::resume(current.resume(), copies, self.smallest_ring());
+            let journal = Journal::resume(
+                current.resume(),
+                copies,
+                self.smallest_ring(),
+                self.hooks.memory,
+            );
             *self.journal.borrow_mut() = Some(Rc::clone(&journal));
             let level = self.bring_headers_level(&journal, current).await;
             level.map_err(|_| self.lost_error())?;

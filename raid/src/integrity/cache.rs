@@ -20,10 +20,12 @@ use super::place::{PageNumber, Places, Run, Side};
 use super::seal::Seal;
 use crate::geometry::{Columns, Row, Slot};
 
-/// Memory for an array's pages: the sums of 256 GiB of members.
-pub(crate) const CACHE_BYTES: usize = 256 << 20;
 /// What a page takes: its sums, its entry, its share of the trees.
 pub(super) const ENTRY_BYTES: usize = PAGE_BYTES + 256;
+
+fn pages_in(bytes: usize) -> usize {
+    (bytes / ENTRY_BYTES).max(1)
+}
 
 /// The side of each copy that holds its newest content, where that is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -129,7 +131,7 @@ impl SumsCache {
             array,
             places,
             seal: Seal::new(array),
-            pages_max: (bytes / ENTRY_BYTES).max(1),
+            pages_max: pages_in(bytes),
             entries: BTreeMap::new(),
             idle: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -384,6 +386,16 @@ impl SumsCache {
             self.idle.insert(self.next_use, page);
             self.next_use += 1;
         }
+        self.drop_surplus();
+    }
+
+    /// Changes its bound.
+    pub(crate) fn set_bytes(&mut self, bytes: usize) {
+        self.pages_max = pages_in(bytes);
+        self.drop_surplus();
+    }
+
+    fn drop_surplus(&mut self) {
         while self.entries.len() > self.pages_max
             && let Some((_, oldest)) = self.idle.pop_first()
         {

@@ -149,6 +149,11 @@ impl Sums {
         }
     }
 
+    /// Changes how much memory its pages may take.
+    pub(crate) fn set_cache_bytes(&self, bytes: usize) {
+        self.cache.borrow_mut().set_bytes(bytes);
+    }
+
     /// Where pages lie; `fits` says whether a member's zone can hold them.
     pub(crate) fn places(&self) -> &Places {
         &self.places

@@ -6,20 +6,15 @@
 //! - What is admitted fits into three quarters of the rings, with as many members gone as can be.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use cairn_blockdev::IoErrorKind;
 use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
-use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::entry::Seq;
 use super::log::Journal;
 use super::ring::Ring;
-
-/// Records that aren't in place yet, at most, as they are counted: half of that is payload, whose
-/// memory is half of the row cache's.
-const ADMITTED_MAX: u64 = 128 << 20;
+use crate::memory::{MemoryShare, Quota};
 
 /// What a record that isn't trimmed yet was admitted with.
 pub(super) struct Admitted {
@@ -29,7 +24,7 @@ pub(super) struct Admitted {
 
 /// Permission to queue a record: space for it in the rings and in memory. Dropped, it gives that back.
 pub(crate) struct Admission {
-    from: Rc<Semaphore>,
+    from: Quota,
     units: u32,
 }
 
@@ -42,19 +37,25 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.from.add_permits(usize_of(u64::from(self.units)));
+        self.from.give_back(u64::from(self.units));
     }
 }
 
 impl Journal {
     /// Bytes of records that may be admitted at once.
     pub(crate) fn admits_bytes(&self) -> u64 {
-        u64::from(self.admission_units.get()) * BLOCK
+        u64::from(self.admission.size()) * BLOCK
+    }
+
+    /// Changes how much memory there is for records. As many as the rings take are admitted at most.
+    pub(crate) fn set_admitted_max(&self, bytes: u64) {
+        self.admission
+            .resize(self.rings_take.min(units_within(bytes)));
     }
 
     /// Bytes of admitted records that aren't trimmed.
     pub(crate) fn admitted_bytes(&self) -> u64 {
-        let left = u64_of(self.admission.available_permits()) * BLOCK;
+        let left = self.admission.free() * BLOCK;
         self.admits_bytes().saturating_sub(left)
     }
 
@@ -90,26 +91,25 @@ impl Journal {
                 .pop_front()
                 .map_or(0, |first| u64::from(first.units));
         }
-        self.admission.add_permits(usize_of(units));
+        self.admission.give_back(units);
     }
 
     /// Whether so much is admitted that applying should not wait for more.
     pub(crate) fn is_crowded(&self) -> bool {
-        let left = u64_of(self.admission.available_permits());
-        left * 2 < u64::from(self.admission_units.get())
+        self.admission.free() * 2 < u64::from(self.admission.size())
     }
 
     fn units_of(&self, payload: usize) -> u32 {
         let units = u32::try_from(admission_bytes(payload) / BLOCK).unwrap_or(u32::MAX);
-        units.min(self.admission_units.get())
+        units.min(self.admission.size())
     }
 
     /// Room for a record of so many payload bytes, if there is some now.
     pub(crate) fn try_admit(&self, payload: usize) -> Option<Admission> {
         let units = self.units_of(payload);
-        self.admission.try_acquire_many(units).ok()?.forget();
+        self.admission.try_acquire(units)?.forget();
         Some(Admission {
-            from: Rc::clone(&self.admission),
+            from: self.admission.clone(),
             units,
         })
     }
@@ -123,18 +123,18 @@ impl Journal {
     /// Waits for room for a record of so many payload bytes.
     pub(crate) async fn admit(&self, payload: usize) -> Result<Admission, IoErrorKind> {
         let units = self.units_of(payload);
-        let permit = self.admission.acquire_many(units).await;
+        let permit = self.admission.acquire(units).await;
         let stopped = |_| self.failed.get().unwrap_or(IoErrorKind::Stopped);
         permit.map_err(stopped)?.forget();
         Ok(Admission {
-            from: Rc::clone(&self.admission),
+            from: self.admission.clone(),
             units,
         })
     }
 
-    /// Bytes of the smallest ring that can take all that is admitted, and what applying it needs.
+    /// Bytes of the smallest ring that can take all that may ever be admitted, and what applying it needs.
     pub(crate) fn ring_bytes_min(&self) -> u64 {
-        self.admits_bytes().div_ceil(3) * 4
+        (u64::from(self.rings_take) * BLOCK).div_ceil(3) * 4
     }
 }
 
@@ -145,19 +145,25 @@ pub(crate) fn admission_bytes(payload: usize) -> u64 {
     (payload + BLOCK).max(2 * payload).next_multiple_of(BLOCK)
 }
 
+/// What is admitted within so many bytes.
+pub(super) fn units_within(bytes: u64) -> u32 {
+    u32::try_from(bytes / BLOCK).unwrap_or(u32::MAX)
+}
+
 /// Three quarters of what the members' rings can take with that many copies of everything, also with as
-/// many members gone as can be, and of `most`, and no more than memory has room for.
+/// many members gone as can be, and of `most`, and no more than any array has memory for.
 pub(super) fn admission_units(rings: &BTreeMap<Uuid, Ring>, copies: usize, most: u64) -> u32 {
     let smallest = rings.values().map(Ring::free_bytes).min().unwrap_or(0);
     let takes = |members: usize| smallest * u64_of(members) / u64_of(copies.min(members).max(1));
     let fewest = (rings.len() + 1).saturating_sub(copies).max(1);
     let total = takes(rings.len().max(1)).min(takes(fewest)).min(most);
-    let bytes = (total / 4 * 3).min(ADMITTED_MAX);
-    u32::try_from(bytes / BLOCK).unwrap_or(u32::MAX)
+    units_within((total / 4 * 3).min(MemoryShare::FULL.admitted_bytes()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::super::log::Resume;
     use super::*;
 
@@ -171,7 +177,7 @@ mod tests {
             rings: rings.collect(),
             own_rings: BTreeMap::new(),
         };
-        Journal::resume(from, 2, None)
+        Journal::resume(from, 2, None, MemoryShare::FULL)
     }
 
     #[test]

@@ -22,15 +22,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::rc::Rc;
 
-use cairn_blockdev::units::{BLOCK_BYTES, u32_of, u64_of, usize_of};
+use cairn_blockdev::units::{BLOCK_BYTES, u32_of, u64_of};
 use cairn_blockdev::{IoErrorKind, SharedBuf, WriteFlags};
 use futures_util::StreamExt;
 use futures_util::future::{Either, select, select_all};
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::admission::{Admission, Admitted, admission_units};
+use super::admission::{Admission, Admitted, admission_units, units_within};
 use super::copies::Copies;
 use super::entry::{Entry, Kind, Seq, Tag};
 use super::group::{ENTRIES_MAX, Head, descriptor_bytes, encode, escape};
@@ -39,6 +39,7 @@ use super::ring::Ring;
 use crate::array::Array;
 use crate::array::disk::Disk;
 use crate::layout::ZoneKind;
+use crate::memory::{MemoryShare, Quota};
 use crate::mutation::{Mutation, on};
 
 /// Payload of a group at most: large enough to be efficient, small enough not to make others wait.
@@ -113,8 +114,9 @@ pub(crate) struct Journal {
     /// Groups whose room isn't given back yet, whatever the floor: first sequence → holders.
     pub(super) kept: RefCell<BTreeMap<Seq, usize>>,
     pub(super) admitted: RefCell<VecDeque<Admitted>>,
-    pub(super) admission: Rc<Semaphore>,
-    pub(super) admission_units: Cell<u32>,
+    pub(super) admission: Quota,
+    /// What the rings take of it, however much memory there is.
+    pub(super) rings_take: u32,
     header_generation: Cell<u64>,
     /// Records that nobody may trim: sequence → holders.
     holds: RefCell<BTreeMap<Seq, usize>>,
@@ -185,7 +187,7 @@ impl Entry {
 
 impl Journal {
     /// A journal of a new array.
-    pub(crate) fn create(disks: &[Rc<Disk>], copies: usize) -> Rc<Self> {
+    pub(crate) fn create(disks: &[Rc<Disk>], copies: usize, memory: MemoryShare) -> Rc<Self> {
         let rings = disks.iter().map(|disk| {
             let ring = Ring::new(ring_bytes(disk));
             (disk.ring_only.get(), disk.uuid, ring)
@@ -199,7 +201,7 @@ impl Journal {
             rings,
             own_rings,
         };
-        Self::resume(from, copies, None)
+        Self::resume(from, copies, None, memory)
     }
 
     /// Leaves everything so far behind: the next header begins a new epoch, so many further on.
@@ -217,7 +219,12 @@ impl Journal {
 
     /// A journal that goes on from there, for groups on `copies` of the members, or of the journal disks.
     /// `smallest`: the smallest ring that one of these has, or may have when it comes back.
-    pub(crate) fn resume(from: Resume, copies: usize, smallest: Option<u64>) -> Rc<Self> {
+    pub(crate) fn resume(
+        from: Resume,
+        copies: usize,
+        smallest: Option<u64>,
+        memory: MemoryShare,
+    ) -> Rc<Self> {
         let own = from.own_rings.values().map(Ring::free_bytes);
         let most = own.chain(smallest).min().unwrap_or(u64::MAX);
         let units = admission_units(&from.rings, copies, most);
@@ -245,8 +252,8 @@ impl Journal {
             rotation: Cell::new(0),
             kept: RefCell::default(),
             admitted: RefCell::default(),
-            admission: Rc::new(Semaphore::new(usize_of(u64::from(units)))),
-            admission_units: Cell::new(units),
+            admission: Quota::new(units.min(units_within(memory.admitted_bytes()))),
+            rings_take: units,
             header_generation: Cell::new(from.header_generation),
             holds: RefCell::default(),
             through_left: Cell::new(0),
@@ -482,8 +489,8 @@ impl std::fmt::Debug for Journal {
             self.groups.get(),
             self.first_held(),
             self.kept.borrow().keys().next(),
-            self.admission.available_permits(),
-            self.admission_units.get(),
+            self.admission.free(),
+            self.admission.size(),
         )
     }
 }

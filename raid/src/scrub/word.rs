@@ -94,8 +94,8 @@ impl Array {
         let blocks = (piece.cols.end - piece.cols.start) * members;
         let cost = u32::try_from(blocks).unwrap_or(u32::MAX);
         // What is read, and what is solved beside it.
-        let cost = cost.saturating_mul(2).min(self.memory_units);
-        let _memory = self.memory.acquire_many(cost).await;
+        let cost = cost.saturating_mul(2);
+        let _memory = self.memory.acquire(cost).await;
         let _lock = self.cache.lock(piece.row, piece.cols.clone()).await;
         if self.check_alive().is_err() {
             return Ok(Looked::Later);

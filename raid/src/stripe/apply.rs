@@ -190,7 +190,7 @@ impl Array {
         let in_place = std::mem::take(&mut *self.bypassed.borrow_mut());
         let rows = self.choose_rows();
         let units: u32 = rows.iter().map(|row| self.cost(*row)).sum();
-        let memory = self.memory.acquire_many(units.min(self.memory_units)).await;
+        let memory = self.memory.acquire(units).await;
         let mut works = Vec::with_capacity(rows.len());
         for row in rows {
             works.extend(self.take_row(row, journal).await);
@@ -213,7 +213,7 @@ impl Array {
     /// The oldest rows, as many as three quarters of the row memory can hold: clients' complete rows have
     /// the rest.
     fn choose_rows(&self) -> Vec<Row> {
-        let mut left = self.memory_units / 4 * 3;
+        let mut left = self.memory.size() / 4 * 3;
         let mut rows = Vec::new();
         for row in self.dirty_rows.oldest(ROWS_MAX) {
             let cost = self.cost(row);

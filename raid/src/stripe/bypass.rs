@@ -120,7 +120,7 @@ impl Array {
         let admission = journal
             .admit(cairn_blockdev::units::usize_of(payload))
             .await?;
-        let _memory = self.memory.acquire_many(self.row_cost).await;
+        let _memory = self.memory.acquire(self.row_cost).await;
         let _lock = self.cache.lock(row, 0..self.geometry.chunk_blocks()).await;
         self.check_alive()?;
         let mut view = self.view(row);

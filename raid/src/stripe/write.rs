@@ -275,7 +275,7 @@ impl Array {
 
     /// Without a journal: one transaction of a row, with what is queued by the time that it can run.
     async fn run_transaction(self: &Rc<Self>, row: Row) {
-        let permit = self.memory.acquire_many(self.row_cost).await;
+        let permit = self.memory.acquire(self.row_cost).await;
         self.gather_neighbours(row).await;
         let Some(lock) = self.lock_for_write(row).await else {
             return;

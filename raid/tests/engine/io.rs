@@ -7,8 +7,8 @@ use cairn_blockdev::sim::{Sim, SimDisk, SimDiskConfig};
 use cairn_blockdev::units::u64_of;
 use cairn_blockdev::{BlockDevice, Buf, BufPool, LocalFuture, WriteFlags};
 use cairn_raid::{
-    Array, ArrayEvent, CreateSpec, EventSink, Hooks, Level, MemberDisk, Probe, Witness,
-    WitnessStore, create, probe, wipe_label,
+    Array, ArrayEvent, CreateSpec, EventSink, Hooks, Level, MemberDisk, MemoryShare, Probe,
+    Witness, WitnessStore, create, probe, wipe_label,
 };
 use futures_util::future::join_all;
 use uuid::Uuid;
@@ -68,6 +68,7 @@ fn bench_of(seed: u64, journal: bool) -> Bench {
     let hooks = Hooks {
         events: Rc::new(Nowhere),
         witness: Rc::new(Nowhere),
+        memory: MemoryShare::FULL,
     };
     let pool = BufPool::new(1 << 20);
     let array = sim
@@ -343,6 +344,7 @@ fn o2_a_disk_by_two_paths_is_refused_at_creation_and_leaves_no_label() {
     let hooks = Hooks {
         events: Rc::new(Nowhere),
         witness: Rc::new(Nowhere),
+        memory: MemoryShare::FULL,
     };
     let made = create(
         env,

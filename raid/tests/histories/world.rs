@@ -12,8 +12,8 @@ use cairn_blockdev::units::{u64_of, usize_of_u32};
 use cairn_blockdev::{BlockDevice, BufPool, Env, LocalFuture, WriteFlags};
 use cairn_raid::{
     Array, ArrayEvent, AssembleOptions, CreateSpec, EventSink, Geometry, Hooks, Level, MemberDisk,
-    MemberState, NewDisks, RaidError, Role, Row, Slot, Witness, WitnessStore, assemble,
-    create_with,
+    MemberState, MemoryShare, NewDisks, RaidError, Role, Row, Slot, Witness, WitnessStore,
+    assemble, create_with,
 };
 use uuid::Uuid;
 
@@ -164,10 +164,20 @@ impl World {
             .unwrap_or_else(|| panic!("seed {}: it hangs", self.seed))
     }
 
+    /// One world of three has an array with as little memory as can be.
+    fn memory(&self) -> MemoryShare {
+        if self.seed.is_multiple_of(3) {
+            MemoryShare::LEAST
+        } else {
+            MemoryShare::FULL
+        }
+    }
+
     pub(crate) fn hooks(&self) -> Hooks {
         Hooks {
             events: Rc::<Host>::clone(&self.host),
             witness: Rc::<Host>::clone(&self.host),
+            memory: self.memory(),
         }
     }
 

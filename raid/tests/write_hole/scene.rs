@@ -9,7 +9,7 @@ use cairn_blockdev::units::{u64_of, usize_of};
 use cairn_blockdev::{BlockDevice, Buf, BufPool, Env, LocalFuture, WriteFlags};
 use cairn_raid::{
     Array, ArrayEvent, AssembleOptions, CreateSpec, EventSink, Geometry, Hooks, MemberDisk,
-    RaidError, Role, Row, Witness, WitnessStore, assemble, create,
+    MemoryShare, RaidError, Role, Row, Witness, WitnessStore, assemble, create,
 };
 use futures_util::future::join_all;
 use uuid::Uuid;
@@ -48,6 +48,7 @@ fn hooks(host: &Rc<Host>) -> Hooks {
     Hooks {
         events: Rc::<Host>::clone(host),
         witness: Rc::<Host>::clone(host),
+        memory: MemoryShare::FULL,
     }
 }
 

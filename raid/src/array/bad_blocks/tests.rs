@@ -8,6 +8,7 @@ use crate::defects::ScrubState;
 use crate::events::{ArrayEvent, EventSink, Hooks, Witness, WitnessStore};
 use crate::geometry::{Row, Set, Slot};
 use crate::level::Level;
+use crate::memory::MemoryShare;
 use crate::{AssembleOptions, CreateSpec, MemberDisk, assemble, create};
 
 const HOST: Uuid = Uuid::from_bytes([1; 16]);
@@ -54,6 +55,7 @@ impl Bench {
         Hooks {
             events: Rc::<Host>::clone(&self.host),
             witness: Rc::<Host>::clone(&self.host),
+            memory: MemoryShare::FULL,
         }
     }
 

@@ -14,7 +14,6 @@ use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, MIB, usize_of};
 use cairn_blockdev::{BlockDevice, DeviceGeometry, Env, IoFuture, ReadResult};
 use cairn_blockdev::{IoErrorKind, LocalFuture, SharedBuf, WriteFlags, ZeroFlags};
 
-use super::cache::CACHE_BYTES;
 use super::page::SumsPage;
 use super::place::{Copy, Side};
 use super::store::Flaw;
@@ -25,6 +24,7 @@ use crate::level::Level;
 
 const ARRAY: Uuid = Uuid::from_bytes([7; 16]);
 const CHUNK: u32 = 16384;
+const CACHE_BYTES: usize = 256 << 20;
 
 /// A disk that acks writes to a range and drops them: fault D6.
 struct Forgetful {
