@@ -125,7 +125,7 @@ mod tests {
             rings: rings.collect(),
             own_rings: BTreeMap::new(),
         };
-        Journal::resume(from, 2, None, MemoryShare::FULL)
+        Journal::resume(from, 2, None, crate::MemoryShare::FULL)
     }
 
     fn taken(journal: &Journal) -> u64 {

@@ -109,7 +109,15 @@ fn thrown_out_while_going_clean(shape: Shape, held: Held, released: usize, seed:
     println!("seed {seed}: {shape:?}, {held:?}, {released} released");
     let bench = Bench::shaped(seed, shape);
     let data = bench.array.data_offset(&bench.world.path(1)).unwrap();
+    // More blocks of the member than may be unreadable.
+    let beyond = (256 << 10..768 << 10).step_by(4096);
     bench.world.run(async {
+        for at in beyond.clone() {
+            let data = Buf::copy_of(&[3; 4096]).freeze();
+            let written = bench.volume.write(at, data, WriteFlags::default());
+            written.await.unwrap();
+        }
+        bench.volume.flush().await.unwrap();
         let client = bench.client(0..256);
         // No complete row: one of these may be lost with a member before it is flushed.
         client.write(30..40, false).await.unwrap();
@@ -134,16 +142,16 @@ fn thrown_out_while_going_clean(shape: Shape, held: Held, released: usize, seed:
         offset: data,
         len: shape.disk_bytes - data,
     });
-    let (client, array) = (bench.client(0..256), Rc::clone(&bench.array));
+    let (volume, array) = (Rc::clone(&bench.volume), Rc::clone(&bench.array));
     let reading = Rc::new(Cell::new(true));
     let going_on = Rc::clone(&reading);
     let clock = Rc::clone(&bench.world.env.clock);
     bench.world.env.spawn.spawn(Box::pin(async move {
-        for sector in (0..256).cycle() {
+        for at in beyond.cycle() {
             if !going_on.get() || array.status().members.is_empty() {
                 return;
             }
-            let _ = client.read(sector..sector + 1).await;
+            let _ = volume.read(at, Buf::zeroed(4096)).await;
             clock.sleep(std::time::Duration::from_micros(50)).await;
         }
     }));
