@@ -500,6 +500,7 @@ pub(crate) mod tests {
             sync: SyncStatus::default(),
             scrub: cairn_api::Scrub::default(),
             journal: None,
+            memory: None,
             bad_blocks: Vec::new(),
             bad_blocks_total: 0,
             created_unix_ms: 0,

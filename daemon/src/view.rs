@@ -1,10 +1,10 @@
 //! What raid says of an array, in the admin API's words.
 
 use cairn_api::{
-    Array, ArrayFlag, ArrayState, BadBlocks, ErrorCounters, HostSpares, JournalRing, Level, Member,
-    MemberState, Scrub, ScrubState, Space, Spare, SyncAction, SyncStatus,
+    Array, ArrayFlag, ArrayMemory, ArrayState, BadBlocks, ErrorCounters, HostSpares, JournalRing,
+    Level, Member, MemberState, Scrub, ScrubState, Space, Spare, SyncAction, SyncStatus,
 };
-use cairn_raid::{ArrayStatus, ErrorCounts, MemberStatus};
+use cairn_raid::{ArrayStatus, ErrorCounts, MemberStatus, MemoryStatus};
 
 /// The API's level for raid.
 pub fn raid_level(level: Level) -> cairn_raid::Level {
@@ -198,6 +198,7 @@ pub fn array(status: &ArrayStatus) -> Array {
             on_members: journal.on_members,
             draining: journal.draining,
         }),
+        memory: Some(memory(status.memory)),
         sync: sync(status),
         scrub: scrub(status),
         bad_blocks: status.bad_blocks.iter().map(bad_blocks).collect(),
@@ -222,9 +223,18 @@ pub fn array(status: &ArrayStatus) -> Array {
     }
 }
 
+fn memory(MemoryStatus { used, share }: MemoryStatus) -> ArrayMemory {
+    ArrayMemory {
+        checksum_cache_bytes: used.checksum_cache_bytes,
+        checksum_cache_bytes_max: share.checksum_cache_bytes,
+        row_cache_bytes: used.row_cache_bytes,
+        row_cache_bytes_max: share.row_cache_bytes,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use cairn_raid::{MemberState as Raid, SpaceStatus};
+    use cairn_raid::{MemberState as Raid, MemoryShare, SpaceStatus};
     use uuid::Uuid;
 
     use super::*;
@@ -267,6 +277,10 @@ mod tests {
             no_integrity: true,
             no_journal: false,
             journal: None,
+            memory: MemoryStatus {
+                used: MemoryShare::LEAST,
+                share: MemoryShare::FULL,
+            },
             event_count: 3,
             created_ms: 0,
             bad_blocks: Vec::new(),

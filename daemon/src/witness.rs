@@ -140,6 +140,10 @@ mod tests {
             no_integrity: true,
             no_journal: false,
             journal: None,
+            memory: cairn_raid::MemoryStatus {
+                used: cairn_raid::MemoryShare::LEAST,
+                share: cairn_raid::MemoryShare::FULL,
+            },
             event_count,
             created_ms: 0,
             bad_blocks: Vec::new(),

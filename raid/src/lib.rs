@@ -43,4 +43,4 @@ pub use geometry::{CHUNK_MAX, CHUNK_MIN, Geometry, GeometryError, Role, Row, Set
 pub use host_spare::{HOST_SPARE_BYTES_MIN, HostSpare, write_host_spare};
 pub use level::{Level, MEMBERS_MAX};
 pub use member::MemberState;
-pub use memory::MemoryShare;
+pub use memory::{MemoryShare, MemoryStatus};

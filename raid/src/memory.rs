@@ -60,6 +60,15 @@ impl Default for MemoryShare {
     }
 }
 
+/// What an array takes of its share, and what it may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryStatus {
+    /// What it takes.
+    pub used: MemoryShare,
+    /// What it may take.
+    pub share: MemoryShare,
+}
+
 /// Units of something that is given out and comes back.
 #[derive(Clone)]
 pub(crate) struct Quota {

@@ -272,6 +272,9 @@ pub struct Array {
     /// Where its journal is, if it has, or had, disks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<JournalRing>,
+    /// Memory of its caches, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ArrayMemory>,
     /// Background work.
     pub sync: SyncStatus,
     /// Its scrub.
@@ -301,6 +304,19 @@ pub struct Array {
     /// What the operator does next about `reason`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+/// Memory of an array's caches, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArrayMemory {
+    /// Pages of checksums.
+    pub checksum_cache_bytes: u64,
+    /// What these may take: the array's part of `memory.checksum_cache_bytes`.
+    pub checksum_cache_bytes_max: u64,
+    /// Rows that are being worked on, and what is logged and not in place yet.
+    pub row_cache_bytes: u64,
+    /// What these may take: the array's part of `memory.row_cache_bytes`.
+    pub row_cache_bytes_max: u64,
 }
 
 /// The journal of an array with disks for it.

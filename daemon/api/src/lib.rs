@@ -24,7 +24,7 @@ pub mod volume;
 mod wire;
 
 pub use array::{
-    Array, ArrayFlag, ArrayList, ArrayState, AssembleArray, CreateArray, DestroyArray,
+    Array, ArrayFlag, ArrayList, ArrayMemory, ArrayState, AssembleArray, CreateArray, DestroyArray,
     ErrorCounters, HostSpares, JournalRing, Level, Member, MemberState, Space, Spare, SpareChange,
     StopArray, SyncAction, SyncStatus,
 };

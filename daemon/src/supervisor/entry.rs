@@ -312,6 +312,7 @@ impl Entry {
                 spares,
                 host_spares: cairn_api::HostSpares::default(),
                 journal: None,
+                memory: None,
                 sync: SyncStatus::default(),
                 scrub: cairn_api::Scrub::default(),
                 bad_blocks: Vec::new(),

@@ -15,6 +15,7 @@ mod jobs;
 mod journal_disks;
 mod kills;
 mod labels;
+mod memory;
 mod newer;
 mod postgres;
 mod refusals;

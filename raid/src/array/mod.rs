@@ -67,7 +67,7 @@ use crate::integrity::Sums;
 use crate::journal::log::{Hold, Journal};
 use crate::label::ArrayLabel;
 use crate::level::Level;
-use crate::memory::{MemoryShare, Quota};
+use crate::memory::{MemoryShare, MemoryStatus, Quota};
 use crate::scrub::ScrubTask;
 use crate::space::SpaceMap;
 use crate::stripe::bypass::Unflushed;
@@ -266,6 +266,28 @@ impl Array {
         }
         if let Some(sums) = &self.sums {
             sums.set_cache_bytes(usize_of(share.checksum_cache_bytes));
+        }
+    }
+
+    /// What its caches take, and may take.
+    pub(crate) fn memory_status(&self) -> MemoryStatus {
+        let journal = self.journal();
+        let (admits, admitted) = journal.map_or((0, 0), |journal| {
+            (journal.admits_bytes(), journal.admitted_bytes())
+        });
+        // Half of what is admitted is payload.
+        let rows = |units: u64, admitted: u64| units * ROW_CACHE_UNIT + admitted / 2;
+        let size = u64::from(self.memory.size());
+        let sums = self.sums.as_ref().map(Sums::stats).unwrap_or_default();
+        MemoryStatus {
+            used: MemoryShare {
+                checksum_cache_bytes: sums.bytes,
+                row_cache_bytes: rows(size - self.memory.free(), admitted),
+            },
+            share: MemoryShare {
+                checksum_cache_bytes: sums.bytes_max,
+                row_cache_bytes: rows(size, admits),
+            },
         }
     }
 

@@ -10,6 +10,7 @@ use super::disk::ErrorCounts;
 use crate::defects::ScrubRecord;
 use crate::level::Level;
 use crate::member::MemberState;
+use crate::memory::MemoryStatus;
 
 /// The state of an array in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +138,8 @@ pub struct ArrayStatus {
     pub no_journal: bool,
     /// The journal, if it has disks of its own.
     pub journal: Option<JournalStatus>,
+    /// Memory of its caches.
+    pub memory: MemoryStatus,
     /// Membership changes so far.
     pub event_count: u64,
     /// When it was created, in ms since 1970.
@@ -220,6 +223,7 @@ impl Array {
             no_integrity: label.incompat & crate::label::INCOMPAT_NO_INTEGRITY != 0,
             no_journal: !label.has_journal(),
             journal: self.journal_status(&ledger),
+            memory: self.memory_status(),
             event_count: label.event_count,
             created_ms: label.created_ms,
             bad_blocks: self.bad_blocks(),

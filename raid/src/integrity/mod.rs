@@ -27,12 +27,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use cairn_blockdev::units::u64_of;
 use cairn_blockdev::{Buf, IoError, SharedBuf};
 use futures_util::future::join_all;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use self::cache::{Sides, Snapshot, SumsCache, Verdict};
+use self::cache::{ENTRY_BYTES, Sides, Snapshot, SumsCache, Verdict};
 use self::place::{PageNumber, Places};
 use self::store::{Finding, Loaded, SumsError, Taker};
 use crate::array::disk::Disk;
@@ -49,6 +50,8 @@ const FINDINGS_MAX: usize = 1024;
 pub(crate) struct SumsStats {
     /// Pages that the cache may hold.
     pub(crate) pages_max: usize,
+    /// Bytes that these take.
+    pub(crate) bytes_max: u64,
     /// Pages in memory.
     pub(crate) pages: usize,
     /// Of these, pages that the disks don't have yet.
@@ -163,6 +166,7 @@ impl Sums {
         let cache = self.cache.borrow();
         SumsStats {
             pages_max: cache.pages_max(),
+            bytes_max: u64_of(cache.pages_max() * ENTRY_BYTES),
             pages: cache.len(),
             dirty: cache.dirty_count(),
             bytes: cache.bytes(),

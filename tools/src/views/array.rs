@@ -219,6 +219,17 @@ pub(crate) fn array(array: &Array) -> View {
     if let Some(journal) = array.journal {
         facts.push(fact("journal", journal_cell(journal)));
     }
+    if let Some(memory) = array.memory {
+        let of = |used, max| Cell::text(format!("{} of {}", show_size(used), show_size(max)));
+        facts.push(fact(
+            "checksum_cache",
+            of(memory.checksum_cache_bytes, memory.checksum_cache_bytes_max),
+        ));
+        facts.push(fact(
+            "row_cache",
+            of(memory.row_cache_bytes, memory.row_cache_bytes_max),
+        ));
+    }
     if sync.action != SyncAction::Idle {
         facts.push(fact("sync_done_bytes", Cell::bytes(sync.done_bytes)));
         facts.push(fact("sync_total_bytes", Cell::bytes(sync.total_bytes)));

@@ -1,10 +1,10 @@
 //! Values that tests render.
 
 use cairn_api::{
-    Array, ArrayFlag, ArrayState, BackendKind, BadBlocks, Check, Disk, DiskContent, DiskKind,
-    DiskRole, ErrorCounters, Event, Export, ExportState, Health, HealthCode, HealthLevel, HostInfo,
-    IoBackend, Level, Member, MemberState, Scrub, ScrubState, Space, Spare, Status, SyncAction,
-    SyncStatus, Version, Volume,
+    Array, ArrayFlag, ArrayMemory, ArrayState, BackendKind, BadBlocks, Check, Disk, DiskContent,
+    DiskKind, DiskRole, ErrorCounters, Event, Export, ExportState, Health, HealthCode, HealthLevel,
+    HostInfo, IoBackend, Level, Member, MemberState, Scrub, ScrubState, Space, Spare, Status,
+    SyncAction, SyncStatus, Version, Volume,
 };
 
 pub(crate) fn member(slot: u32, state: MemberState) -> Member {
@@ -60,6 +60,12 @@ pub(crate) fn rebuilding_array() -> Array {
             mismatched: 3,
             ..Scrub::default()
         },
+        memory: Some(ArrayMemory {
+            checksum_cache_bytes: 12 << 20,
+            checksum_cache_bytes_max: 128 << 20,
+            row_cache_bytes: 0,
+            row_cache_bytes_max: 64 << 20,
+        }),
         bad_blocks: vec![BadBlocks {
             path: "/d/2".to_owned(),
             slot: 2,
