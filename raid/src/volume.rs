@@ -84,7 +84,16 @@ impl Volume {
         Some((extent, space.extent_offset(extent) + within))
     }
 
-    fn find_or_allocate(&self, at: u64) -> Result<(ExtentId, u64), IoErrorKind> {
+    async fn find_or_allocate(&self, at: u64) -> Result<(ExtentId, u64), IoErrorKind> {
+        loop {
+            match self.find_or_allocate_now(at) {
+                Err(IoErrorKind::NoSpace) if self.array.may_have_space().await => {}
+                found => return found,
+            }
+        }
+    }
+
+    fn find_or_allocate_now(&self, at: u64) -> Result<(ExtentId, u64), IoErrorKind> {
         // A volume that was deleted in between must not get new extents.
         if at >= self.size() {
             return Err(IoErrorKind::OutOfRange);
@@ -117,7 +126,7 @@ impl Volume {
 
     async fn write_part(&self, at: u64, data: SharedBuf) -> Result<(), IoErrorKind> {
         loop {
-            let (extent, address) = self.find_or_allocate(at)?;
+            let (extent, address) = self.find_or_allocate(at).await?;
             let _in_use = self.array.enter_extent(extent).await;
             if self.find(at) == Some((extent, address)) {
                 return self.array.write_at(address, data).await;
@@ -193,7 +202,7 @@ impl Volume {
         let mut emptied = Vec::new();
         for part in self.parts(offset, len) {
             if flags.no_hole {
-                self.find_or_allocate(part.at)?;
+                self.find_or_allocate(part.at).await?;
             }
             let Some((extent, _)) = self.find(part.at) else {
                 continue;

@@ -6,14 +6,14 @@
 //!   nobody in meanwhile.
 //! - An extent is free for reuse once its unmapping was written and flushed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use cairn_blockdev::{BlockDevice, IoErrorKind, PreparedDevice};
 use futures_util::future::LocalBoxFuture;
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::sync::{Notify, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use uuid::Uuid;
 
 use super::Array;
@@ -49,6 +49,19 @@ pub struct VolumeInfo {
 #[derive(Default)]
 pub(crate) struct ExtentGates {
     gates: RefCell<BTreeMap<ExtentId, Gate>>,
+    /// How many times extents are on their way back to those that are free.
+    returning: Cell<usize>,
+    returned: Notify,
+}
+
+/// Extents are unmapped, and free as soon as that is durable. They wait for no gate any more.
+struct Returning(Rc<ExtentGates>);
+
+impl Drop for Returning {
+    fn drop(&mut self) {
+        self.0.returning.set(self.0.returning.get() - 1);
+        self.0.returned.notify_waiters();
+    }
 }
 
 type Gate = std::sync::Arc<RwLock<()>>;
@@ -93,6 +106,20 @@ impl ExtentGates {
 
     pub(crate) fn in_use(&self) -> bool {
         !self.gates.borrow().is_empty()
+    }
+
+    fn returning(self: &Rc<Self>) -> Returning {
+        self.returning.set(self.returning.get() + 1);
+        Returning(Rc::clone(self))
+    }
+
+    /// Waits until some of the extents that are on their way back are there. False: none is.
+    async fn some_return(&self) -> bool {
+        if self.returning.get() == 0 {
+            return false;
+        }
+        self.returned.notified().await;
+        true
     }
 }
 
@@ -236,11 +263,13 @@ impl Array {
                 closed.push((extent, gate));
             }
         }
+        let returning = self.gates.returning();
         self.save_map().await?;
         for (extent, gate) in closed {
             self.space.borrow_mut().release(extent);
             drop(gate);
         }
+        drop(returning);
         self.space.borrow_mut().forget_volume(id);
         Ok(())
     }
@@ -275,6 +304,12 @@ impl Array {
         self.gates.enter(extent).await
     }
 
+    /// After no extent was free: whether there may be one now. An extent that was trimmed empty, and is
+    /// written again at once, wants another one before its own is back.
+    pub(crate) async fn may_have_space(&self) -> bool {
+        self.gates.some_return().await && self.check_alive().is_ok()
+    }
+
     /// Gives an extent back if nothing is written in it any more.
     pub(crate) async fn free_if_empty(
         self: &Rc<Self>,
@@ -284,13 +319,14 @@ impl Array {
         if self.space.borrow().owner(extent).is_none() || !self.is_empty_extent(extent) {
             return Ok(());
         }
+        let returning = self.gates.returning();
         self.unmap(extent).await?;
         if !on(Mutation::ReuseBeforeUnmapDurable) {
             self.settle_map().await?;
             self.flush_all().await?;
         }
         self.space.borrow_mut().release(extent);
-        drop(closed);
+        drop((closed, returning));
         Ok(())
     }
 

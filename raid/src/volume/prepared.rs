@@ -88,7 +88,7 @@ impl Volume {
 
     async fn reserve_at(&self, at: u64) -> Result<(ExtentId, InUse), IoErrorKind> {
         loop {
-            let (extent, address) = self.find_or_allocate(at)?;
+            let (extent, address) = self.find_or_allocate(at).await?;
             let in_use = self.array.enter_extent(extent).await;
             if self.find(at) == Some((extent, address)) {
                 return Ok((extent, in_use));

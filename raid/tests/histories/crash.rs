@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use cairn_blockdev::ZeroFlags;
 use cairn_blockdev::sim::Rng;
+use cairn_blockdev::{Buf, WriteFlags, ZeroFlags};
 use cairn_raid::Level;
 
 use crate::model::{Crash, Model, ZERO};
@@ -103,6 +103,44 @@ fn long_stories_on_raid5_keep_their_word() {
 fn long_stories_on_raid6_keep_their_word() {
     long_stories(Level::Raid6, 6, 4096, 300..360);
     long_stories(Level::Raid6, 5, 65536, 360..390);
+}
+
+/// The volume has every extent. One of them is trimmed empty and written again while it is given back.
+#[test]
+fn a_write_waits_for_the_extent_that_a_trim_is_giving_back() {
+    let mut shape = small(Level::Raid5, 3, 4096);
+    shape.disk_bytes = 140 << 20;
+    let world = World::new(7_000, shape);
+    let array = world.create();
+    let space = array.status().space;
+    world
+        .run(array.create_volume("v", space.total_bytes))
+        .unwrap();
+    let volume = array.open_volume("v").unwrap();
+    let flags = ZeroFlags {
+        fua: false,
+        no_hole: true,
+    };
+    let ones = || Buf::copy_of(&[1; 4096]).freeze();
+    let all = volume.write_zeroes(0, space.total_bytes, flags);
+    world.run(all).unwrap();
+    for micros in 0..600 {
+        let write = volume.write(0, ones(), WriteFlags::default());
+        world.run(write).unwrap();
+        assert_eq!(array.status().space.free_bytes, 0);
+        let trim = volume.discard(0, space.extent_bytes);
+        let write = volume.write(8192, ones(), WriteFlags::default());
+        let (trimmed, written) = world.run(async {
+            let later = async {
+                world.env.clock.sleep(Duration::from_micros(micros)).await;
+                write.await
+            };
+            futures_util::future::join(trim, later).await
+        });
+        trimmed.unwrap();
+        assert!(written.is_ok(), "after {micros} us: {written:?}");
+    }
+    world.audit(&array);
 }
 
 /// Volume `a` gives up the only extent that `b` could get; the power goes at any moment.
