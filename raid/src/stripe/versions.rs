@@ -98,20 +98,36 @@ impl Versions<'_> {
         let renewed: Vec<(Role, Option<Buf>)> = used
             .iter()
             .zip(of)
-            .map(|(parity, version)| (parity.role, self.renew(parity, *version)))
+            .map(|(parity, version)| {
+                let known = self.known.get(*version);
+                let renewed = known.and_then(|known| self.change(parity, known, &self.wanted));
+                (parity.role, renewed)
+            })
             .collect();
-        self.solve_word(&self.wanted, renewed).or_else(|| {
-            // One that speaks of a block which nobody has any more can't be brought up to date. If all
-            // speak of the same version that block is one more unknown of it.
-            let version = of.first()?;
-            if of.iter().any(|other| other != version) {
-                return None;
-            }
-            let as_they_are = used
-                .iter()
-                .map(|parity| (parity.role, Some(self.copy(&parity.block))));
-            self.solve_word(self.known.get(*version)?, as_they_are)
-        })
+        self.solve_word(&self.wanted, renewed)
+            .or_else(|| self.solve_with_old(used, of))
+    }
+
+    /// A parity that speaks of the old contents of a block, which nobody has any more, can't be brought up
+    /// to date. They are one more unknown: the same one in all versions that have no other contents of it,
+    /// as where the block was logged while a cycle computed its parities without it.
+    fn solve_with_old(&self, used: &[&Speaking], of: &[usize]) -> Option<Blocks> {
+        let versions = of.iter().map(|version| self.known.get(*version));
+        let versions: Vec<&Blocks> = versions.collect::<Option<_>>()?;
+        let target = *versions.first()?;
+        let is_known =
+            |known: &Blocks| -> Vec<bool> { known.iter().map(Option::is_some).collect() };
+        if versions
+            .iter()
+            .any(|known| is_known(known) != is_known(target))
+        {
+            return None;
+        }
+        let brought = used
+            .iter()
+            .zip(&versions)
+            .map(|(parity, known)| (parity.role, self.change(parity, known, target)));
+        self.solve_word(target, brought)
     }
 
     fn solve_word(
@@ -138,11 +154,11 @@ impl Versions<'_> {
         Some(data.map(|block| block.map(Buf::freeze)).collect())
     }
 
-    /// A parity block as if what is wanted were in place; `None` if that can't be told.
-    fn renew(&self, parity: &Speaking, version: usize) -> Option<Buf> {
+    /// A parity block that speaks of `from`, as if it spoke of `to` where that is known; `None` if that can't
+    /// be told.
+    fn change(&self, parity: &Speaking, from: &Blocks, to: &Blocks) -> Option<Buf> {
         let mut block = self.copy(&parity.block);
-        let known = self.known.get(version)?;
-        for (index, (new, old)) in self.wanted.iter().zip(known).enumerate() {
+        for (index, (new, old)) in to.iter().zip(from).enumerate() {
             let Some(new) = new else {
                 continue;
             };
@@ -244,6 +260,48 @@ mod tests {
             } else {
                 prop_assert!(case.solve(&[Role::P]).is_none());
             }
+        }
+    }
+
+    proptest! {
+        /// A block is logged while a cycle computes parities without it, and its member goes with another
+        /// one: what P and Q say of its old contents is the same, whichever version they speak of.
+        #[test]
+        fn old_contents_that_are_gone_are_one_unknown_of_parities_torn_between_versions(
+            order in Just([0usize, 1, 2, 3]).prop_shuffle(),
+            torn in prop::array::uniform2(prop::array::uniform8(0usize..2)),
+        ) {
+            let [noted, logged, lost, _] = order;
+            let in_place: Vec<SharedBuf> = (0..4).map(block).collect();
+            let mut announced = in_place.clone();
+            announced[noted] = block(77);
+            let mut newest = announced.clone();
+            newest[logged] = block(99);
+            let pool = BufPool::new(1 << 20);
+            let mut parities = Vec::new();
+            for (role, torn) in [Role::P, Role::Q].into_iter().zip(torn) {
+                let all = [parity(role, &announced), parity(role, &in_place)];
+                let mut mixed = vec![0; BLOCK_BYTES];
+                for (sector, version) in torn.iter().enumerate() {
+                    let range = sector * 512..(sector + 1) * 512;
+                    mixed[range.clone()].copy_from_slice(&all[*version][range]);
+                }
+                let note = sums(&all[0]);
+                parities.push(Speaking::new(role, Buf::copy_of(&mixed).freeze(), &[Some(&note)]));
+            }
+            let without = |data: &Vec<SharedBuf>, gone: &[usize]| -> Blocks {
+                let all = data.iter().enumerate();
+                all.map(|(i, block)| (!gone.contains(&i)).then(|| block.clone())).collect()
+            };
+            let case = Versions {
+                pool: &pool,
+                wanted: without(&newest, &[lost]),
+                known: vec![without(&announced, &[lost, logged]), without(&in_place, &[lost, logged])],
+                parities,
+            };
+            let solved = case.solve(&[Role::P, Role::Q]).unwrap();
+            prop_assert!(solved[&lost][..] == in_place[lost][..]);
+            prop_assert!(case.solve(&[Role::P]).is_none());
         }
     }
 
