@@ -49,6 +49,8 @@ pub(crate) struct SyncState {
     /// Something changed while it ran: look again before ending.
     again: Cell<bool>,
     progress: RefCell<Option<Pass>>,
+    /// It will be tried again by itself.
+    retry_due: Cell<bool>,
     /// Why the last pass couldn't go on.
     stuck: RefCell<Option<String>>,
     /// Members that have just joined, while records are in the journal that were logged without them.
@@ -177,10 +179,14 @@ impl Array {
     }
 
     fn retry_later(self: &Rc<Self>) {
+        if self.sync.retry_due.replace(true) {
+            return;
+        }
         let (weak, clock) = (Rc::downgrade(self), Rc::clone(&self.env.clock));
         self.env.spawn.spawn(Box::pin(async move {
             clock.sleep(RETRY_AFTER).await;
             if let Some(array) = weak.upgrade() {
+                array.sync.retry_due.set(false);
                 array.kick_sync();
             }
         }));

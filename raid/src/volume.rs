@@ -87,7 +87,7 @@ impl Volume {
     async fn find_or_allocate(&self, at: u64) -> Result<(ExtentId, u64), IoErrorKind> {
         loop {
             match self.find_or_allocate_now(at) {
-                Err(IoErrorKind::NoSpace) if self.array.may_have_space().await => {}
+                Err(IoErrorKind::NoSpace) if self.array.may_have_space().await? => {}
                 found => return found,
             }
         }

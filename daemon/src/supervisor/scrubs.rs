@@ -97,6 +97,10 @@ impl Supervisor {
     pub async fn keep_scrubs(self: Arc<Self>) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
+            // First: one array that is busy with a change mustn't keep the others from it.
+            for entry in self.entries() {
+                self.hand_settings_to(&entry).await;
+            }
             for entry in self.entries() {
                 if *self.stopping.borrow() {
                     return;
@@ -111,19 +115,25 @@ impl Supervisor {
         }
     }
 
+    async fn hand_settings_to(&self, entry: &Entry) {
+        let Some(engine) = entry.engine() else {
+            return;
+        };
+        let settings = ArraySettings::of(&self.config(), self.running_arrays());
+        let handed = engine.call(move |engine| async move {
+            if let Some(array) = &*engine.array.borrow() {
+                settings.apply(array);
+            }
+        });
+        // An engine that has just ended wants none.
+        let _ = handed.await;
+    }
+
     async fn keep_scrub(&self, entry: &Entry) -> Answer<()> {
         let Some(engine) = entry.engine() else {
             return Ok(());
         };
         let config = self.config();
-        let settings = ArraySettings::of(&config, self.running_arrays());
-        engine
-            .call(move |engine| async move {
-                if let Some(array) = &*engine.array.borrow() {
-                    settings.apply(array);
-                }
-            })
-            .await?;
         let _within = entry.changes.lock().await;
         let status = status(&engine).await?;
         let now_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);

@@ -50,14 +50,15 @@ impl Array {
             self.report(EventKind::BadBlock, None, detail);
         }
         if !self.defects.borrow().is_bad(place) {
-            self.unlisted.set(Some(row));
+            self.unlisted.borrow_mut().insert(place);
         }
     }
 
     /// Fails if a block is given up that the list has no room for: what takes its place would be read for
     /// its contents.
     pub(crate) fn check_listed(&self) -> Result<(), RaidError> {
-        let Some(row) = self.unlisted.get() else {
+        let first = self.unlisted.borrow().first().copied();
+        let Some(Place { row, .. }) = first else {
             return Ok(());
         };
         Err(RaidError::NotStarted {
@@ -80,6 +81,11 @@ impl Array {
         self.losses_noted.get()
     }
 
+    /// A row of which nothing could be given up since the last call, because its checksums can't be had.
+    pub(crate) fn take_unvouched(&self) -> Option<Row> {
+        self.unvouched.take()
+    }
+
     /// Whether any of `cols` of a data chunk is lost, so that what stands in its place is no data.
     pub(crate) fn is_lost(&self, row: Row, index: usize, cols: &Columns) -> bool {
         let defects = self.defects.borrow();
@@ -100,20 +106,25 @@ impl Array {
 
     /// New data is logged for `cols` of a chunk: they are lost no more.
     pub(crate) fn heal(&self, row: Row, index: usize, cols: &Columns) {
+        let slot = self.geometry.data_slot(row, index);
+        self.heal_slots(row, cols, Set::EMPTY.with(slot.0));
+    }
+
+    fn heal_slots(&self, row: Row, cols: &Columns, slots: Set) {
         let mut defects = self.defects.borrow_mut();
         if defects.total() > 0 {
-            let slot = self.geometry.data_slot(row, index);
-            defects.heal(row, cols, Set::EMPTY.with(slot.0));
+            defects.heal(row, cols, slots);
+            let healed = |place: &Place| {
+                place.row == row && cols.contains(&place.col.into()) && slots.has(place.slot.0)
+            };
+            self.unlisted.borrow_mut().retain(|place| !healed(place));
         }
     }
 
     /// A whole row reads as zeros, or is written, from here on.
     pub(crate) fn heal_row(&self, row: Row) {
-        let mut defects = self.defects.borrow_mut();
-        if defects.total() > 0 {
-            let all = Set::first(self.geometry.members());
-            defects.heal(row, &(0..self.geometry.chunk_blocks()), all);
-        }
+        let all = Set::first(self.geometry.members());
+        self.heal_slots(row, &(0..self.geometry.chunk_blocks()), all);
     }
 
     /// [`Array::heal_row`], of many: their extent is nobody's, or another volume's from here on.
@@ -158,12 +169,16 @@ impl Array {
         let Some(journal) = self.journal() else {
             return Err(IoErrorKind::Lost);
         };
+        // It writes: the labels must not be clean meanwhile. Of one that stops they aren't: its journal isn't
+        // empty.
+        let _active = self.begin_write().await.ok();
         let lock = self.cache.lock(row, 0..self.geometry.chunk_blocks()).await;
         self.check_alive()?;
         if !self.space.borrow().is_written(row) {
             return Ok(());
         }
-        let _sums = self.sums_ready(row, lock.cols()).await?;
+        let sums = self.sums_ready(row, lock.cols()).await;
+        let _sums = sums.inspect_err(|_| self.unvouched.set(Some(row)))?;
         let mut lost = Vec::new();
         for col in lock.cols().clone() {
             for index in self.lost_in(row, col).await {
@@ -173,11 +188,8 @@ impl Array {
         for (_, col) in &lost {
             self.check_answers(row, *col).await?;
         }
-        if !lost.is_empty() && self.defects.borrow().more() > 0 {
-            // What isn't listed would be read as zeros.
-            self.unlisted.set(Some(row));
-            return Err(IoErrorKind::Lost);
-        }
+        self.check_vouched(row, &lost)?;
+        self.check_room(row, &lost)?;
         // Its extent may have been given away meanwhile: that waits for no lock of an idle row.
         if !self.space.borrow().is_written(row) {
             return Ok(());
@@ -189,9 +201,6 @@ impl Array {
         if !self.space.borrow().is_written(row) {
             self.heal_row(row);
             return Ok(());
-        }
-        if !lost.is_empty() && self.defects.borrow().more() > 0 {
-            return Err(IoErrorKind::Lost);
         }
         let zeros = self.pool.take_zeroed(BLOCK_BYTES).freeze();
         for (index, col) in lost {
@@ -207,6 +216,34 @@ impl Array {
         }
         self.kick_apply();
         Ok(())
+    }
+
+    /// Fails if checksums that say nothing are why a block can't be had: it may be sound, and a scrub tells.
+    /// What that couldn't vouch for either is on the list.
+    fn check_vouched(&self, row: Row, lost: &[(usize, u64)]) -> Result<(), IoErrorKind> {
+        let is_told = |(index, col): &(usize, u64)| {
+            let place = self.place(row, *index, *col);
+            !self.sums_say_nothing(row, *col) || self.defects.borrow().is_bad(place)
+        };
+        if lost.iter().all(is_told) {
+            return Ok(());
+        }
+        self.unvouched.set(Some(row));
+        Err(IoErrorKind::Lost)
+    }
+
+    /// Fails if the list has no room for these blocks: what isn't listed would be read as zeros.
+    fn check_room(&self, row: Row, lost: &[(usize, u64)]) -> Result<(), IoErrorKind> {
+        let defects = self.defects.borrow();
+        let places = lost
+            .iter()
+            .map(|(index, col)| self.place(row, *index, *col));
+        let new: Vec<Place> = places.filter(|place| !defects.is_bad(*place)).collect();
+        if defects.total() - defects.more() + u64_of(new.len()) <= u64_of(ENTRIES_MAX) {
+            return Ok(());
+        }
+        self.unlisted.borrow_mut().extend(new);
+        Err(IoErrorKind::Lost)
     }
 
     /// Fails if a member gives no answer for a column: a disk that is about to be thrown out, and may

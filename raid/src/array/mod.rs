@@ -59,7 +59,7 @@ pub use status::{
 };
 pub use volumes::VolumeInfo;
 
-use crate::defects::Defects;
+use crate::defects::{Defects, Place};
 use crate::error::RaidError;
 use crate::events::{ArrayEvent, EventKind, Hooks};
 use crate::geometry::{Geometry, Row, Slot};
@@ -169,8 +169,10 @@ pub struct Array {
     pub(crate) defects: RefCell<Defects>,
     /// How many blocks were put on it.
     losses_noted: Cell<u64>,
-    /// A row of which a block had to be given up that the bad-block list had no room for.
-    unlisted: Cell<Option<Row>>,
+    /// Blocks that had to be given up, and that the bad-block list had no room for.
+    unlisted: RefCell<BTreeSet<Place>>,
+    /// The last row of which nothing could be given up, because its checksums can't be had.
+    unvouched: Cell<Option<Row>>,
     defect_saves: Rc<Turnstile>,
     /// What members that are away have missed.
     pub(crate) missed: Missed,
@@ -244,7 +246,8 @@ impl Array {
             watch: parts.watch,
             defects: RefCell::new(parts.defects),
             losses_noted: Cell::new(0),
-            unlisted: Cell::new(None),
+            unlisted: RefCell::default(),
+            unvouched: Cell::new(None),
             defect_saves: Rc::default(),
             missed: Missed::default(),
         });
@@ -262,7 +265,9 @@ impl Array {
     pub fn set_memory(&self, share: MemoryShare) {
         self.memory.resize(row_cache_units(share));
         if let Some(journal) = self.journal() {
-            journal.set_admitted_max(share.admitted_bytes());
+            // What logs hold is theirs until their owners let go of it, and others go on beside it.
+            let logs = self.logs.book.borrow().room_needed();
+            journal.set_admitted_max(share.admitted_bytes().max(logs));
         }
         if let Some(sums) = &self.sums {
             sums.set_cache_bytes(usize_of(share.checksum_cache_bytes));
@@ -478,11 +483,9 @@ impl Array {
             }
             return;
         }
-        if eject && !disk.out.get() {
-            let (array, disk, why) = (Rc::clone(self), Rc::clone(disk), error.to_string());
-            self.env
-                .spawn
-                .spawn(Box::pin(async move { array.eject(&disk, &why).await }));
+        if eject {
+            // At once: the next one that fails in the same breath may be needed then.
+            self.throw_out(disk, &error.to_string());
         }
     }
 

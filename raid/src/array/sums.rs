@@ -122,6 +122,12 @@ impl Array {
         self.sums.as_ref()?.crc(slot, row, col)
     }
 
+    /// Whether a column's checksums are those of a page that was begun anew. Its page is held.
+    pub(crate) fn sums_say_nothing(&self, row: Row, col: u64) -> bool {
+        let sums = self.sums.as_ref();
+        sums.is_some_and(|sums| sums.says_nothing(row, col))
+    }
+
     /// The sums of a row's data as it lies in place: all of them or none. Its pages are held.
     pub(crate) fn sums_in_place(&self, row: Row) -> Vec<u32> {
         let Some(sums) = &self.sums else {

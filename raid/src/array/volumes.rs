@@ -306,8 +306,10 @@ impl Array {
 
     /// After no extent was free: whether there may be one now. An extent that was trimmed empty, and is
     /// written again at once, wants another one before its own is back.
-    pub(crate) async fn may_have_space(&self) -> bool {
-        self.gates.some_return().await && self.check_alive().is_ok()
+    pub(crate) async fn may_have_space(&self) -> Result<bool, IoErrorKind> {
+        let returned = self.gates.some_return().await;
+        self.check_alive()?;
+        Ok(returned)
     }
 
     /// Gives an extent back if nothing is written in it any more.

@@ -509,7 +509,10 @@ impl SumsCache {
                 continue;
             }
             entry.sides.set(copy, None);
-            entry.changes += 1;
+            // One that says nothing isn't written over what the disk may bring.
+            if entry.is_dirty() || entry.generation > 0 {
+                entry.changes += 1;
+            }
             self.settle(page);
         }
     }

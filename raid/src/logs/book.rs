@@ -129,6 +129,12 @@ impl Book {
         fits && total + cost <= admits / of * part
     }
 
+    /// Bytes that a journal has to admit for what logs hold to be no more than their part.
+    pub(crate) fn room_needed(&self) -> u64 {
+        let (part, of) = TOTAL_SHARE;
+        self.used().div_ceil(part) * of
+    }
+
     /// Bytes of all untrimmed records.
     pub(crate) fn used(&self) -> u64 {
         self.logs.values().map(Log::used).sum()

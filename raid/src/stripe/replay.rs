@@ -89,8 +89,14 @@ impl Array {
         self.pin_pending();
         while journal.applied() < journal.next() {
             self.check_alive().map_err(|_| self.lost_error())?;
+            let applied = journal.applied();
             self.run_cycle().await;
             self.check_listed()?;
+            if let Some(row) = self.take_unvouched()
+                && journal.applied() == applied
+            {
+                return Err(self.stuck_at(row, IoErrorKind::Lost));
+            }
         }
         self.settled.borrow_mut().clear();
         self.report(EventKind::JournalReplayed, None, detail);
