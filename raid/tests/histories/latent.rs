@@ -242,3 +242,32 @@ fn a_rebuild_that_could_not_go_on_does_so_when_it_can() {
     assert!(in_sync.contains(&*lab.world.path(4)), "{in_sync:?}");
     lab.check();
 }
+
+#[test]
+fn sound_blocks_whose_checksums_are_lost_are_never_given_up_before_a_scrub_has_looked() {
+    let mut lab = Lab::new(47, shape(Level::Raid5, 4, true));
+    lab.world.run(lab.array.stop()).unwrap();
+    for disk in 0..4 {
+        let (offset, _) = zone(&lab.world, disk, ZoneKind::Checksums);
+        lab.world.disks[disk].poke(offset + BLOCK, &vec![0xEE; 1 << 20]);
+    }
+    lab.world.crash(Crash::Kill);
+    lab.reopen();
+    // A part of a late row waits for its checksums, and whoever applies it asks again and again.
+    let at = usize_of(20 * lab.geometry.row_bytes());
+    let fresh = Buf::copy_of(&[0xA7; 4096]).freeze();
+    let write = lab
+        .volume
+        .write(u64_of(at), fresh, WriteFlags { fua: true });
+    lab.world.run(write).unwrap();
+    lab.contents[at..at + 4096].fill(0xA7);
+    let array = Rc::clone(&lab.array);
+    lab.world.env.spawn.spawn(Box::pin(async move {
+        let _ = array.drain().await;
+    }));
+    lab.world.sleep(5);
+    lab.scrub();
+    lab.world.run(lab.array.drain()).unwrap();
+    assert_eq!(lab.array.status().bad_blocks_total, 0);
+    lab.check();
+}
