@@ -84,6 +84,8 @@ program() {
 }
 
 look() {
+  # A shell that has found a program once may go on finding it when it is gone.
+  hash -r
   missing=
   packages=
   program cc gcc
