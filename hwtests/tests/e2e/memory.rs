@@ -37,7 +37,7 @@ fn arrays_share_the_memory_that_the_configuration_gives_evenly() {
     assert!(half.0 == 32 && half.1 <= 16, "{half:?}");
     host.wait_array("one", "half of it", |array| share(array) == half);
     host.ok(&["array", "show", "one"])
-        .says(&["checksum_cache", "of 32"]);
+        .says(&["checksum cache", "of 31.9 MiB"]);
     host.ok(&["array", "stop", "two", "--yes"]);
     assert_eq!(host.array("two").memory, None);
     host.wait_array("one", "all of it", |array| share(array) == (sums, rows));
