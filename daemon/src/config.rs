@@ -5,6 +5,7 @@
 //!
 //! Does not know: where the file lies or when it is read again.
 
+mod arrays;
 mod memory;
 mod tls;
 
@@ -17,6 +18,7 @@ use toml::Spanned;
 use crate::error::DaemonError;
 use crate::schedule::Window;
 
+pub use arrays::ArraysConfig;
 pub use memory::MemoryConfig;
 pub use tls::TlsConfig;
 
@@ -32,6 +34,8 @@ pub const FILE_MAX_BYTES: u64 = 1 << 20;
 const DEGRADED_WAIT_MAX_SECONDS: u64 = 3600;
 /// More patterns than this would make every start slow for nothing.
 const DEVICES_MAX: usize = 256;
+/// A disk with more unreadable places than this in an hour has nothing that anybody would want to keep.
+const MEDIUM_ERRORS_MAX: u64 = 10_000;
 /// A week has fewer hours than anybody would want windows.
 const WINDOWS_MAX: usize = 64;
 
@@ -53,13 +57,15 @@ impl Default for NbdConfig {
     }
 }
 
-/// How long disks are waited for. Defaults are in [`DisksConfig::default`].
+/// How long disks are waited for, and what is forgiven them. Defaults are in [`DisksConfig::default`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DisksConfig {
     /// Without an answer for this long, reads go around a disk.
     pub reconstruct_after: Duration,
     /// Without an answer for this long, a disk is thrown out of its array.
     pub eject_after: Duration,
+    /// With more unreadable places within an hour, a disk is thrown out of its array.
+    pub medium_errors_max: u32,
 }
 
 impl Default for DisksConfig {
@@ -67,6 +73,7 @@ impl Default for DisksConfig {
         Self {
             reconstruct_after: Duration::from_secs(2),
             eject_after: Duration::from_secs(30),
+            medium_errors_max: 20,
         }
     }
 }
@@ -107,8 +114,10 @@ pub struct Config {
     pub devices: Vec<String>,
     /// How long an array waits at start for members that are missing.
     pub degraded_wait: Duration,
-    /// How long disks are waited for.
+    /// How long disks are waited for, and what is forgiven them.
     pub disks: DisksConfig,
+    /// What arrays keep to.
+    pub arrays: ArraysConfig,
     /// Scrubs.
     pub scrub: ScrubConfig,
     /// Memory of arrays.
@@ -135,6 +144,7 @@ impl Config {
             devices: Vec::new(),
             degraded_wait: Duration::from_secs(30),
             disks: DisksConfig::default(),
+            arrays: ArraysConfig::default(),
             scrub: ScrubConfig::default(),
             memory: MemoryConfig::default(),
             nbd: NbdConfig::default(),
@@ -214,6 +224,7 @@ impl Config {
             config.log = log.into_inner();
         }
         config.disks = disks(raw.disks.unwrap_or_default(), &at)?;
+        config.arrays = arrays::arrays(raw.arrays.unwrap_or_default(), &at)?;
         config.scrub = scrub(raw.scrub.unwrap_or_default(), &at)?;
         config.memory = memory::memory(raw.memory.unwrap_or_default(), &at)?;
         let nbd = raw.nbd.unwrap_or_default();
@@ -325,6 +336,14 @@ fn disks(raw: RawDisks, at: At<'_>) -> Result<DisksConfig, DaemonError> {
             (Duration::from_secs(1), Duration::from_mins(10)),
             defaults.eject_after,
             at,
+        )?,
+        medium_errors_max: raw.medium_errors_max.map_or(
+            Ok(defaults.medium_errors_max),
+            |errors| {
+                let errors_max = in_range(&errors, 1, MEDIUM_ERRORS_MAX)
+                    .map_err(|m| at(Some(errors.span()), &format!("disks.medium_errors_max {m}")));
+                errors_max.map(|value| u32::try_from(value).unwrap_or(u32::MAX))
+            },
         )?,
     };
     if disks.eject_after <= disks.reconstruct_after {
@@ -449,6 +468,7 @@ struct Raw {
     degraded_wait_seconds: Option<Spanned<u64>>,
     log: Option<Spanned<String>>,
     disks: Option<RawDisks>,
+    arrays: Option<arrays::RawArrays>,
     scrub: Option<RawScrub>,
     memory: Option<memory::RawMemory>,
     nbd: Option<RawNbd>,
@@ -459,6 +479,7 @@ struct Raw {
 struct RawDisks {
     reconstruct_after: Option<Spanned<String>>,
     eject_after: Option<Spanned<String>>,
+    medium_errors_max: Option<Spanned<u64>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -580,6 +601,14 @@ mod tests {
                 "cairnd.toml:3:15: disks.eject_after must be longer",
             ),
             (
+                "[disks]\nmedium_errors_max = 0\n",
+                "cairnd.toml:2:21: disks.medium_errors_max is 0: it must lie between 1 and 10000",
+            ),
+            (
+                "[arrays]\nbypass = 'of'\n",
+                "cairnd.toml:2:10: arrays.bypass is \"of\": it is \"on\" or \"off\"",
+            ),
+            (
                 "[disks]\nreconstruct_after = '45s'\n",
                 "cairnd.toml:2:21: disks.eject_after must be longer",
             ),
@@ -591,10 +620,11 @@ mod tests {
     }
 
     #[test]
-    fn scrubs_and_deadlines_are_read() {
+    fn scrubs_and_what_is_asked_of_disks_and_arrays_are_read() {
         let text = "[scrub]\nwindows = ['Sat 02:00-06:00', 'Mon-Fri 22:00-04:00']\n\
                     interval = '14d'\noverdue_after = '20d'\nbytes_per_second_max = 209715200\n\
-                    [disks]\nreconstruct_after = '500ms'\neject_after = '10s'\n";
+                    [disks]\nreconstruct_after = '500ms'\neject_after = '10s'\nmedium_errors_max = 5\n\
+                    [arrays]\nbypass = 'off'\n";
         let config = Config::parse("f", text, None).unwrap();
         assert_eq!(config.scrub.windows.len(), 2);
         assert_eq!(config.scrub.interval, Duration::from_hours(14 * 24));
@@ -602,6 +632,8 @@ mod tests {
         assert_eq!(config.scrub.bytes_per_second_max, Some(200 << 20));
         assert_eq!(config.disks.reconstruct_after, Duration::from_millis(500));
         assert_eq!(config.disks.eject_after, Duration::from_secs(10));
+        assert_eq!(config.disks.medium_errors_max, 5);
+        assert!(!config.arrays.bypass);
     }
 
     #[test]

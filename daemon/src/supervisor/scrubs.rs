@@ -21,6 +21,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ArraySettings {
     deadlines: Deadlines,
+    medium_errors_max: u32,
+    bypass: bool,
     scrub_bytes_per_second_max: Option<u64>,
     memory: MemoryShare,
 }
@@ -33,6 +35,8 @@ impl ArraySettings {
                 reconstruct: config.disks.reconstruct_after,
                 eject: config.disks.eject_after,
             },
+            medium_errors_max: config.disks.medium_errors_max,
+            bypass: config.arrays.bypass,
             scrub_bytes_per_second_max: config.scrub.bytes_per_second_max,
             memory: share_of(config, arrays),
         }
@@ -40,6 +44,8 @@ impl ArraySettings {
 
     pub(super) fn apply(self, array: &Array) {
         array.set_deadlines(self.deadlines);
+        array.set_medium_errors_max(self.medium_errors_max);
+        array.set_bypass(self.bypass);
         array.set_scrub_limit(self.scrub_bytes_per_second_max);
         array.set_memory(self.memory);
     }

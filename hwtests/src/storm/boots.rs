@@ -137,6 +137,7 @@ impl World {
         match started {
             Ok(array) => {
                 self.done.starts += 1;
+                array.set_bypass(self.bypasses());
                 self.array = Some(array);
                 let here = self.members();
                 let is_gone = |member: &usize| !here.contains(member);

@@ -236,10 +236,10 @@ impl Disk {
         &self.device
     }
 
-    /// Notes a failed read; true if the disk is gone, or has failed in more places than its budget allows.
+    /// Notes a failed read; true if the disk is gone, or has failed in more than `places_max` places.
     ///
     /// One that came too late isn't a medium error: whether the disk hangs is for the watch to say.
-    pub(crate) fn read_failed(&self, error: &IoError, now: Ticks) -> bool {
+    pub(crate) fn read_failed(&self, error: &IoError, now: Ticks, places_max: u32) -> bool {
         self.count_error(error);
         if is_late(error) {
             return false;
@@ -247,7 +247,8 @@ impl Disk {
         if error.kind == IoErrorKind::Gone {
             return true;
         }
-        self.budget.borrow_mut().note(error.offset, error.len, now)
+        let mut budget = self.budget.borrow_mut();
+        budget.note(error.offset, error.len, now, places_max)
     }
 
     fn offset(&self, geometry: &Geometry, row: Row, col: u64) -> u64 {

@@ -176,6 +176,10 @@ pub struct Array {
     defect_saves: Rc<Turnstile>,
     /// What members that are away have missed.
     pub(crate) missed: Missed,
+    /// Complete rows that hold something may be overwritten in place.
+    bypass: Cell<bool>,
+    /// Unreadable places of a disk within an hour, beyond which it is thrown out.
+    medium_errors_max: Cell<u32>,
 }
 
 /// What an [`Array`] is made from.
@@ -250,6 +254,8 @@ impl Array {
             unvouched: Cell::new(None),
             defect_saves: Rc::default(),
             missed: Missed::default(),
+            bypass: Cell::new(true),
+            medium_errors_max: Cell::new(budget::PLACES_MAX),
         });
         array.watch.tell(&array);
         array
@@ -272,6 +278,21 @@ impl Array {
         if let Some(sums) = &self.sums {
             sums.set_cache_bytes(usize_of(share.checksum_cache_bytes));
         }
+    }
+
+    /// Whether a complete row that holds something may be overwritten in place, its journal having its sums
+    /// alone. If not, it is logged like any other write, and no crash can cost a block of it.
+    pub fn set_bypass(&self, on: bool) {
+        self.bypass.set(on);
+    }
+
+    pub(crate) fn overwrites_in_place(&self) -> bool {
+        self.bypass.get()
+    }
+
+    /// Sets how many places of a disk may be unreadable within an hour before it is thrown out.
+    pub fn set_medium_errors_max(&self, places: u32) {
+        self.medium_errors_max.set(places);
     }
 
     /// What its caches take, and may take.
@@ -467,7 +488,7 @@ impl Array {
             return;
         }
         let first = disk.errors().read == 0;
-        let eject = disk.read_failed(error, self.env.clock.now());
+        let eject = disk.read_failed(error, self.env.clock.now(), self.medium_errors_max.get());
         if first {
             self.report(EventKind::DiskError, Some(&disk.path), error.to_string());
         }

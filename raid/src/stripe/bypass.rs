@@ -138,7 +138,11 @@ impl Array {
         overlay.coalesce(&self.pool);
         let Summed { parity, sums } = self.sum_complete(&view, &overlay);
         let fresh = !self.space.borrow().is_written(row);
-        let has_old = !fresh || self.may_return(row, journal);
+        let has_old = self.has_old(row, journal);
+        // It came to hold something since it was queued, or the setting has changed.
+        if has_old && !self.overwrites_in_place() {
+            return Ok(Bypassed::Outdated);
+        }
         // An intent says that the one before it is in place, durably.
         self.flush_bypassed([row]).await?;
         let _sums = self
@@ -256,6 +260,17 @@ impl Array {
     /// Whether a row that counts as never written may be written again after a power cut.
     pub(super) fn may_return(&self, row: Row, journal: &Journal) -> bool {
         self.cleared.may_return(row, journal.durable())
+    }
+
+    /// Whether a row that is complete may go to the members at once, as the array is set: what it holds can be
+    /// lost only if it holds something.
+    pub(super) fn may_bypass(&self, row: Row, journal: &Journal) -> bool {
+        self.overwrites_in_place() || !self.has_old(row, journal)
+    }
+
+    /// Whether what lies in the row's place may be needed after a power cut.
+    fn has_old(&self, row: Row, journal: &Journal) -> bool {
+        self.space.borrow().is_written(row) || self.may_return(row, journal)
     }
 
     /// Whether a data chunk of the row has no member to go to. A disk that is being filled doesn't

@@ -111,7 +111,8 @@ impl Array {
         self.gather_neighbours(row).await;
         let batch = self.cache.take_all(row);
         // In place it would have to wait for a disk that is slow; in the journal it doesn't.
-        if self.whole_with(row, &batch).is_some() && !self.has_slow_disk() {
+        let in_place = !self.has_slow_disk() && self.may_bypass(row, journal);
+        if in_place && self.whole_with(row, &batch).is_some() {
             let outcome = self.bypass(row, journal, &batch).await;
             if outcome != Ok(Bypassed::Outdated) {
                 for pending in batch {
