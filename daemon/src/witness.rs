@@ -85,11 +85,18 @@ impl WitnessDir {
 
     /// Forgets `array`, which was destroyed.
     pub fn remove(&self, array: Uuid) {
-        let path = self.dir.join(array.to_string());
-        if let Err(error) = std::fs::remove_file(&path)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
+        if let Err(error) = self.erase(array) {
+            let path = self.dir.join(array.to_string());
             tracing::warn!(path = %path.display(), %error, "the event witness stays behind");
+        }
+    }
+
+    /// Removes a witness, durably, if there is one.
+    fn erase(&self, array: Uuid) -> std::io::Result<()> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::fs::remove_file(self.dir.join(array.to_string())) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => std::fs::File::open(&self.dir)?.sync_all(),
         }
     }
 }
@@ -105,6 +112,15 @@ impl WitnessStore for WitnessDir {
     fn record(&self, witness: Witness) -> LocalFuture<Result<(), String>> {
         let dir = self.clone();
         Box::pin(async move { dir.write(witness, false).await })
+    }
+
+    fn forget(&self, array: Uuid) -> LocalFuture<Result<(), String>> {
+        let dir = self.clone();
+        Box::pin(async move {
+            let erased = tokio::task::spawn_blocking(move || dir.erase(array)).await;
+            let erased = erased.map_err(|error| error.to_string())?;
+            erased.map_err(|error| error.to_string())
+        })
     }
 }
 

@@ -123,8 +123,15 @@ pub struct Witness {
 
 /// Keeps the witness durably.
 pub trait WitnessStore {
-    /// Durable on completion.
+    /// Durable on completion. After an error the one before may still be there.
     fn record(&self, witness: Witness) -> LocalFuture<Result<(), String>>;
+
+    /// Forgets what was recorded of an array, durably on completion.
+    fn forget(&self, array: Uuid) -> LocalFuture<Result<(), String>> {
+        Box::pin(std::future::ready(Err(format!(
+            "what is recorded of array {array} can't be forgotten here"
+        ))))
+    }
 }
 
 /// What an array needs of its host.
@@ -235,6 +242,20 @@ mod tests {
             golden,
             "the encoding of version 1 changed"
         );
+    }
+
+    #[test]
+    fn a_witness_of_another_version_is_refused_though_its_sum_is_right() {
+        let of_version = |version: u8| {
+            let mut bytes = include_bytes!("../tests/golden/witness-v1.bin").to_vec();
+            bytes[8] = version;
+            let (body, crc) = bytes.split_last_chunk_mut::<4>().unwrap();
+            *crc = cairn_blockdev::crc::crc32c(body).to_le_bytes();
+            bytes
+        };
+        assert!(Witness::from_bytes(&of_version(1)).is_some());
+        assert_eq!(Witness::from_bytes(&of_version(0)), None);
+        assert_eq!(Witness::from_bytes(&of_version(2)), None);
     }
 
     proptest! {

@@ -7,6 +7,8 @@
 //! - With members absent, the array starts only if enough are left, the disks had their time to turn
 //!   up, and the absent could not have run without the present, or this host's witness knows nothing
 //!   newer than the labels here. Everything else wants `force`.
+//! - A start by force counts [`FORCED_EVENTS`] events: from then on what it started from outranks whatever was
+//!   absent, also what had run without it.
 //! - That label says whether the stop was clean: the labels say *dirty* on all before the first write,
 //!   and *clean* on any only after the last flush.
 //! - After an unclean stop with more journal disks gone than the level survives, only `force` starts it.
@@ -37,6 +39,9 @@ use crate::label::{ArrayLabel, Label};
 use crate::member::MemberState;
 use crate::mutation::{self, Mutation};
 use crate::space::{PageError, SpaceMap, page_generation};
+
+/// Events that a start by force counts: more than any array sees in a life.
+const FORCED_EVENTS: u64 = 1 << 24;
 
 /// How an array is to be started.
 #[derive(Debug, Clone)]
@@ -109,7 +114,7 @@ fn judge(labels: &[Label], options: &AssembleOptions) -> Result<Verdict, Refusal
     }
     let trusted: Vec<Uuid> = labels
         .iter()
-        .filter(|label| label.array.event_count + 1 >= reference.event_count)
+        .filter(|label| is_current(label.array.event_count, reference.event_count))
         .filter(|label| {
             reference
                 .entry(label.member_uuid)
@@ -208,6 +213,12 @@ fn judge(labels: &[Label], options: &AssembleOptions) -> Result<Verdict, Refusal
         return refuse(too_few_copies(&journal_lost), true, true);
     }
     Ok(verdict)
+}
+
+/// Whether a label tells of the newest event, or was left one behind by a crash in its commit.
+fn is_current(event: u64, newest: u64) -> bool {
+    let behind = newest.saturating_sub(event);
+    behind <= 1 || behind == 1 + FORCED_EVENTS
 }
 
 const UNCLEAN_DEGRADED: &str = "it was stopped in the middle of writes and members are gone: blocks of the missing members \
@@ -405,7 +416,10 @@ async fn start(
         }
         return Ok(array);
     }
+    let outranks = price.is_some();
+    *array.forced_over.borrow_mut() = price;
     let opening = Opening {
+        outranks,
         absent: degraded_by,
         ended,
         stale,
@@ -415,13 +429,12 @@ async fn start(
         array.abandon();
         return Err(error);
     }
-    if let Some(price) = price {
+    if let Some(price) = array.forced_over() {
         array.report(
             EventKind::Forced,
             None,
             format!("started all the same: {price}"),
         );
-        *array.forced_over.borrow_mut() = Some(price);
     }
     Ok(array)
 }
@@ -462,6 +475,8 @@ struct Ended {
 
 /// What there is to see to at the start.
 struct Opening {
+    /// It wouldn't be started without force: disks that aren't here may tell of more events.
+    outranks: bool,
     /// Members that should be in sync and aren't here.
     absent: Vec<Uuid>,
     ended: Ended,
@@ -617,6 +632,9 @@ impl Array {
             self.throw_out_blind_journal_disks(opened);
         }
         let lossy = self.check_journal_copies(ended.unclean, forced)?;
+        if lossy && !ended.lossy {
+            self.note_price(too_few_copies(&self.journal_disks_lost()));
+        }
         let floor = opened.as_ref().map(Opened::floor);
         if let Some(floor) = floor {
             self.load_missed(floor).await;
@@ -624,7 +642,15 @@ impl Array {
         let held = self.labels.lock().await;
         self.ledger.borrow_mut().set_home_host(home_host);
         self.ledger.borrow_mut().note_returned();
-        if self.note_absent(&opening.absent, floor) {
+        let changed = self.note_absent(&opening.absent, floor);
+        if opening.outranks {
+            // After the absences: from the event that comes next here on, whoever is absent and knows of one was
+            // used without these.
+            self.ledger.borrow_mut().count_events(FORCED_EVENTS);
+        }
+        let label_event = self.ledger.borrow().label().event_count;
+        let is_behind = |witness: &Witness| witness.event_count < label_event;
+        if changed || opening.outranks {
             self.commit_event(&held).await?;
             let missing = self.ledger.borrow().slots_missing();
             if missing > 0 {
@@ -634,6 +660,10 @@ impl Array {
         } else {
             // Labels that a crash left one commit behind catch up, so that none falls two behind.
             self.commit(&held).await?;
+            // So does the witness: one that stayed behind would vouch for disks that were thrown out since.
+            if options.witness.as_ref().is_some_and(is_behind) {
+                self.record_witness().await;
+            }
         }
         drop(held);
         let Behind { maps, lists } = opening.behind;
@@ -657,11 +687,18 @@ impl Array {
             self.ledger.borrow().restart_replacements();
             let unsynced = self.resync().await?;
             self.doubtful.set(unsynced.rows > 0);
-            if !forced && self.has_thrown_out() {
-                return Err(self.lost_in_resync());
+            if self.has_thrown_out() {
+                if !forced {
+                    return Err(self.lost_in_resync());
+                }
+                self.note_price(UNCLEAN_DEGRADED.into());
             }
-            if let (Some(row), false) = (unsynced.first, forced) {
-                return Err(self.doubtful_row(row));
+            if let Some(row) = unsynced.first {
+                let why = self.why_doubtful(row);
+                if !forced {
+                    return Err(self.doubtful_row(why));
+                }
+                self.note_price(why);
             }
             self.mark_clean().await?;
         }
@@ -704,19 +741,33 @@ impl Array {
         }
     }
 
-    fn doubtful_row(&self, row: Row) -> RaidError {
+    fn why_doubtful(&self, row: Row) -> String {
+        format!(
+            "it was stopped in the middle of writes, and row {} (byte {} of the data zones) can't be read from \
+             every member: parity can't be trusted to stand in; --force starts it with what it gives, check the \
+             data then",
+            row.0,
+            row.0 * self.geometry.chunk_bytes()
+        )
+    }
+
+    fn doubtful_row(&self, reason: String) -> RaidError {
         RaidError::NotStarted {
             array: self.name.to_string(),
-            reason: format!(
-                "it was stopped in the middle of writes, and row {} (byte {} of the data zones) \
-                 can't be read from every member: parity can't be trusted to stand in; --force \
-                 starts it with what it gives, check the data then",
-                row.0,
-                row.0 * self.geometry.chunk_bytes()
-            ),
+            reason,
             wait_may_help: false,
             force_may_help: true,
         }
+    }
+
+    /// Notes a further thing that a start by force may have cost.
+    fn note_price(&self, reason: String) {
+        let mut price = self.forced_over.borrow_mut();
+        *price = Some(match price.take() {
+            Some(before) if before.contains(&reason) => before,
+            Some(before) => format!("{before}; {reason}"),
+            None => reason,
+        });
     }
 }
 

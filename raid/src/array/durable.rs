@@ -127,24 +127,67 @@ impl Array {
         Ok(())
     }
 
+    /// Records who is in sync at this event. On return the host's witness says so, or the host has none, or the
+    /// array is broken.
+    ///
+    /// A witness that stayed behind would vouch for disks that were thrown out since: alone at the next start,
+    /// they would be taken for all that there is.
     pub(super) async fn record_witness(&self) {
-        let witness = {
-            let ledger = self.ledger.borrow();
-            let label = ledger.label();
-            Witness {
-                array: self.uuid,
-                event_count: label.event_count,
-                members: label
-                    .table
-                    .iter()
-                    .map(|entry| (entry.uuid, entry.state))
-                    .collect(),
-            }
-        };
+        let witness = self.witness();
+        let event = witness.event_count;
         if let Err(reason) = self.hooks.witness.record(witness).await {
-            // An old witness only makes the next degraded start stricter.
-            self.report(EventKind::WitnessFailed, None, reason);
+            self.unrecorded.set(true);
+            let forgotten = self.hooks.witness.forget(self.uuid).await;
+            let outcome = match &forgotten {
+                Ok(()) => {
+                    "what it said before is gone, so that a start without all members in sync may want --force"
+                }
+                Err(_) => "and what it said before can't be removed",
+            };
+            self.report(
+                EventKind::WitnessFailed,
+                None,
+                format!("{reason}; {outcome}"),
+            );
+            if let Err(stays) = forgotten
+                && self.could_run_without_others()
+            {
+                self.fail(
+                    None,
+                    format!(
+                        "who is in sync can't be recorded in the state directory ({reason}; {stays}), and \
+                         disks that were thrown out could run alone after a restart: mend it and restart"
+                    ),
+                );
+            }
+        } else {
+            self.unrecorded.set(false);
         }
+        self.witnessed.set(self.witnessed.get().max(event));
+    }
+
+    /// Tries again to record what couldn't be.
+    async fn record_witness_again(&self) {
+        let _held = self.labels.lock().await;
+        if self.unrecorded.get() && self.hooks.witness.record(self.witness()).await.is_ok() {
+            self.unrecorded.set(false);
+        }
+    }
+
+    fn witness(&self) -> Witness {
+        let ledger = self.ledger.borrow();
+        let label = ledger.label();
+        let members = label.table.iter();
+        Witness {
+            array: self.uuid,
+            event_count: label.event_count,
+            members: members.map(|entry| (entry.uuid, entry.state)).collect(),
+        }
+    }
+
+    /// Whether as many members as may be out are enough to run.
+    fn could_run_without_others(&self) -> bool {
+        self.geometry.redundancy() * 2 >= self.geometry.members()
     }
 
     /// Makes every completed write durable on every member and journal disk.
@@ -314,6 +357,9 @@ impl Array {
                 let Some(array) = weak.upgrade() else { return };
                 if array.stopping.get() {
                     return;
+                }
+                if array.unrecorded.get() {
+                    array.record_witness_again().await;
                 }
                 let idle = clock.now().since(array.last_client_io.get());
                 if array.dirty.get() && array.active_writes.get() == 0 && idle >= CLEAN_AFTER {

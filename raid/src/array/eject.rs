@@ -42,7 +42,9 @@ impl Array {
     }
 
     fn is_settled(&self) -> bool {
-        self.thrown_out.borrow().is_empty() && !self.ledger.borrow().has_uncommitted()
+        let ledger = self.ledger.borrow();
+        let recorded = self.witnessed.get() >= ledger.label().event_count;
+        self.thrown_out.borrow().is_empty() && !ledger.has_uncommitted() && recorded
     }
 
     /// Waits until every change of membership so far is in the labels.
@@ -78,7 +80,13 @@ impl Array {
             let Some((disk, why)) = next else { break };
             lost_some |= self.put_out(&disk, &why);
         }
-        if self.broken.borrow().is_some() || !self.ledger.borrow().has_uncommitted() {
+        if self.broken.borrow().is_some() {
+            return;
+        }
+        if !self.ledger.borrow().has_uncommitted() {
+            if !self.is_settled() {
+                self.record_witness().await;
+            }
             return;
         }
         // A failure of this commit has broken the array.
@@ -128,13 +136,7 @@ impl Array {
                 self.geometry.members(),
                 disk.path
             );
-            let first = self.broken.borrow_mut().replace(reason.clone()).is_none();
-            if first {
-                self.report(EventKind::ArrayFailed, Some(&disk.path), reason);
-            }
-            if let Some(journal) = self.journal() {
-                journal.fail(IoErrorKind::Lost);
-            }
+            self.fail(Some(&disk.path), reason);
             return false;
         }
         let member = entry.state == MemberState::InSync;
@@ -175,6 +177,17 @@ impl Array {
             ledger.set_state(target.uuid, MemberState::Rebuilding);
         }
         true
+    }
+
+    /// From now on nothing is written, and nobody acked.
+    pub(super) fn fail(&self, disk: Option<&str>, reason: String) {
+        let first = self.broken.borrow_mut().replace(reason.clone()).is_none();
+        if first {
+            self.report(EventKind::ArrayFailed, disk, reason);
+        }
+        if let Some(journal) = self.journal() {
+            journal.fail(IoErrorKind::Lost);
+        }
     }
 
     /// Whether disks were thrown out that the ledger still counts.

@@ -183,9 +183,7 @@ impl Array {
         unclean: bool,
         forced: bool,
     ) -> Result<bool, RaidError> {
-        let ledger = self.ledger.borrow();
-        let is_here = |uuid| ledger.disk(uuid).is_some_and(|disk| !disk.out.get());
-        let (_, lost) = lost_journal_disks(ledger.label(), is_here);
+        let lost = self.journal_disks_lost();
         let too_few = unclean && lost.len() > self.geometry.redundancy();
         if too_few && !forced {
             return Err(RaidError::NotStarted {
@@ -196,6 +194,13 @@ impl Array {
             });
         }
         Ok(too_few)
+    }
+
+    /// Journal disks whose copies are lost.
+    pub(super) fn journal_disks_lost(&self) -> Vec<Uuid> {
+        let ledger = self.ledger.borrow();
+        let is_here = |uuid| ledger.disk(uuid).is_some_and(|disk| !disk.out.get());
+        lost_journal_disks(ledger.label(), is_here).1
     }
 
     /// Bytes of the smallest ring that a journal disk in the table has, or had.

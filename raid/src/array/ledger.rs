@@ -393,7 +393,13 @@ impl Ledger {
 
     /// Counts a change of membership.
     pub(crate) fn count_event(&mut self) {
-        self.label.event_count += 1;
+        self.count_events(1);
+    }
+
+    /// Counts so many.
+    pub(crate) fn count_events(&mut self, events: u64) {
+        self.uncommitted = true;
+        self.label.event_count += events;
     }
 
     pub(crate) fn set_home_host(&mut self, host: Uuid) {

@@ -176,6 +176,10 @@ pub struct Array {
     defect_saves: Rc<Turnstile>,
     /// What members that are away have missed.
     pub(crate) missed: Missed,
+    /// The last event that the host's witness tells of, or of which it tells nothing.
+    witnessed: Cell<u64>,
+    /// The host has no witness, because it couldn't be written.
+    unrecorded: Cell<bool>,
     /// Complete rows that hold something may be overwritten in place.
     bypass: Cell<bool>,
     /// Unreadable places of a disk within an hour, beyond which it is thrown out.
@@ -205,6 +209,7 @@ impl Array {
             let label = &parts.label;
             Sums::new(label.uuid, &geometry, label.data_bytes, cache_bytes)
         });
+        let event_count = parts.label.event_count;
         let array = Rc::new(Self {
             name: Rc::from(parts.label.name.as_str()),
             uuid: parts.label.uuid,
@@ -254,6 +259,8 @@ impl Array {
             unvouched: Cell::new(None),
             defect_saves: Rc::default(),
             missed: Missed::default(),
+            witnessed: Cell::new(event_count),
+            unrecorded: Cell::new(false),
             bypass: Cell::new(true),
             medium_errors_max: Cell::new(budget::PLACES_MAX),
         });

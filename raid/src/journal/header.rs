@@ -197,3 +197,47 @@ pub fn newest(a: &[u8], b: &[u8]) -> Result<JournalHeader, HeaderError> {
         (Err(HeaderError::Absent), Err(error)) | (Err(error), Err(_)) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::ZoneHeader;
+
+    /// Block 0 of the zone, before the slots: the header that every zone begins with.
+    #[test]
+    fn a_newer_zone_header_is_refused_though_its_sum_is_right() {
+        let of_version = |version: u8| {
+            let mut bytes = *include_bytes!("../../tests/golden/zone-v1.bin");
+            bytes[8] = version;
+            let sum = cairn_blockdev::crc::crc32c(&bytes[..60]);
+            bytes[60..].copy_from_slice(&sum.to_le_bytes());
+            ZoneHeader::read_from_bytes(&bytes).unwrap()
+        };
+        assert!(of_version(1).is_valid());
+        assert!(!of_version(0).is_valid());
+        assert!(!of_version(2).is_valid());
+    }
+
+    #[test]
+    fn a_newer_header_in_either_slot_is_the_answer() {
+        let of_version = |version: u8| {
+            let mut block = *include_bytes!("../../tests/golden/journal-header-v1.bin");
+            block[8] = version;
+            block[CRC_AT..CRC_AT + 4].fill(0);
+            let sum = cairn_blockdev::crc::crc32c(&block);
+            block[CRC_AT..CRC_AT + 4].copy_from_slice(&sum.to_le_bytes());
+            block
+        };
+        let (known, newer) = (of_version(1), of_version(2));
+        assert!(JournalHeader::decode(&known).is_ok());
+        let refused = HeaderError::Version(2);
+        assert_eq!(JournalHeader::decode(&newer), Err(refused));
+        assert_eq!(newest(&newer, &known), Err(refused));
+        assert_eq!(newest(&known, &newer), Err(refused));
+        // Rot isn't a newer version: the other slot counts.
+        let mut rotten = newer;
+        rotten[4000] ^= 1;
+        assert_eq!(JournalHeader::decode(&rotten), Err(HeaderError::Checksum));
+        assert!(newest(&rotten, &known).is_ok());
+    }
+}

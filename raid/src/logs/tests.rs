@@ -8,6 +8,7 @@ use super::book::{Book, LOGS_MAX};
 use super::codec::{Said, State, of_abort, of_commit, of_forget, of_op, of_state, said};
 use super::log::Held;
 use crate::journal::entry::{Entry, Seq};
+use crate::journal::group;
 
 type Line = (Seq, Entry, Vec<SharedBuf>);
 
@@ -215,6 +216,88 @@ proptest! {
         prop_assert_eq!(said(&of_abort(log, next), &[]), Some(Said::Abort(next)));
         prop_assert_eq!(said(&of_forget(log), &[]), Some(Said::Forget));
     }
+}
+
+/// Everything that a log ever says, as one group of the journal: entries, and what each of them says.
+fn golden_records() -> (Vec<(Entry, Vec<SharedBuf>)>, Vec<Said>) {
+    let tag = OwnersTag::new(b"ballot 3.14").unwrap();
+    let device = 0x0102_0304_0506_0708;
+    let op = |seq, op: &Op| of_op(7, seq, device, &tag, op);
+    let zero = Op::Zero {
+        offset: 1 << 33,
+        len: 3 << 12,
+    };
+    let discard = Op::Discard {
+        offset: 1 << 34,
+        len: 5 << 12,
+    };
+    let state = State {
+        base: 0x1111,
+        next: 0x4444_4444,
+        committed: 0x3333_3333,
+        applied: 0x2222_2222,
+        meta: b"promised 9".to_vec(),
+    };
+    let blank = State {
+        base: 0,
+        next: 0,
+        committed: 0,
+        applied: 0,
+        meta: Vec::new(),
+    };
+    let without_payload = |entry| (entry, Vec::new());
+    let records = vec![
+        op(0x21, &write(5)),
+        op(0x22, &zero),
+        op(0x23, &discard),
+        op(0x24, &Op::Barrier),
+        without_payload(of_commit(7, 0x21, 0x22)),
+        without_payload(of_abort(7, 0x24)),
+        of_state(7, &state),
+        of_state(8, &blank),
+        without_payload(of_forget(8)),
+    ];
+    let said = vec![
+        Said::Prepared(0x21),
+        Said::Prepared(0x22),
+        Said::Prepared(0x23),
+        Said::Prepared(0x24),
+        Said::Commit(0x21, 0x22),
+        Said::Abort(0x24),
+        Said::State(state),
+        Said::State(blank),
+        Said::Forget,
+    ];
+    (records, said)
+}
+
+#[test]
+fn what_logs_said_in_version_1_is_read_for_ever() {
+    let golden = include_bytes!("../../tests/golden/journal-logs-v1.bin");
+    let group = group::decode(golden).unwrap();
+    assert!(group::payload_is_intact(
+        &group,
+        &golden[group.descriptor_len..]
+    ));
+    let (records, all_said) = golden_records();
+    assert_eq!(group.entries.len(), records.len());
+    for (index, (entry, expected)) in group.entries.iter().zip(all_said).enumerate() {
+        let range = group.payload_range(index).unwrap();
+        let payload = golden[range].chunks(4096);
+        let payload: Vec<SharedBuf> = payload.map(|b| Buf::copy_of(b).freeze()).collect();
+        assert_eq!(said(entry, &payload), Some(expected), "entry {index}");
+        assert_eq!(entry, &records[index].0, "entry {index}");
+    }
+    // And they are written as they were.
+    let entries: Vec<Entry> = records.iter().map(|(entry, _)| entry.clone()).collect();
+    let mut bytes = vec![0; group::descriptor_bytes(&entries)];
+    group::encode(&group.head, &entries, &mut bytes);
+    bytes.extend(
+        records
+            .iter()
+            .flat_map(|(_, payload)| payload.iter().flat_map(|block| block.to_vec())),
+    );
+    assert_eq!(bytes, golden, "the encoding of version 1 changed");
 }
 
 #[test]

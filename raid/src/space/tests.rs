@@ -154,6 +154,40 @@ fn the_map_page_of_version_1_is_read_for_ever() {
     assert_eq!(back.rows_written(), map.rows_written());
 }
 
+/// The golden pages as a version would have sealed them.
+fn golden_of_version(version: u8) -> Vec<Box<[u8]>> {
+    let golden = include_bytes!("../../tests/golden/map-v1.bin");
+    let pages = golden.chunks(4096).map(|page| {
+        let mut page: Box<[u8]> = page.into();
+        page[8] = version;
+        let sum = cairn_blockdev::crc::crc32c(&page[..4092]);
+        page[4092..].copy_from_slice(&sum.to_le_bytes());
+        page
+    });
+    pages.collect()
+}
+
+#[test]
+fn a_newer_map_page_is_refused_and_not_taken_for_a_damaged_one() {
+    let numbers = [0, VOLUME_PAGES];
+    for (number, page) in numbers.into_iter().zip(golden_of_version(1)) {
+        assert!(page_generation(&page, ARRAY, number).is_ok());
+    }
+    for (number, page) in numbers.into_iter().zip(golden_of_version(2)) {
+        let newer = PageError::Version(2);
+        assert_eq!(page_generation(&page, ARRAY, number), Err(newer.clone()));
+        let mut slots = vec![None; SpaceMap::new(ARRAY, &geometry(), DATA).pages()];
+        slots[number] = Some(page.clone());
+        let loaded = SpaceMap::load(ARRAY, &geometry(), DATA, slots);
+        assert_eq!(loaded.err(), Some(newer));
+        // What rotted says nothing of a version.
+        let mut rotten = page;
+        rotten[100] ^= 1;
+        let found = page_generation(&rotten, ARRAY, number);
+        assert_eq!(found, Err(PageError::Damaged));
+    }
+}
+
 #[test]
 fn addresses_cover_a_shard_without_overlap() {
     let geometry = Geometry::new(Level::Raid6, 24, 65536).unwrap();

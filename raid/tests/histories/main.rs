@@ -38,6 +38,8 @@ mod returns;
 #[cfg(test)]
 mod scrub;
 #[cfg(test)]
+mod split;
+#[cfg(test)]
 mod stops;
 #[cfg(test)]
 mod story;

@@ -1,6 +1,6 @@
 //! A small world of simulated disks with an array on them, its host, and crashes.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::ops::Range;
@@ -15,6 +15,7 @@ use cairn_raid::{
     MemberState, MemoryShare, NewDisks, RaidError, Role, Row, Slot, Witness, WitnessStore,
     assemble, create_with,
 };
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::disk::TestDisk;
@@ -34,6 +35,12 @@ const JOURNAL_DISK_BYTES: u64 = 32 << 20;
 pub(crate) struct Host {
     pub(crate) events: RefCell<Vec<ArrayEvent>>,
     pub(crate) witness: RefCell<Option<Witness>>,
+    /// The state directory takes nothing.
+    pub(crate) is_full: Cell<bool>,
+    /// And gives nothing up.
+    pub(crate) is_read_only: Cell<bool>,
+    /// When it is given, a witness is recorded once that is told.
+    pub(crate) recording: RefCell<Option<oneshot::Receiver<()>>>,
 }
 
 impl EventSink for Host {
@@ -44,7 +51,24 @@ impl EventSink for Host {
 
 impl WitnessStore for Host {
     fn record(&self, witness: Witness) -> LocalFuture<Result<(), String>> {
+        if self.is_full.get() || self.is_read_only.get() {
+            return Box::pin(std::future::ready(Err("no space left on device".into())));
+        }
         *self.witness.borrow_mut() = Some(witness);
+        let told = self.recording.take();
+        Box::pin(async move {
+            if let Some(told) = told {
+                let _ = told.await;
+            }
+            Ok(())
+        })
+    }
+
+    fn forget(&self, _: Uuid) -> LocalFuture<Result<(), String>> {
+        if self.is_read_only.get() {
+            return Box::pin(std::future::ready(Err("read-only file system".into())));
+        }
+        *self.witness.borrow_mut() = None;
         Box::pin(std::future::ready(Ok(())))
     }
 }

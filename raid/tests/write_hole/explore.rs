@@ -14,7 +14,7 @@ use cairn_raid::{Array, Role, Slot};
 
 use crate::cuts::{Cut, Free, choose, cuts, states};
 use crate::scene::{Host, ROWS, Scene, settled};
-use crate::script::{CHUNK, Case, SECTOR, contents, is_exposed, versions};
+use crate::script::{CHUNK, Case, Crash, Known, SECTOR, announced, contents, is_exposed, versions};
 
 const BLOCK_SECTORS: usize = CHUNK / SECTOR;
 /// States of one row at one cut that are tried without leaving one out.
@@ -34,11 +34,16 @@ pub(crate) struct Counts {
     pub(crate) cuts: u64,
     /// Cuts at which every state of every row was tried.
     pub(crate) exhaustive: u64,
+    /// Power cuts at which not every state of every row was tried.
+    pub(crate) sampled_power: u64,
     pub(crate) starts: u64,
     /// States of rows, each with a set of lost members.
     pub(crate) rows: u64,
     pub(crate) scrubs: u64,
-    /// Blocks that were lost as the one documented exception allows.
+    /// Blocks of complete rows that were being overwritten, on lost members: the one documented exception
+    /// speaks of these.
+    pub(crate) exposed: u64,
+    /// Those of them that were lost.
     pub(crate) exceptions: u64,
 }
 
@@ -46,9 +51,11 @@ impl AddAssign for Counts {
     fn add_assign(&mut self, other: Self) {
         self.cuts += other.cuts;
         self.exhaustive += other.exhaustive;
+        self.sampled_power += other.sampled_power;
         self.starts += other.starts;
         self.rows += other.rows;
         self.scrubs += other.scrubs;
+        self.exposed += other.exposed;
         self.exceptions += other.exceptions;
     }
 }
@@ -57,9 +64,16 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} cuts ({} with every state of the rows), {} starts, {} row states, {} scrubs, \
-             {} blocks lost by the exception",
-            self.cuts, self.exhaustive, self.starts, self.rows, self.scrubs, self.exceptions
+            "{} cuts ({} with every state of the rows; {} of the power without), {} starts, {} row states, \
+             {} scrubs, {} of {} exposed blocks lost",
+            self.cuts,
+            self.exhaustive,
+            self.sampled_power,
+            self.starts,
+            self.rows,
+            self.scrubs,
+            self.exceptions,
+            self.exposed
         )
     }
 }
@@ -163,6 +177,7 @@ impl Explorer<'_> {
         let turns = row_turns.max(rest_turns);
         self.counts.cuts += 1;
         self.counts.exhaustive += u64::from(is_whole);
+        self.counts.sampled_power += u64::from(!is_whole && cut.crash == Crash::Power);
         let lost_sets = lost_sets(scene.case.members, scene.case.parities());
         for turn in 0..turns {
             let mut rng = Rng::new(u64_of(cut.at) << 20 | u64_of(turn));
@@ -216,7 +231,7 @@ impl Explorer<'_> {
         let array = scene
             .start(&sim, &disks, lost, &self.pool, &host)
             .map_err(|error| Finding(format!("it doesn't start: {error}")))?;
-        self.check_contents(cut, &sim, &array, lost)?;
+        self.check_contents(cut, &sim, &array, left, lost)?;
         settled(&sim, array.drain()).map_err(|error| Finding(error.to_string()))?;
         let written = array.written_rows();
         for row in (0..ROWS).filter(|row| written.contains(&scene.rows[*row])) {
@@ -233,6 +248,7 @@ impl Explorer<'_> {
         cut: &Cut,
         sim: &Sim,
         array: &Rc<Array>,
+        left: &[SimDisk],
         lost: &[usize],
     ) -> Result<(), Finding> {
         let scene = self.scene;
@@ -251,8 +267,10 @@ impl Explorer<'_> {
                 };
                 let slot = scene.geometry.data_slot(scene.rows[row], block);
                 let is_gone = lost.contains(&scene.slots[slot.0].0);
+                let is_exposed = is_gone && !scene.case.fresh && is_exposed(&scene.case, known);
+                self.counts.exposed += u64::from(is_exposed);
                 let Some(bytes) = bytes else {
-                    if is_gone && is_exposed(&scene.case, known) && !scene.case.fresh {
+                    if is_exposed && !self.must_be_kept(cut, left, lost, row) {
                         self.counts.exceptions += 1;
                         continue;
                     }
@@ -274,6 +292,44 @@ impl Explorer<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a crash left so much of a row that nothing of it may be lost with these members: every
+    /// block of data is wholly of one version, the parities are those of what is there, so that it can be
+    /// solved; and it can be told from a row that was acked and then rotted, because what is lost was new
+    /// or something that can be read is old.
+    fn must_be_kept(&self, cut: &Cut, left: &[SimDisk], lost: &[usize], row: usize) -> bool {
+        let scene = self.scene;
+        let at = scene.rows[row];
+        let announced = announced(&scene.case, &cut.known[row]);
+        let (mut is_lost_new, mut is_left_old) = (true, false);
+        for (slot, (disk, zone)) in scene.slots.iter().enumerate() {
+            let Role::Data(index) = scene.geometry.role(at, Slot(slot)) else {
+                continue;
+            };
+            let there = left[*disk].peek(zone + at.0 * u64_of(CHUNK), CHUNK);
+            let is_of = |step: usize| {
+                let known = Known {
+                    begun: step,
+                    kept: step,
+                };
+                let mut sectors = (index * BLOCK_SECTORS..).zip(there.chunks(SECTOR));
+                sectors.all(|(sector, bytes)| {
+                    let version = versions(&scene.case, sector, &known)[0];
+                    contents(&scene.case, row, sector, version) == bytes
+                })
+            };
+            let (is_new, is_old) = (is_of(announced), (0..announced).any(is_of));
+            if !is_new && !is_old {
+                return false;
+            }
+            if lost.contains(disk) {
+                is_lost_new &= is_new;
+            } else {
+                is_left_old |= !is_new;
+            }
+        }
+        (is_lost_new || is_left_old) && self.check_parity(left, &[], row).is_ok()
     }
 
     /// Parity in place fits the data in place, as far as there are members to tell it by.

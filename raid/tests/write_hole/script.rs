@@ -106,6 +106,14 @@ pub(crate) fn is_exposed(case: &Case, known: &Known) -> bool {
     begun.any(|(_, step)| matches!(step, Step::Write { sectors, .. } if case.is_complete(sectors)))
 }
 
+/// Steps through the last one that wrote a complete row, of those that began: what an intent announced.
+pub(crate) fn announced(case: &Case, known: &Known) -> usize {
+    let begun = &case.script[..known.begun];
+    let is_complete =
+        |step: &Step| matches!(step, Step::Write { sectors, .. } if case.is_complete(sectors));
+    begun.iter().rposition(is_complete).map_or(0, |at| at + 1)
+}
+
 /// The contents of a sector of a row in a version.
 pub(crate) fn contents(case: &Case, row: usize, sector: usize, version: usize) -> [u8; SECTOR] {
     if case.fresh && version == 0 {
