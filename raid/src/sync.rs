@@ -13,7 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use cairn_blockdev::units::{u64_of, usize_of};
+use cairn_blockdev::units::{BLOCK_BYTES, u64_of, usize_of};
 use cairn_blockdev::{Buf, IoErrorKind, SharedBuf, Ticks};
 use futures_util::future::join_all;
 use tokio::sync::MutexGuard;
@@ -398,10 +398,12 @@ impl Array {
         let mut view = self.view(row);
         if let [target] = lacking {
             if let Some(member) = view.reader(target.slot).map(Rc::clone) {
-                match self.read_slot(&view, target.slot, member, &cols).await {
-                    Ok(buf) => return Ok(vec![buf.freeze()]),
-                    Err(unread) => view.leave_out(unread),
-                }
+                let read = self.read_slot(&view, target.slot, Rc::clone(&member), &cols);
+                let buf = match read.await {
+                    Ok(buf) => buf,
+                    Err(_) => self.block_by_block(row, target.slot, &member).await?,
+                };
+                return Ok(vec![buf.freeze()]);
             }
             let buf = self.contents_of(&mut view, target.slot, &cols).await?;
             return Ok(vec![buf.freeze()]);
@@ -420,6 +422,31 @@ impl Array {
             });
         }
         Ok(contents)
+    }
+
+    /// A chunk of which a member can't give all: what it gives of it, and the others the rest.
+    async fn block_by_block(
+        self: &Rc<Self>,
+        row: Row,
+        slot: Slot,
+        member: &Rc<Disk>,
+    ) -> Result<Buf, IoErrorKind> {
+        let mut chunk = self.pool.take(usize_of(self.geometry.chunk_bytes()));
+        for (col, to) in (0..).zip(chunk.chunks_mut(BLOCK_BYTES)) {
+            let cols = col..col + 1;
+            // Anew for each: who can't be read in one column may well be in the next.
+            let mut view = self.view(row);
+            let read = self.read_slot(&view, slot, Rc::clone(member), &cols);
+            let block = match read.await {
+                Ok(block) => block,
+                Err(unread) => {
+                    view.leave_out(unread);
+                    self.contents_of(&mut view, slot, &cols).await?
+                }
+            };
+            to.copy_from_slice(&block);
+        }
+        Ok(chunk)
     }
 
     fn note_filled(&self, rows: &[Row]) {

@@ -675,10 +675,7 @@ impl Array {
             self.checkpoint().await.map_err(|_| self.lost_error())?;
             self.flush_all().await.map_err(|_| self.lost_error())?;
         }
-        if self.defects.borrow().is_dirty() {
-            self.save_defects().await.map_err(|_| self.lost_error())?;
-            self.flush_all().await.map_err(|_| self.lost_error())?;
-        }
+        self.settle_losses().await.map_err(|_| self.lost_error())?;
         if let Some(opened) = opened {
             self.open_journal(&opened, ended.unclean, lossy).await?;
         }

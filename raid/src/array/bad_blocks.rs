@@ -172,6 +172,7 @@ impl Array {
         self.clone().flush_disks().await;
         let disks = self.ledger.borrow().with_data();
         self.write_list(&disks, generation, &bytes).await;
+        self.list_written.set(generation);
     }
 
     /// Gives members the newest list, as it is. It is durable before a newer one is written: a flush comes

@@ -17,6 +17,7 @@ use cairn_blockdev::IoErrorKind;
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, u32_of, u64_of, usize_of};
 
 use super::Array;
+use super::disk::is_late;
 use super::flights::Patience;
 use crate::defects::{Defect, ENTRIES_MAX, Place, Reason};
 use crate::error::RaidError;
@@ -155,11 +156,17 @@ impl Array {
         }
     }
 
-    /// Saves the list if it changed.
+    /// Makes the list durable as it is. Somebody else may be saving it, and not have flushed it.
     pub(crate) async fn settle_losses(self: &Rc<Self>) -> Result<(), IoErrorKind> {
-        if self.defects.borrow().is_dirty() {
+        let is_durable = {
+            let defects = self.defects.borrow();
+            !defects.is_dirty() && defects.generation() == self.list_durable.get()
+        };
+        if !is_durable {
             self.save_defects().await?;
+            let written = self.list_written.get();
             self.flush_all().await?;
+            self.list_durable.set(written.max(self.list_durable.get()));
         }
         Ok(())
     }
@@ -257,7 +264,9 @@ impl Array {
             let buf = self.pool.take(BLOCK_BYTES);
             let read = disk.read(&self.geometry, row, col, buf, Patience::Eject);
             match read.await.1 {
-                Err(error) if error.kind != IoErrorKind::Medium => return Err(IoErrorKind::Lost),
+                Err(error) if is_late(&error) || error.kind == IoErrorKind::Gone => {
+                    return Err(IoErrorKind::Lost);
+                }
                 _ => {}
             }
         }

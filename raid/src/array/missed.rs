@@ -274,13 +274,23 @@ impl Array {
         self.missed.claim.set(floor);
         let table = self.ledger.borrow().label().table.clone();
         let disks = self.in_sync();
+        let mut away = Vec::new();
+        // All of them before any new one: that must not be given the place of one that is still to be read.
         for entry in table {
             let Some(absence) = entry.absence else {
                 continue;
             };
             let found = self.read_map(&disks, entry.uuid, absence, floor).await;
+            let found = found.map(|map| Rc::new(RefCell::new(map)));
+            if let Some(map) = &found {
+                let mut maps = self.missed.maps.borrow_mut();
+                maps.insert(entry.uuid, Rc::clone(map));
+            }
+            away.push((entry, absence, found));
+        }
+        for (entry, absence, found) in away {
             let map = match found {
-                Some(map) => Some(Rc::new(RefCell::new(map))),
+                Some(map) => Some(map),
                 // The journal still tells all of it.
                 None if absence.from >= floor => {
                     self.new_map(entry.uuid, floor).map(|(map, new)| {

@@ -174,6 +174,9 @@ pub struct Array {
     /// The last row of which nothing could be given up, because its checksums can't be had.
     unvouched: Cell<Option<Row>>,
     defect_saves: Rc<Turnstile>,
+    /// Generation of the list that was written last, and of the last that is durable.
+    list_written: Cell<u64>,
+    list_durable: Cell<u64>,
     /// What members that are away have missed.
     pub(crate) missed: Missed,
     /// The last event that the host's witness tells of, or of which it tells nothing.
@@ -253,6 +256,8 @@ impl Array {
             pool: parts.pool,
             hooks: parts.hooks,
             watch: parts.watch,
+            list_written: Cell::new(parts.defects.generation()),
+            list_durable: Cell::new(parts.defects.generation()),
             defects: RefCell::new(parts.defects),
             losses_noted: Cell::new(0),
             unlisted: RefCell::default(),

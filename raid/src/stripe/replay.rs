@@ -295,13 +295,15 @@ impl Array {
         for some in noted.chunks(ROWS_AT_ONCE) {
             let computed = some.iter().map(|(row, history)| async move {
                 let mut view = self.view(**row);
+                // What a disk that is slow holds isn't lost: others may not suffice in its place.
+                view.wait_for_all();
                 let mut whole = history.noted();
                 let cols = 0..self.geometry.chunk_blocks();
                 let sums = self.sums_ready(**row, &cols).await;
                 let sums = sums.map_err(|kind| self.stuck_at(**row, kind))?;
                 let mut parity = Vec::new();
                 for note in history.notes() {
-                    parity.extend(self.noted_parity(&mut view, &mut whole, note).await);
+                    parity.extend(self.noted_parity(&view, &mut whole, (history, note)).await);
                 }
                 Ok::<_, RaidError>((**row, view, whole, parity, sums))
             });
@@ -357,9 +359,9 @@ impl Array {
     /// can't be is put on the list, and zeros take its place.
     async fn noted_parity(
         self: &Rc<Self>,
-        view: &mut RowView,
+        view: &RowView,
         new: &mut Overlay,
-        note: &Note,
+        (history, note): (&RowHistory, &Note),
     ) -> Vec<NewParity> {
         let count = self.geometry.data_chunks();
         let mut parities: BTreeMap<bool, Buf> = BTreeMap::new();
@@ -370,18 +372,20 @@ impl Array {
         }
         for col in note.cols.clone() {
             let cols = col..col + 1;
+            // Who can't be read in one column may well be in the next.
+            let mut here = view.clone();
             let mut wanted: Blocks = Vec::with_capacity(count);
             for index in 0..count {
                 wanted.push(match new.get(index, &cols) {
                     Some(new) => Some(new),
-                    None => self.read_in_place(view, index, &cols).await,
+                    None => self.read_in_place(&mut here, index, &cols).await,
                 });
             }
             let lost: Vec<usize> = (0..count)
                 .filter(|index| wanted.get(*index).is_some_and(Option::is_none))
                 .collect();
             if !lost.is_empty() {
-                let solutions = self.solutions(view, col, &wanted, &[(new, note)]).await;
+                let solutions = self.solutions(&here, col, &wanted, &[(new, note)]).await;
                 for index in lost {
                     let slot = self.geometry.data_slot(view.row, index);
                     let sum = self.expected_sum(view.row, col, slot);
@@ -391,7 +395,10 @@ impl Array {
                     let mut found = solutions.iter().filter_map(|solved| solved.get(&index));
                     let block = found.find(right).cloned();
                     let block = block.unwrap_or_else(|| {
-                        self.note_lost(view.row, index, col, Reason::NotRebuilt);
+                        // What was logged while the cycle was planning comes after it.
+                        if history.newest(index, &cols).is_none() {
+                            self.note_lost(view.row, index, col, Reason::NotRebuilt);
+                        }
                         let zeros = self.pool.take_zeroed(BLOCK_BYTES).freeze();
                         new.put(index, col, zeros.clone());
                         zeros

@@ -32,7 +32,9 @@ impl Array {
         row: Row,
         history: &RowHistory,
     ) -> Result<(), IoErrorKind> {
-        let view = self.view(row);
+        let mut view = self.view(row);
+        // What a disk that is slow holds isn't lost.
+        view.wait_for_all();
         // What follows an intent found its row in place, whatever the map on the disks says yet.
         let followed = history.intents() > 1 || !history.notes().is_empty();
         let written = self.space.borrow().is_written(row) || followed;
@@ -169,9 +171,11 @@ impl Array {
                 // disk mixes nothing: then it has rotted. What was never written before its intent never
                 // held anything.
                 let zeros = || self.pool.take_zeroed(BLOCK_BYTES).freeze();
+                // And what a cycle found in place was no more on its way.
                 let known = self.sum_before(history, (index, col)).is_some();
+                let noted = !history.notes().is_empty();
                 block = if written {
-                    in_place.filter(|_| !known || may_be_torn(view, index))
+                    in_place.filter(|_| !noted && (!known || may_be_torn(view, index)))
                 } else {
                     Some(zeros())
                 };
@@ -270,7 +274,8 @@ impl Array {
     ) -> Option<SharedBuf> {
         let cols = col..col + 1;
         let at = usize_of(u64_of(index) * self.geometry.chunk_blocks() + col);
-        let mut followed = !history.notes().is_empty();
+        let noted = !history.notes().is_empty();
+        let mut followed = false;
         for layer in history.layers().iter().rev() {
             match layer {
                 Layer::Data(overlay) => {
@@ -285,6 +290,10 @@ impl Array {
                         |block: &&SharedBuf| Some(&cairn_blockdev::crc::crc32c(block)) == sum;
                     if let Some(block) = found.iter().find(fits) {
                         return Some(block.clone());
+                    }
+                    if noted {
+                        // It was in place, durably: what lies there as something else has rotted.
+                        return None;
                     }
                     if followed {
                         // Its row was in place when the next one began: nothing older counts.

@@ -6,7 +6,11 @@
 #[cfg(test)]
 mod assembly;
 #[cfg(test)]
+mod beyond;
+#[cfg(test)]
 mod cancel;
+#[cfg(test)]
+mod columns;
 #[cfg(test)]
 mod concurrent;
 #[cfg(test)]
@@ -30,9 +34,15 @@ mod model;
 #[cfg(test)]
 mod pool;
 #[cfg(test)]
+mod put_back;
+#[cfg(test)]
 mod races;
 #[cfg(test)]
+mod read_errors;
+#[cfg(test)]
 mod region;
+#[cfg(test)]
+mod resume;
 #[cfg(test)]
 mod returns;
 #[cfg(test)]
