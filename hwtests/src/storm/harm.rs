@@ -1,7 +1,8 @@
 //! Every row of the fault table as a function, named after its row.
 //!
 //! A fault *strikes* while clients run: disks are told what to do to coming operations. What follows
-//! later (a disk returns, the daemon is killed, an old image is put back) happens when it *passes*.
+//! later (a disk returns, the daemon is killed, an old image is put back) happens when it *passes*. An array
+//! that isn't running was cut off: what else would only follow once it runs then strikes in its start.
 
 use std::time::Duration;
 
@@ -12,8 +13,10 @@ use cairn_raid::layout::{LABEL_A, LABEL_B, ZONES_START, label_copy};
 use cairn_raid::{RaidError, Readded};
 
 use super::abilities::Ability;
+use super::history::any_crash;
 use super::load::{Cut, Mix};
 use super::model::Crash;
+use super::states::State;
 use super::world::World;
 
 use super::faults::Fault;
@@ -26,6 +29,11 @@ pub struct Harm {
     pub(super) image: Option<Image>,
     /// What isn't counted by a disk and came about.
     pub came: u64,
+    /// Of that, what came while the array was in the state that is asked for.
+    pub came_in_state: u64,
+    state: Option<State>,
+    /// It has passed already: nothing is to follow.
+    has_passed: bool,
 }
 
 /// A disk that hangs is out after this long.
@@ -35,16 +43,29 @@ pub(super) const EJECTED_AFTER: Duration = Duration::from_mins(1);
 const READ_MAX: Duration = Duration::from_secs(31);
 /// How soon: the strike hits one of the next so many operations.
 pub(super) const SOON: u64 = 30;
+/// A start that is cut off comes so far at most: few take less.
+const START_IOS: u64 = 150;
 
 impl Harm {
     /// The fault strikes: from now on, while clients run.
     pub fn strike(world: &mut World, fault: Fault) -> Self {
+        Self::strike_in(world, fault, None)
+    }
+
+    /// The same; what comes while the array is in a state is counted for it.
+    pub fn strike_in(world: &mut World, fault: Fault, state: Option<State>) -> Self {
         let mut harm = Self {
             fault,
             victims: Vec::new(),
             image: None,
             came: 0,
+            came_in_state: 0,
+            state,
+            has_passed: false,
         };
+        if !world.is_running() && harm.strikes_the_start(world) {
+            return harm;
+        }
         if fault.plan().rings > 0 {
             harm.strike_ring(world);
             return harm;
@@ -92,6 +113,9 @@ impl Harm {
 
     /// What follows, after clients have run with it for a while. The array runs or was refused.
     pub fn pass(&mut self, world: &mut World) {
+        if self.has_passed {
+            return;
+        }
         match self.fault {
             Fault::D2WriteFailsAndCrash => self.crash(world, Crash::Kill, &[]),
             Fault::D5TornWrite | Fault::H2PowerLoss => self.cut_off(world, Crash::Power),
@@ -109,6 +133,24 @@ impl Harm {
             Fault::D4Hangs | Fault::D13LateWrite => self.d13_it_answers_at_last(world),
             _ => self.pass_ring(world),
         }
+    }
+
+    /// Whether the array is in the state that is asked for, if one is.
+    fn holds(&self, world: &World) -> bool {
+        self.state.is_none_or(|state| state.holds(world))
+    }
+
+    /// Clients that were left running make the state again, if they are what makes it.
+    fn wait_for_state(&self, world: &World) {
+        if let Some(state) = self.state {
+            state.once_more(world);
+        }
+    }
+
+    /// Something came about that no disk counts. `held`: the array was in the state just before.
+    fn comes(&mut self, held: bool) {
+        self.came += 1;
+        self.came_in_state += u64::from(held);
     }
 
     fn victim(&mut self, world: &mut World) -> usize {
@@ -312,7 +354,8 @@ impl Harm {
     }
 
     fn d10_other_order_and_a_clone(&mut self, world: &mut World) {
-        if !world.stop() {
+        let held = self.holds(world);
+        if world.is_running() && !world.stop() {
             return;
         }
         let count = world.disks.len();
@@ -328,7 +371,7 @@ impl Harm {
             matches!(refused, Err(RaidError::Cloned { .. })),
             "a clone of a member wasn't refused: {refused:?}"
         );
-        self.came += 1;
+        self.comes(held);
         allow_refusal(world, |world| world.start_with(&order));
         world.check();
     }
@@ -337,8 +380,9 @@ impl Harm {
     fn d11_full(&mut self, world: &mut World) {
         world.rules.full_allowed.set(true);
         if world.is_running() {
+            let held = self.holds(world);
             world.fill_up();
-            self.came += 1;
+            self.comes(held);
         }
         self.vanish(world, 1, false);
     }
@@ -418,7 +462,8 @@ impl Harm {
 
     /// Any two of the three places of a label, on every disk.
     fn a7_labels_are_corrupt(&mut self, world: &mut World) {
-        if !world.stop() {
+        let held = self.holds(world);
+        if world.is_running() && !world.stop() {
             return;
         }
         for disk in 0..world.disks.len() {
@@ -429,16 +474,16 @@ impl Harm {
                 world.disk(disk).rot(at, 3);
             }
         }
-        self.came += 1;
+        self.comes(held);
         allow_refusal(world, World::start);
         world.check();
     }
 
     fn a8_crash_and_a_member_gone(&mut self, world: &mut World) {
         let victim = self.victim(world);
-        self.came += 1;
         let ios = 1 + world.rng.below(600);
         world.load_cut(100, Mix::Any, Cut::Ios(ios));
+        self.wait_for_state(world);
         let crash = if world.rng.one_in(2) {
             Crash::Kill
         } else {
@@ -469,12 +514,18 @@ impl Harm {
 
     /// The older image is put back, but for its labels, which are today's.
     fn a10_the_image_is_put_back(&mut self, world: &mut World) {
+        let held = self.holds(world);
+        if world.stop() {
+            self.put_the_image_back(world, held);
+            allow_refusal(world, World::start);
+            world.check();
+        }
+    }
+
+    fn put_the_image_back(&mut self, world: &World, held: bool) {
         let (Some(image), Some(&victim)) = (self.image.take(), self.victims.first()) else {
             return;
         };
-        if !world.stop() {
-            return;
-        }
         let disk = world.disk(victim);
         let places = [LABEL_A, LABEL_B, label_copy(world.size(victim))];
         let labels = places.map(|place| disk.peek(place, usize_of(BLOCK)));
@@ -482,16 +533,14 @@ impl Harm {
         for (place, label) in places.into_iter().zip(labels) {
             disk.poke(place, &label);
         }
-        self.came += 1;
-        allow_refusal(world, World::start);
-        world.check();
+        self.comes(held);
     }
 
     fn h3_the_clock_jumps(&mut self, world: &mut World) {
         const YEAR_MS: i64 = 365 * 24 * 3600 * 1000;
         let forth = world.rng.one_in(2);
         world.jump_wall_clock(if forth { YEAR_MS } else { -YEAR_MS });
-        self.came += 1;
+        self.comes(self.holds(world));
     }
 
     /// Clients are cut off at some I/O.
@@ -499,17 +548,143 @@ impl Harm {
         if world.is_running() {
             let ios = 1 + world.rng.below(800);
             world.load_cut(120, Mix::Any, Cut::Ios(ios));
+            self.wait_for_state(world);
         }
         self.crash(world, crash, &[]);
     }
 
     fn crash(&mut self, world: &mut World, crash: Crash, gone: &[usize]) {
-        world.crash(crash);
-        self.came += 1;
+        self.fall(world, crash);
         let present = world.without(gone);
         allow_refusal(world, |world| world.start_with(&present));
         world.check();
     }
+
+    /// The host falls, and isn't started yet.
+    fn fall(&mut self, world: &mut World, crash: Crash) {
+        let held = self.holds(world);
+        let torn = world.struck().torn_writes;
+        world.crash(crash);
+        let torn = world.struck().torn_writes - torn;
+        // Torn writes come with most power cuts, not with all.
+        if self.fault != Fault::D5TornWrite || torn > 0 {
+            self.comes(held);
+        }
+    }
+
+    /// Strikes an array that was cut off and isn't started yet, where what [`Harm::pass`] does would come
+    /// too late for its start. False: what strikes anyway does so in the start.
+    fn strikes_the_start(&mut self, world: &mut World) -> bool {
+        match self.fault {
+            Fault::D5TornWrite | Fault::H2PowerLoss => self.the_start_is_cut(world, Crash::Power),
+            Fault::H1Kill | Fault::A1CrashMidStripe => self.the_start_is_cut(world, Crash::Kill),
+            Fault::A7LabelsCorrupt => {
+                self.a7_labels_are_corrupt(world);
+                self.has_passed = true;
+            }
+            Fault::D10OrderAndClone => {
+                self.d10_other_order_and_a_clone(world);
+                self.has_passed = true;
+            }
+            Fault::A8CrashAndMemberGone => {
+                let victim = self.victim(world);
+                let crash = any_crash(world);
+                self.the_start_is_cut(world, crash);
+                if !world.is_running() {
+                    let present = world.without(&[victim]);
+                    allow_refusal(world, |world| world.start_with(&present));
+                    world.check();
+                    self.has_passed = true;
+                }
+            }
+            Fault::A9TrimReuseCrash => {
+                // It runs once more, so that there are trims to be replayed.
+                allow_refusal(world, World::start);
+                world.check();
+                let ios = 1 + world.rng.below(80);
+                world.change_volumes_cut(ios);
+                let crash = any_crash(world);
+                world.crash(crash);
+                self.the_start_is_cut(world, Crash::Kill);
+            }
+            Fault::A10OlderImage => {
+                self.a10_an_image_is_kept(world);
+                self.an_older_image_meets_a_replay(world);
+            }
+            Fault::RingOlderImage => {
+                let rings = some_of(world, world.rings(), 1);
+                self.image = rings.first().map(|ring| world.disk(*ring).image());
+                self.victims = rings;
+                self.an_older_image_meets_a_replay(world);
+            }
+            Fault::D11Full => {
+                allow_refusal(world, World::start);
+                world.check();
+                world.rules.full_allowed.set(true);
+                world.fill_up();
+                cut_soon(world);
+                self.vanish(world, 1, false);
+            }
+            Fault::RingsGoneInCrash => {
+                let gone = some_of(world, world.rings(), world.shape.redundancy());
+                self.comes(self.holds(world));
+                let present = world.without(&gone);
+                allow_refusal(world, |world| world.start_with(&present));
+                world.check();
+                self.has_passed = true;
+            }
+            Fault::RingsTooManyGone => {
+                let gone = some_of(world, world.rings(), world.shape.redundancy() + 1);
+                let present = world.without(&gone);
+                let refused = world.start_with(&present);
+                assert!(
+                    refused.is_err(),
+                    "started after a crash without {gone:?}, which may have had what was acked"
+                );
+                self.comes(self.holds(world));
+                self.has_passed = true;
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// The start of an array that was cut off is cut off as well, unless it is over before.
+    fn the_start_is_cut(&mut self, world: &mut World, crash: Crash) {
+        let ios = 1 + world.rng.below(START_IOS);
+        if world.start_cut_after(ios, &world.without(&[])) {
+            self.fall(world, crash);
+        } else {
+            world.check();
+        }
+    }
+
+    /// The array runs for a while after an image was kept, is cut off again, and finds the image.
+    fn an_older_image_meets_a_replay(&mut self, world: &mut World) {
+        allow_refusal(world, World::start);
+        world.check();
+        world.load(60);
+        cut_soon(world);
+        self.put_the_image_back(world, self.holds(world));
+        self.has_passed = true;
+    }
+}
+
+/// Clients are cut off soon.
+fn cut_soon(world: &mut World) {
+    let ios = 1 + world.rng.below(400);
+    world.load_cut(200, Mix::Any, Cut::Ios(ios));
+    let crash = any_crash(world);
+    world.crash(crash);
+}
+
+/// So many of these disks, by chance.
+fn some_of(world: &mut World, mut disks: Vec<usize>, count: usize) -> Vec<usize> {
+    while disks.len() > count {
+        let at = usize_of(world.rng.below(u64_of(disks.len())));
+        disks.swap_remove(at);
+    }
+    disks
 }
 
 /// Clean stop, start, check.

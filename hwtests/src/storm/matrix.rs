@@ -2,15 +2,20 @@
 //!
 //! The promise (the fault table's first sentence): one fault at a time within redundancy, nothing is
 //! lost and nothing wrong returned; beyond redundancy, errors and never wrong bytes. Both follow from
-//! how many members of a row the state and the fault take away; what differs is in [`EXCEPTIONS`], and
-//! in [`promise`] what has no cell.
+//! how many members of a row the state and the fault take away; what differs is in [`EXCEPTIONS`].
+//!
+//! Beyond redundancy the array has to be loud where whole disks are gone: a client's operation fails, the
+//! start is refused, or the array says that it has failed. And once the disks are back and it is
+//! restarted, everything that was acknowledged is there.
+//!
+//! A cell counts what struck while the array was in the cell's state; one without is a failure, unless
+//! [`UNHIT`] says why it can't be hit.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use cairn_blockdev::units::{u64_of, usize_of};
 use cairn_raid::Level;
 
 use super::abilities::Ability;
@@ -18,8 +23,9 @@ use super::faults::Fault;
 use super::harm::{Harm, allow_refusal};
 use super::history::any_crash;
 use super::load::{Cut, Mix};
+use super::model::Crash;
 use super::shape::Shape;
-use super::states::State;
+use super::states::{Sentry, State};
 use super::tell::{Told, tell};
 use super::totals::Totals;
 use super::world::World;
@@ -33,17 +39,34 @@ pub enum Expect {
     Loud,
     /// Safe once these have come; not run.
     Waits(BTreeSet<Ability>),
+    /// Less than the counting says, for this reason; not run.
+    Exempt(&'static str),
     /// Such an array can't be in that state.
     Nothing,
 }
 
-/// Cells that aren't what the counting says, each with its reason. There are none.
-pub const EXCEPTIONS: &[(Fault, State, Expect)] = &[];
+/// Cells that aren't what the counting says, each with its reason.
+pub const EXCEPTIONS: &[(Fault, State, Level, &str)] = &[(
+    Fault::D8RotInZones,
+    State::Degraded2,
+    Level::Raid1,
+    "of the last copy of the maps the newest slot may rot, and nothing tells that the one before it is older",
+)];
+
+/// Cells whose fault can't strike in their state, each with its reason. They are run.
+pub const UNHIT: &[(Fault, State, &str)] = &[(
+    Fault::RingAllVanish,
+    State::Replaying,
+    "without any journal disk nothing is replayed: that is a crash and R+1 gone",
+)];
+
+/// Seeds that a cell gets beyond those that are asked for, until its fault strikes in its state.
+const MORE_SEEDS: u64 = 12;
 
 /// What is promised of `fault` in `state` of an array of this shape.
 pub fn expect(fault: Fault, state: State, shape: &Shape) -> Expect {
     let promised = promise(fault, state, shape);
-    if promised == Expect::Nothing {
+    if matches!(promised, Expect::Nothing | Expect::Exempt(_)) {
         return promised;
     }
     let waits = waits(fault, state);
@@ -74,13 +97,9 @@ fn promise(fault: Fault, state: State, shape: &Shape) -> Expect {
     }
     let exception = EXCEPTIONS
         .iter()
-        .find(|(f, s, _)| (*f, *s) == (fault, state));
-    if fault == Fault::D8RotInZones && state.missing() + 1 == shape.members {
-        // The last copy of the maps: if its newest slot rots the one before it is all that there is.
-        return Expect::Nothing;
-    }
-    if let Some((_, _, expect)) = exception {
-        return expect.clone();
+        .find(|(f, s, level, _)| (*f, *s, *level) == (fault, state, shape.level));
+    if let Some((.., reason)) = exception {
+        return Expect::Exempt(reason);
     }
     if state.missing() + fault.plan().disks <= shape.redundancy() {
         Expect::Safe
@@ -89,51 +108,153 @@ fn promise(fault: Fault, state: State, shape: &Shape) -> Expect {
     }
 }
 
+/// Whole disks that are out of the array, or should be, once the fault has struck.
+const fn takes_disks(fault: Fault) -> usize {
+    match fault {
+        Fault::A2ThreeAtOnce => 3,
+        Fault::A2TwoAtOnce => 2,
+        Fault::D2WriteFails
+        | Fault::D2WriteFailsAndCrash
+        | Fault::D3FlushFailsOnce
+        | Fault::D3FlushFailsAlways
+        | Fault::D4Hangs
+        | Fault::D9VanishesAndReturns
+        | Fault::D9CaughtUp
+        | Fault::D11Full
+        | Fault::D12CacheLost
+        | Fault::D13LateWrite
+        | Fault::A3CrashInRebuild
+        | Fault::A4SpareFailsToo
+        | Fault::A5LatentInRebuild
+        | Fault::A8CrashAndMemberGone
+        | Fault::A10OlderImage => 1,
+        _ => 0,
+    }
+}
+
+/// Whether all that was acknowledged is there once its disks are.
+const fn gives_back(fault: Fault) -> bool {
+    // What can't be read or solved meanwhile is on the bad-block list for good, and an older image is no
+    // disk that comes back.
+    takes_disks(fault) > 0 && !matches!(fault, Fault::A5LatentInRebuild | Fault::A10OlderImage)
+}
+
 /// How a cell went.
 struct Cell {
     told: Told,
-    struck: u64,
+    /// Strikes while the array was in the cell's state.
+    in_state: u64,
+    /// It told of what was beyond redundancy.
+    was_loud: bool,
 }
 
 /// Runs one cell once.
 fn run_cell(fault: Fault, state: State, shape: Shape, expect: &Expect, seed: u64) -> Cell {
-    let mut struck = 0;
+    let (mut in_state, mut was_loud) = (0, false);
     let told = tell(World::new(seed, shape), |world| {
         world.create(0);
         world.load(150);
         state.enter(world);
         world.rules.errors_allowed.set(*expect == Expect::Loud);
-        let before = struck_by(fault, world);
-        let mut harm = Harm::strike(world, fault);
+        let sentry = Sentry::new(world, fault, state);
+        let boots = world.boots;
+        let mut harm = Harm::strike_in(world, fault, Some(state));
+        sentry.look();
+        if world.boots != boots {
+            sentry.stand(world);
+        }
+        if matches!(fault, Fault::D4Slow | Fault::RingSlow) {
+            sentry.look_at(world, &harm.victims);
+        }
         if !world.is_running() {
             allow_refusal(world, World::start);
+            sentry.meet(world);
             world.check();
         }
         if world.is_running() {
             world.load(250);
+            state.once_more(world);
+            // What strikes journal disks doesn't know of states.
+            let (held, came) = (state.holds(world), harm.came);
             harm.pass(world);
+            if fault.plan().rings > 0 && held {
+                harm.came_in_state += harm.came - came;
+            }
         }
         if world.is_running() {
             world.load(60);
             world.check();
         }
-        struck = struck_by(fault, world) - before + harm.came;
+        state.leave(world);
+        sentry.dismiss();
+        in_state = sentry.in_state.get() + harm.came_in_state;
+        if fault == Fault::A5LatentInRebuild && world.struck().read_errors == 0 {
+            // A disk went, and no bad sector was met.
+            in_state = 0;
+        }
+        let struck = sentry.struck.get() + harm.came > 0;
+        let gone = state.missing() + takes_disks(fault);
+        let too_many = gone > world.shape.redundancy();
+        was_loud = is_loud(world) || (!too_many && world.heard("BadBlock"));
+        let must_be_loud = *expect == Expect::Loud && too_many && struck;
+        assert!(
+            was_loud || !must_be_loud,
+            "{gone} disks are gone, and nobody was told"
+        );
         if world.is_running() {
             harm.is_over(world);
+        }
+        if must_be_loud && gives_back(fault) {
+            return come_back_whole(world, fault);
+        }
+        if world.is_running() {
             come_to_an_end(world, fault.plan().latent);
         }
     });
-    Cell { told, struck }
+    Cell {
+        told,
+        in_state,
+        was_loud,
+    }
 }
 
-/// Faults that have struck; slowness only where it is the fault, for some states need slow disks.
-fn struck_by(fault: Fault, world: &World) -> u64 {
-    let struck = world.struck();
-    if matches!(fault, Fault::D4Slow | Fault::RingSlow) {
-        struck.slow
-    } else {
-        struck.total() - struck.slow
+/// Whether anybody was told of a loss: a client whose operation failed, whoever starts the array, or
+/// the operator.
+fn is_loud(world: &World) -> bool {
+    let totals = world.totals();
+    let failed = totals.ops.failed > 0 || totals.refusals > 0;
+    failed || world.heard("ArrayFailed")
+}
+
+/// More disks were gone than the level survives, and are back. What is on them is as it was when the array
+/// failed, so that a restart finds everything that was acknowledged (raid/README.md, Invariants).
+fn come_back_whole(world: &mut World, fault: Fault) {
+    if fault == Fault::D12CacheLost {
+        // With what the disk hadn't flushed: more copies of that are gone than may be.
+        world.rules.cache_lost.set(true);
     }
+    if world.is_running() {
+        world.crash(Crash::Kill);
+    }
+    for disk in &world.disks {
+        disk.heal();
+    }
+    world.rules.errors_allowed.set(false);
+    if let Err(error) = world.start() {
+        panic!(
+            "all disks are back, and it isn't started: {error}; the array told: {:#?}",
+            world.told()
+        );
+    }
+    world.check();
+    world.load(60);
+    world.wait_for_sync();
+    world.check();
+    world.stop_and_audit();
+    if let Err(error) = world.start() {
+        panic!("the last start: {error}");
+    }
+    world.check();
 }
 
 /// What is being filled gets filled; a last crash or stop; everything is read and audited.
@@ -171,7 +292,7 @@ fn come_to_an_end(world: &mut World, latent: bool) {
 /// One cell once, as the matrix runs it; `None` if it waits for something or can't be.
 pub fn once(fault: Fault, state: State, shape: Shape, seed: u64) -> Option<Told> {
     match expect(fault, state, &shape) {
-        Expect::Waits(_) | Expect::Nothing => None,
+        Expect::Waits(_) | Expect::Exempt(_) | Expect::Nothing => None,
         expected => Some(run_cell(fault, state, shape, &expected, seed).told),
     }
 }
@@ -197,7 +318,7 @@ pub struct Choice {
 pub struct Outcome {
     /// The table, for people.
     pub table: String,
-    /// One line for each cell that failed.
+    /// One line for each cell that failed, or that wasn't hit.
     pub failures: Vec<String>,
     /// What was done.
     pub totals: Totals,
@@ -263,7 +384,7 @@ pub fn run(choice: &Choice) -> Outcome {
     cells.sort();
     let cells: Vec<String> = cells.into_iter().map(|(_, cell)| cell).collect();
     Outcome {
-        table: draw(&jobs, &cells),
+        table: format!("{}\n\n{}", draw(&jobs, &cells), legend()),
         failures: std::mem::take(&mut *lock(&failures)),
         totals: std::mem::take(&mut *lock(&totals)),
     }
@@ -285,13 +406,17 @@ fn run_job(job: &Job, choice: &Choice) -> (String, Option<String>, Totals) {
     let mut totals = Totals::default();
     match &expected {
         Expect::Nothing => return ("·".into(), None, totals),
+        Expect::Exempt(_) => return ("exempt".into(), None, totals),
         Expect::Waits(waits) => {
             let waits: Vec<&str> = waits.iter().map(|ability| ability.name()).collect();
             return (format!("({})", waits.join(", ")), None, totals);
         }
         Expect::Safe | Expect::Loud => {}
     }
-    let mut struck = 0;
+    let (mut in_state, mut loud, mut runs) = (0, 0u64, 0u64);
+    let unhit = UNHIT
+        .iter()
+        .any(|(f, s, _)| (*f, *s) == (job.fault, job.state));
     let name = || {
         format!(
             "{} × {} on {} ({expected:?})",
@@ -305,7 +430,11 @@ fn run_job(job: &Job, choice: &Choice) -> (String, Option<String>, Totals) {
         0 => choice.seeds,
         _ => choice.seeds.div_ceil(2),
     };
-    for i in 0..seeds {
+    let more = if unhit { 0 } else { MORE_SEEDS };
+    for i in 0..seeds + more {
+        if i >= seeds && in_state > 0 {
+            break;
+        }
         let seed = choice.first_seed + i;
         let shape = Shape {
             tear_bytes: if i % 2 == 0 { 512 } else { 4096 },
@@ -313,22 +442,44 @@ fn run_job(job: &Job, choice: &Choice) -> (String, Option<String>, Totals) {
         };
         let cell = run_cell(job.fault, job.state, shape, &expected, seed);
         totals += cell.told.totals;
-        struck += cell.struck;
+        in_state += cell.in_state;
+        (runs, loud) = (runs + 1, loud + u64::from(cell.was_loud));
         if let Some(finding) = cell.told.finding {
             let failed = format!("{}, seed {seed}: {}", name(), finding.what);
             return (format!("FAILED {seed}"), Some(failed), totals);
         }
     }
-    if struck == 0 {
-        let failed = format!("{}: it never struck", name());
-        return ("NEVER".into(), Some(failed), totals);
+    if (in_state == 0) != unhit {
+        let what = if unhit {
+            "it struck, and is said not to"
+        } else {
+            "it never struck in that state"
+        };
+        let failed = format!("{}: {what}", name());
+        return ("NOT HIT".into(), Some(failed), totals);
     }
-    let word = if expected == Expect::Safe {
-        "safe"
-    } else {
-        "loud"
+    let cell = match expected {
+        _ if unhit => "(not hit)".into(),
+        Expect::Loud => format!("loud {loud}/{runs}"),
+        _ => format!("safe {in_state}"),
     };
-    (format!("{word} {struck}"), None, totals)
+    (cell, None, totals)
+}
+
+/// What the table's words mean, and the reasons of the cells that differ.
+fn legend() -> String {
+    let mut text = String::from(
+        "safe: strikes in that state, of which clients noticed nothing\nloud: runs in which a loss was told, of all",
+    );
+    for (fault, state, level, reason) in EXCEPTIONS {
+        let (fault, state) = (fault.plan().name, state.name());
+        let _ = write!(text, "\nexempt: {fault} × {state} on {level}: {reason}");
+    }
+    for (fault, state, reason) in UNHIT {
+        let (fault, state) = (fault.plan().name, state.name());
+        let _ = write!(text, "\nnot hit: {fault} × {state}: {reason}");
+    }
+    text
 }
 
 /// The table: a block for each level, a line for each fault, a column for each state.
@@ -378,7 +529,7 @@ fn name_of(shape: &Shape) -> String {
 
 /// How many cells are promised what: for the report.
 pub fn census() -> Vec<(&'static str, u64)> {
-    let mut counts = [0u64; 4];
+    let mut counts = [0u64; 5];
     for shape in shapes() {
         let struck = |fault: &Fault| (fault.plan().rings > 0) == (shape.journal_disks > 0);
         for fault in Fault::ALL.into_iter().filter(struck) {
@@ -387,7 +538,8 @@ pub fn census() -> Vec<(&'static str, u64)> {
                     Expect::Safe => 0,
                     Expect::Loud => 1,
                     Expect::Waits(_) => 2,
-                    Expect::Nothing => 3,
+                    Expect::Exempt(_) => 3,
+                    Expect::Nothing => 4,
                 };
                 if let Some(count) = counts.get_mut(at) {
                     *count += 1;
@@ -395,8 +547,7 @@ pub fn census() -> Vec<(&'static str, u64)> {
             }
         }
     }
-    let names = ["safe", "loud", "waiting", "impossible"];
-    debug_assert_eq!(u64_of(names.len()), 4);
-    debug_assert_eq!(usize_of(4), counts.len());
+    let names = ["safe", "loud", "waiting", "exempt", "impossible"];
+    debug_assert_eq!(names.len(), counts.len());
     names.into_iter().zip(counts).collect()
 }

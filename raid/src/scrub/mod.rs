@@ -38,7 +38,7 @@ const PIECE_BYTES: u64 = 1 << 20;
 const PIECES_AT_ONCE: usize = 8;
 /// Clients count as active for this long after their last request.
 const CLIENT_ACTIVE: Duration = Duration::from_millis(100);
-/// How often the cursor is saved.
+/// How often the cursor is saved while nothing is found.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// How long it waits for a rebuild, or for a disk that is slow, before it looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -122,6 +122,10 @@ impl Found {
         self.repaired += other.repaired;
         self.mismatched += other.mismatched;
         self.unrepairable += other.unrepairable;
+    }
+
+    fn is_some(self) -> bool {
+        self.repaired + self.mismatched + self.unrepairable > 0
     }
 
     /// Without what is left as it was.
@@ -370,7 +374,8 @@ impl Array {
             self.note_rows(at.row, next.row);
             at = next;
             self.note_found(found, at.row);
-            if self.env.clock.now().since(saved) >= SAVE_EVERY {
+            // What is mended is found no more: a crash must not take the count of it.
+            if found.is_some() || self.env.clock.now().since(saved) >= SAVE_EVERY {
                 saved = self.env.clock.now();
                 self.save_scrub().await.map_err(|kind| kind.to_string())?;
             }

@@ -157,10 +157,7 @@ fn an_ejection_that_was_given_up_is_done_all_the_same() {
         world.run(a.flush()).unwrap();
         drop(array);
         world.crash(Crash::Kill);
-        let array = world
-            .assemble(&world.all(), false)
-            .or_else(|_| world.assemble(&world.all(), true))
-            .unwrap();
+        let array = world.assemble_all();
         let volume = array.open_volume("a").unwrap();
         let what = format!("given up after {micros} us");
         world.run(check_all(&volume, &a.model, Some(Crash::Kill), &what));

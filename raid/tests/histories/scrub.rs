@@ -347,8 +347,10 @@ fn a_scrub_that_was_cut_off_goes_on_after_the_restart_and_loses_no_finding() {
     for crash in [Crash::Kill, Crash::Power] {
         let mut lab = Lab::with_rows(37, shape(Level::Raid5, 4, true), 400);
         let before = lab.image();
+        let mut flipped = 0;
         for row in lab.rows().iter().step_by(10) {
             lab.flip(*row, usize_of(row.0 % 4), row.0 % 4, 1234);
+            flipped += 1;
         }
         // About thirty seconds for all of it.
         lab.array.set_scrub_limit(Some(400 * CHUNK * 4 / 30));
@@ -366,7 +368,10 @@ fn a_scrub_that_was_cut_off_goes_on_after_the_restart_and_loses_no_finding() {
         assert!(scrub.cursor > lab.rows()[0], "and not from the beginning");
         let scrub = lab.finish();
         assert_eq!(scrub.runs, 1);
-        assert_eq!(scrub.unrepairable, 0);
+        assert_eq!(
+            (scrub.repaired, scrub.mismatched, scrub.unrepairable),
+            (flipped, flipped, 0)
+        );
         assert!(lab.image() == before);
         lab.check();
     }

@@ -274,11 +274,7 @@ impl Story {
         drop(array);
         self.world.crash(Crash::Power);
         let labelled = self.world.labelled();
-        let array = self
-            .world
-            .assemble(&labelled, false)
-            .or_else(|_| self.world.assemble(&labelled, true))
-            .unwrap();
+        let array = self.world.assemble(&labelled, false).unwrap();
         let space = array.status().space;
         assert_eq!(
             space.free_bytes, space.total_bytes,

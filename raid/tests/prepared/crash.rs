@@ -103,6 +103,7 @@ fn logs_are_what_they_were_when_their_records_are_copied_forward() {
             copied.push(cut(shape, seed, crash, true, (600, &cuts)));
         }
     }
-    println!("copied forward: {copied:?}");
-    assert!(copied.iter().sum::<usize>() > 0);
+    // The first cut of a few histories comes too early for that.
+    let with_copies = copied.iter().filter(|count| **count > 0).count();
+    assert!(with_copies > copied.len() / 2, "{copied:?}");
 }

@@ -47,8 +47,27 @@ fn told(case: Case) -> Counts {
     explore(case, 1).unwrap_or_else(|finding| panic!("{}", finding.0))
 }
 
+/// Of a write in part: nothing is lost, and every state of the rows was tried at every crash point.
 fn holds(case: Case) {
-    assert_eq!(told(case).exceptions, 0);
+    let counts = told(case);
+    assert!(
+        counts.cuts > 0 && counts.exhaustive == counts.cuts,
+        "{counts}"
+    );
+    assert_eq!(counts.exceptions, 0);
+}
+
+/// Of a complete row that is overwritten: the one exception is met, and no more of the blocks that it
+/// speaks of are lost than so many of a hundred. Which of them may be is decided for each by the explorer;
+/// the bounds are what the engine gives up today, so that it doesn't give up more unnoticed. They differ
+/// with the share of torn states, in which parity fits neither version.
+fn loses_at_most(percent: u64, case: Case) {
+    let counts = told(case);
+    assert!(counts.exhaustive > 0 && counts.exceptions > 0, "{counts}");
+    assert!(
+        counts.exceptions * 100 <= counts.exposed * percent,
+        "{counts}"
+    );
 }
 
 #[test]
@@ -108,47 +127,44 @@ fn one_transaction_after_another() {
 
 #[test]
 fn a_complete_row() {
-    for shape in BOTH {
+    for (shape, percent) in BOTH.into_iter().zip([20, 29]) {
         let script = in_place(write(0..ROW, &[3, 12, 22]));
-        told(case("complete row", shape, script));
+        loses_at_most(percent, case("complete row", shape, script));
     }
 }
 
 #[test]
 fn a_complete_row_of_which_every_sector_changes() {
-    for shape in BOTH {
+    for (shape, percent) in BOTH.into_iter().zip([26, 29]) {
         let all: Vec<usize> = (0..ROW).collect();
-        told(case(
-            "whole complete row",
-            shape,
-            in_place(write(0..ROW, &all)),
-        ));
+        let script = in_place(write(0..ROW, &all));
+        loses_at_most(percent, case("whole complete row", shape, script));
     }
 }
 
 #[test]
 fn a_complete_row_over_a_journalled_write() {
-    for shape in BOTH {
+    for (shape, percent) in BOTH.into_iter().zip([15, 24]) {
         let mut script = vec![write(9..12, &[9, 11]), Step::Flush];
         script.extend(in_place(write(0..ROW, &[3, 11, 22])));
-        told(case("complete over journalled", shape, script));
+        loses_at_most(percent, case("complete over journalled", shape, script));
     }
 }
 
-fn journalled_over_complete(shape: Shape) {
+fn journalled_over_complete(percent: u64, shape: Shape) {
     let mut script = vec![write(0..ROW, &[3, 12, 22])];
     script.extend(in_place(write(9..12, &[9, 11])));
-    told(case("journalled over complete", shape, script));
+    loses_at_most(percent, case("journalled over complete", shape, script));
 }
 
 #[test]
 fn a_journalled_write_over_a_complete_row_of_three_and_one() {
-    journalled_over_complete(THREE_AND_ONE);
+    journalled_over_complete(50, THREE_AND_ONE);
 }
 
 #[test]
 fn a_journalled_write_over_a_complete_row_of_three_and_two() {
-    journalled_over_complete(THREE_AND_TWO);
+    journalled_over_complete(62, THREE_AND_TWO);
 }
 
 #[test]
@@ -165,7 +181,9 @@ fn the_first_write_of_a_row_in_part() {
 fn first_and_complete(shape: Shape) {
     let all: Vec<usize> = (0..ROW).collect();
     let script = in_place(write(0..ROW, &all));
-    holds(fresh("first, complete", shape, script));
+    // Sampled where journal and row are torn together.
+    let counts = told(fresh("first, complete", shape, script));
+    assert!(counts.exhaustive > 0 && counts.exceptions == 0, "{counts}");
 }
 
 #[test]

@@ -14,7 +14,9 @@ use cairn_raid::{Array, Role, Slot};
 
 use crate::cuts::{Cut, Free, choose, cuts, states};
 use crate::scene::{Host, ROWS, Scene, settled};
-use crate::script::{CHUNK, Case, Crash, Known, SECTOR, announced, contents, is_exposed, versions};
+use crate::script::{
+    CHUNK, Case, Known, SECTOR, announced, contents, is_exposed, is_journalled_since, versions,
+};
 
 const BLOCK_SECTORS: usize = CHUNK / SECTOR;
 /// States of one row at one cut that are tried without leaving one out.
@@ -34,8 +36,6 @@ pub(crate) struct Counts {
     pub(crate) cuts: u64,
     /// Cuts at which every state of every row was tried.
     pub(crate) exhaustive: u64,
-    /// Power cuts at which not every state of every row was tried.
-    pub(crate) sampled_power: u64,
     pub(crate) starts: u64,
     /// States of rows, each with a set of lost members.
     pub(crate) rows: u64,
@@ -51,7 +51,6 @@ impl AddAssign for Counts {
     fn add_assign(&mut self, other: Self) {
         self.cuts += other.cuts;
         self.exhaustive += other.exhaustive;
-        self.sampled_power += other.sampled_power;
         self.starts += other.starts;
         self.rows += other.rows;
         self.scrubs += other.scrubs;
@@ -64,11 +63,10 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} cuts ({} with every state of the rows; {} of the power without), {} starts, {} row states, \
+            "{} cuts ({} with every state of the rows), {} starts, {} row states, \
              {} scrubs, {} of {} exposed blocks lost",
             self.cuts,
             self.exhaustive,
-            self.sampled_power,
             self.starts,
             self.rows,
             self.scrubs,
@@ -177,7 +175,6 @@ impl Explorer<'_> {
         let turns = row_turns.max(rest_turns);
         self.counts.cuts += 1;
         self.counts.exhaustive += u64::from(is_whole);
-        self.counts.sampled_power += u64::from(!is_whole && cut.crash == Crash::Power);
         let lost_sets = lost_sets(scene.case.members, scene.case.parities());
         for turn in 0..turns {
             let mut rng = Rng::new(u64_of(cut.at) << 20 | u64_of(turn));
@@ -297,7 +294,7 @@ impl Explorer<'_> {
     /// Whether a crash left so much of a row that nothing of it may be lost with these members: every
     /// block of data is wholly of one version, the parities are those of what is there, so that it can be
     /// solved; and it can be told from a row that was acked and then rotted, because what is lost was new
-    /// or something that can be read is old.
+    /// or something that can be read is old, with no newer record of it in the journal.
     fn must_be_kept(&self, cut: &Cut, left: &[SimDisk], lost: &[usize], row: usize) -> bool {
         let scene = self.scene;
         let at = scene.rows[row];
@@ -326,7 +323,7 @@ impl Explorer<'_> {
             if lost.contains(disk) {
                 is_lost_new &= is_new;
             } else {
-                is_left_old |= !is_new;
+                is_left_old |= !is_new && !is_journalled_since(&scene.case, &cut.known[row], index);
             }
         }
         (is_lost_new || is_left_old) && self.check_parity(left, &[], row).is_ok()

@@ -114,6 +114,16 @@ pub(crate) fn announced(case: &Case, known: &Known) -> usize {
     begun.iter().rposition(is_complete).map_or(0, |at| at + 1)
 }
 
+/// Whether a write of a part of a block began after the last complete row.
+pub(crate) fn is_journalled_since(case: &Case, known: &Known, block: usize) -> bool {
+    let since = &case.script[announced(case, known)..known.begun];
+    let touched = block * CHUNK / SECTOR..(block + 1) * CHUNK / SECTOR;
+    since.iter().any(|step| match step {
+        Step::Write { sectors, .. } => sectors.start < touched.end && touched.start < sectors.end,
+        Step::Flush | Step::Apply => false,
+    })
+}
+
 /// The contents of a sector of a row in a version.
 pub(crate) fn contents(case: &Case, row: usize, sector: usize, version: usize) -> [u8; SECTOR] {
     if case.fresh && version == 0 {

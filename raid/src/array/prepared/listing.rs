@@ -7,7 +7,7 @@
 //! - What is missing is said: records behind a hole are listed, and whether they are committed is then
 //!   only what the rest of the journal says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use cairn_blockdev::Env;
@@ -17,11 +17,12 @@ use uuid::Uuid;
 
 use crate::array::MemberDisk;
 use crate::array::disk::Disk;
+use crate::array::journal_disks::lost_journal_disks;
 use crate::array::probe::{best_label, rank};
 use crate::array::watch::Watch;
 use crate::error::RaidError;
 use crate::journal::open::Opened;
-use crate::label::Label;
+use crate::label::{ArrayLabel, Entry, Label};
 use crate::logs::book::Book;
 use crate::logs::log::Log;
 use crate::member::MemberState;
@@ -40,7 +41,7 @@ pub struct ListedLog {
 }
 
 /// Lists the logs of the array whose disks these are. Says also whether the disks have all of the
-/// journal that was durable; on an array with no more than R members gone they do.
+/// journal that was durable: all but R members, and all but R of its journal disks, do.
 pub fn list_logs(
     env: &Env,
     disks: Vec<MemberDisk>,
@@ -74,9 +75,11 @@ pub fn list_logs(
             })
             .map(|(_, disk)| disk)
             .collect();
+        let here: BTreeSet<Uuid> = in_sync.iter().map(|disk| disk.uuid).collect();
         let survey = Opened::survey(reference.uuid, in_sync).await;
-        let (opened, mut complete) =
+        let (opened, unbroken) =
             survey.map_err(|error| cannot(&reference.name, &error.to_string()))?;
+        let mut complete = unbroken && are_enough(&reference, &here);
         let mut book = Book::default();
         for record in opened.records() {
             let mut payload = Vec::new();
@@ -100,6 +103,16 @@ pub fn list_logs(
         });
         Ok((listed.collect(), complete))
     })
+}
+
+/// Whether whatever was durable has a copy on one of these. What is on none of them leaves no hole either.
+fn are_enough(label: &ArrayLabel, here: &BTreeSet<Uuid>) -> bool {
+    let geometry = &label.geometry;
+    let is_member = |entry: &&Entry| entry.state == MemberState::InSync;
+    let members = label.table.iter().filter(is_member);
+    let members = members.filter(|entry| here.contains(&entry.uuid)).count();
+    let (_, lost) = lost_journal_disks(label, |uuid| here.contains(&uuid));
+    members + geometry.redundancy() >= geometry.members() && lost.len() <= geometry.redundancy()
 }
 
 fn is_of_a_log(entry: &crate::journal::entry::Entry) -> bool {
