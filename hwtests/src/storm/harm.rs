@@ -441,7 +441,7 @@ impl Harm {
         self.vanish(world, 1, false);
     }
 
-    /// One bad sector on each survivor, each in a row of its own, and a disk to be rebuilt.
+    /// Bad sectors on all survivors, each in a row of its own, and a disk to be rebuilt.
     fn a5_bad_sectors_in_a_rebuild(&mut self, world: &mut World) {
         self.vanish(world, 1, false);
         let chunk = u64::from(world.shape.chunk_bytes);
@@ -450,10 +450,11 @@ impl Harm {
             .into_iter()
             .filter(|member| !self.victims.contains(member))
             .collect();
-        for (survivor, row) in survivors.into_iter().zip(1u64..) {
-            let offset = world.rows_on_disk(survivor).start + row * chunk;
+        // In every row: what is written before it is read heals.
+        for (row, survivor) in (0..world.shape.rows).zip(survivors.iter().cycle()) {
+            let offset = world.rows_on_disk(*survivor).start + row * chunk;
             let bad = DiskFault::BadRange { offset, len: 512 };
-            world.disk(survivor).inject(bad);
+            world.disk(*survivor).inject(bad);
         }
         if world.is_running() {
             world.add_blank_spare(1);

@@ -53,12 +53,22 @@ pub const EXCEPTIONS: &[(Fault, State, Level, &str)] = &[(
     "of the last copy of the maps the newest slot may rot, and nothing tells that the one before it is older",
 )];
 
-/// Cells whose fault can't strike in their state, each with its reason. They are run.
-pub const UNHIT: &[(Fault, State, &str)] = &[(
-    Fault::RingAllVanish,
-    State::Replaying,
-    "without any journal disk nothing is replayed: that is a crash and R+1 gone",
-)];
+/// Cells whose fault can't strike in their state, on this level or on all, each with its reason. They are
+/// run.
+pub const UNHIT: &[(Fault, State, Option<Level>, &str)] = &[
+    (
+        Fault::RingAllVanish,
+        State::Replaying,
+        None,
+        "without any journal disk nothing is replayed: that is a crash and R+1 gone",
+    ),
+    (
+        Fault::A5LatentInRebuild,
+        State::Degraded2,
+        Some(Level::Raid1),
+        "the last member goes, and there is no survivor to have a bad sector",
+    ),
+];
 
 /// Seeds that a cell gets beyond those that are asked for, until its fault strikes in its state.
 const MORE_SEEDS: u64 = 12;
@@ -414,9 +424,9 @@ fn run_job(job: &Job, choice: &Choice) -> (String, Option<String>, Totals) {
         Expect::Safe | Expect::Loud => {}
     }
     let (mut in_state, mut loud, mut runs) = (0, 0u64, 0u64);
-    let unhit = UNHIT
-        .iter()
-        .any(|(f, s, _)| (*f, *s) == (job.fault, job.state));
+    let unhit = UNHIT.iter().any(|(fault, state, level, _)| {
+        (*fault, *state) == (job.fault, job.state) && level.is_none_or(|level| level == shape.level)
+    });
     let name = || {
         format!(
             "{} × {} on {} ({expected:?})",
@@ -475,9 +485,12 @@ fn legend() -> String {
         let (fault, state) = (fault.plan().name, state.name());
         let _ = write!(text, "\nexempt: {fault} × {state} on {level}: {reason}");
     }
-    for (fault, state, reason) in UNHIT {
+    for (fault, state, level, reason) in UNHIT {
         let (fault, state) = (fault.plan().name, state.name());
-        let _ = write!(text, "\nnot hit: {fault} × {state}: {reason}");
+        let on = level
+            .map(|level| format!(" on {level}"))
+            .unwrap_or_default();
+        let _ = write!(text, "\nnot hit: {fault} × {state}{on}: {reason}");
     }
     text
 }
