@@ -52,6 +52,11 @@ fn a_write_waits_for_the_extent_that_a_trim_is_giving_back() {
     assert_eq!(history(764_239_891_265, 6000).finding, None);
 }
 
+#[test]
+fn a_row_that_a_power_cut_left_in_part_is_not_held_for_one_in_place_because_of_what_was_logged_later() {
+    assert_eq!(history(365_172_847_232, 6000).finding, None);
+}
+
 /// Some cells of the matrix with this seed and the next, of which the second has disks that tear no block.
 fn cells(fault: &str, state: &str, first_seed: u64) {
     let outcome = matrix::run(&Choice {
