@@ -53,7 +53,7 @@ fn a_write_waits_for_the_extent_that_a_trim_is_giving_back() {
 }
 
 #[test]
-fn a_row_that_a_power_cut_left_in_part_is_not_held_for_one_in_place_because_of_what_was_logged_later() {
+fn a_row_that_a_power_cut_left_in_part_is_not_held_for_one_in_place() {
     assert_eq!(history(365_172_847_232, 6000).finding, None);
 }
 
