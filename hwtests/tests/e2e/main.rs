@@ -24,5 +24,6 @@ mod returning;
 mod screens;
 mod space;
 mod spares;
+mod split;
 mod tls;
 mod world;
