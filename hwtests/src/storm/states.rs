@@ -11,7 +11,7 @@ use cairn_blockdev::sim::{Completion, Effect, FaultCounts, On, SimDisk, Strike, 
 use cairn_blockdev::units::u64_of;
 use cairn_raid::defects::ScrubState;
 use cairn_raid::layout::JOURNAL_MIN;
-use cairn_raid::{Array, Level, MemberState, SyncAction};
+use cairn_raid::{Array, Level, SyncAction};
 
 use super::abilities::Ability;
 use super::faults::Fault;
@@ -21,9 +21,7 @@ use super::model::Crash;
 use super::shape::Shape;
 use super::world::World;
 
-/// A disk that is filled takes so many times as long, so that a fault meets the filling.
-const FILLED_SLOWLY: u32 = 600;
-/// The same of all disks, so that room in the journal is long in coming.
+/// What is put in place takes so many times as long, so that room in the journal is long in coming.
 const PUT_SLOWLY: u32 = 2000;
 /// What the shortest record takes of the journal's room.
 const PART_ADMITTED: u64 = 8192;
@@ -111,15 +109,11 @@ impl State {
             Self::Degraded2 => lose(world, 2),
             Self::Rebuilding => {
                 lose(world, 1);
-                let spare = world.add_slow_spare();
-                fill_slowly(world, spare);
+                world.add_slow_spare();
                 world.run_till("rebuilding", || self.holds(world));
             }
             Self::Replacing => {
                 world.begin_replacing();
-                for disk in world.in_state(MemberState::Replacing) {
-                    fill_slowly(world, disk);
-                }
                 world.run_till("replacing", || self.holds(world));
             }
             Self::Scrubbing => {
@@ -320,13 +314,6 @@ fn strikes(fault: Fault, counts: &FaultCounts) -> u64 {
     } else {
         counts.total() - counts.slow
     }
-}
-
-/// What is written to a disk's rows takes long.
-fn fill_slowly(world: &World, disk: usize) {
-    let rows = world.rows_on_disk(disk);
-    let slow = Strike::new(On::Write, Effect::Slow(FILLED_SLOWLY)).within(rows);
-    world.disk(disk).strike(slow.always());
 }
 
 /// So many members vanish, and the array notices.

@@ -256,6 +256,11 @@ impl Array {
             // Before the bits: whoever finds a row written must find its sums.
             self.write_sums().await;
             self.clone().flush_disks().await;
+            self.settle().await;
+            if self.check_alive().is_err() {
+                // Perhaps no copy of them was written: then nobody must find the row written.
+                return;
+            }
             self.note_sums_flushed();
         }
         let dirty: Vec<WrittenPage> = dirty
