@@ -255,7 +255,10 @@ impl Array {
 
     /// Fails if a member gives no answer for a column: a disk that is about to be thrown out, and may
     /// come back with what it holds, has lost nothing.
-    async fn check_answers(&self, row: Row, col: u64) -> Result<(), IoErrorKind> {
+    async fn check_answers(self: &Rc<Self>, row: Row, col: u64) -> Result<(), IoErrorKind> {
+        // One that was just thrown out isn't asked any more: whether that has broken the array is known only then.
+        self.settle().await;
+        self.check_alive()?;
         let view = self.view(row);
         for slot in (0..self.geometry.members()).map(Slot) {
             let Some(disk) = view.reader(slot) else {
@@ -270,6 +273,7 @@ impl Array {
                 _ => {}
             }
         }
+        self.settle().await;
         self.check_alive()
     }
 
