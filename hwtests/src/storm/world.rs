@@ -337,7 +337,7 @@ impl World {
         }
     }
 
-    /// One world of five has an array that logs complete rows as well, and none of the exceptions.
+    /// One world of five has an array that logs complete rows as well.
     pub(super) fn bypasses(&self) -> bool {
         self.seed % 5 != 2
     }
