@@ -198,7 +198,7 @@ pub fn array(status: &ArrayStatus) -> Array {
             on_members: journal.on_members,
             draining: journal.draining,
         }),
-        memory: Some(memory(status.memory)),
+        memory: Some(memory(status)),
         sync: sync(status),
         scrub: scrub(status),
         bad_blocks: status.bad_blocks.iter().map(bad_blocks).collect(),
@@ -223,12 +223,16 @@ pub fn array(status: &ArrayStatus) -> Array {
     }
 }
 
-fn memory(MemoryStatus { used, share }: MemoryStatus) -> ArrayMemory {
+fn memory(status: &ArrayStatus) -> ArrayMemory {
+    let MemoryStatus { used, share } = status.memory;
+    let journal = status.journal_room;
     ArrayMemory {
         checksum_cache_bytes: used.checksum_cache_bytes,
         checksum_cache_bytes_max: share.checksum_cache_bytes,
         row_cache_bytes: used.row_cache_bytes,
         row_cache_bytes_max: share.row_cache_bytes,
+        journal_bytes: journal.map_or(0, |journal| journal.used_bytes),
+        journal_bytes_max: journal.map_or(0, |journal| journal.total_bytes),
     }
 }
 
@@ -277,6 +281,7 @@ mod tests {
             no_integrity: true,
             no_journal: false,
             journal: None,
+            journal_room: None,
             memory: MemoryStatus {
                 used: MemoryShare::LEAST,
                 share: MemoryShare::FULL,

@@ -156,6 +156,7 @@ mod tests {
             no_integrity: true,
             no_journal: false,
             journal: None,
+            journal_room: None,
             memory: cairn_raid::MemoryStatus {
                 used: cairn_raid::MemoryShare::LEAST,
                 share: cairn_raid::MemoryShare::FULL,

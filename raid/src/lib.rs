@@ -33,9 +33,9 @@ pub use array::assemble::{AssembleOptions, assemble};
 pub use array::create::{CreateSpec, NewDisks, create, create_with, wipe_label};
 pub use array::probe::{Identity, Probe, probe};
 pub use array::{
-    Array, ArrayState, ArrayStatus, BadBlock, Deadlines, ErrorCounts, JournalStatus, ListedLog,
-    MemberDisk, MemberStatus, Readded, SpaceStatus, SyncAction, SyncStatus, Unanswered, VolumeInfo,
-    list_logs,
+    Array, ArrayState, ArrayStatus, BadBlock, Deadlines, ErrorCounts, JournalRoom, JournalStatus,
+    ListedLog, MemberDisk, MemberStatus, Readded, SpaceStatus, SyncAction, SyncStatus, Unanswered,
+    VolumeInfo, list_logs,
 };
 pub use error::RaidError;
 pub use events::{ArrayEvent, EventKind, EventSink, Hooks, Witness, WitnessStore};

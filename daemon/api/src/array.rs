@@ -317,6 +317,12 @@ pub struct ArrayMemory {
     pub row_cache_bytes: u64,
     /// What these may take: the array's part of `memory.row_cache_bytes`.
     pub row_cache_bytes_max: u64,
+    /// Records that are logged and not trimmed yet, with what they take in memory.
+    #[serde(default)]
+    pub journal_bytes: u64,
+    /// What these may take: writes wait at it. 0: there is no journal.
+    #[serde(default)]
+    pub journal_bytes_max: u64,
 }
 
 /// The journal of an array with disks for it.

@@ -203,7 +203,7 @@ impl Fault {
             Self::A2ThreeAtOnce => plan("A2 three disks at once", 3, &[]).apart(),
             Self::A3CrashInRebuild => plan("A3 crash in a rebuild", 1, &[Journal]).crashing(),
             Self::A4SpareFailsToo => plan("A4 the spare fails, too", 1, &[]),
-            Self::A5LatentInRebuild => plan("A5 bad sectors in a rebuild", 2, &[]),
+            Self::A5LatentInRebuild => plan("A5 bad sectors in a rebuild", 2, &[]).latent(),
             Self::A7LabelsCorrupt => plan("A7 two of three labels", 0, &[]).apart(),
             Self::A8CrashAndMemberGone => {
                 plan("A8 crash and a member gone", 1, &[Journal]).crashing()

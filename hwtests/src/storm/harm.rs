@@ -294,12 +294,6 @@ impl Harm {
             }
             world.disk(*victim).heal();
         }
-        if self.fault == Fault::A5LatentInRebuild {
-            // Bad sectors that the rebuild hasn't come to would be another fault beside the next one.
-            for disk in &world.disks {
-                disk.heal();
-            }
-        }
     }
 
     /// It is back: as a spare of the running array, or at the next start.

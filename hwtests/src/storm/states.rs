@@ -143,11 +143,12 @@ impl State {
         let Some(array) = array else {
             return self == Self::Replaying;
         };
+        let status = array.status();
         if self == Self::JournalFull {
             // Whoever waits for room takes what there is, so that nothing is free.
-            return format!("{array:?}").contains("admission 0 of ");
+            let room = status.journal_room;
+            return room.is_some_and(|room| room.used_bytes == room.total_bytes);
         }
-        let status = array.status();
         let gone = shape.redundancy().saturating_sub(status.redundancy_left);
         let filled = status.sync.map(|sync| sync.action);
         match self {

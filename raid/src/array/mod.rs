@@ -55,7 +55,8 @@ pub use prepared::{ListedLog, list_logs};
 pub use returning::Readded;
 pub use slow::Unanswered;
 pub use status::{
-    ArrayState, ArrayStatus, JournalStatus, MemberStatus, SpaceStatus, SyncAction, SyncStatus,
+    ArrayState, ArrayStatus, JournalRoom, JournalStatus, MemberStatus, SpaceStatus, SyncAction,
+    SyncStatus,
 };
 pub use volumes::VolumeInfo;
 

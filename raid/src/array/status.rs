@@ -57,6 +57,15 @@ pub struct JournalStatus {
     pub draining: bool,
 }
 
+/// Room for records in a journal that runs. Bytes of records and what they take in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalRoom {
+    /// What is admitted and not trimmed yet.
+    pub used_bytes: u64,
+    /// What may be admitted. Writes wait where it is all used.
+    pub total_bytes: u64,
+}
+
 /// What goes on in the background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncAction {
@@ -138,6 +147,8 @@ pub struct ArrayStatus {
     pub no_journal: bool,
     /// The journal, if it has disks of its own.
     pub journal: Option<JournalStatus>,
+    /// Room in the journal; `None`: there is none.
+    pub journal_room: Option<JournalRoom>,
     /// Memory of its caches.
     pub memory: MemoryStatus,
     /// Membership changes so far.
@@ -223,6 +234,10 @@ impl Array {
             no_integrity: label.incompat & crate::label::INCOMPAT_NO_INTEGRITY != 0,
             no_journal: !label.has_journal(),
             journal: self.journal_status(&ledger),
+            journal_room: self.journal().map(|journal| JournalRoom {
+                used_bytes: journal.admitted_bytes(),
+                total_bytes: journal.admits_bytes(),
+            }),
             memory: self.memory_status(),
             event_count: label.event_count,
             created_ms: label.created_ms,

@@ -26,6 +26,8 @@ mod journal_disks;
 #[cfg(test)]
 mod lab;
 #[cfg(test)]
+mod late;
+#[cfg(test)]
 mod latent;
 #[cfg(test)]
 mod members;

@@ -229,6 +229,12 @@ pub(crate) fn array(array: &Array) -> View {
             "row_cache",
             of(memory.row_cache_bytes, memory.row_cache_bytes_max),
         ));
+        if memory.journal_bytes_max > 0 {
+            facts.push(fact(
+                "journal_used",
+                of(memory.journal_bytes, memory.journal_bytes_max),
+            ));
+        }
     }
     if sync.action != SyncAction::Idle {
         facts.push(fact("sync_done_bytes", Cell::bytes(sync.done_bytes)));

@@ -65,6 +65,8 @@ pub(crate) fn rebuilding_array() -> Array {
             checksum_cache_bytes_max: 128 << 20,
             row_cache_bytes: 0,
             row_cache_bytes_max: 64 << 20,
+            journal_bytes: 3 << 20,
+            journal_bytes_max: 64 << 20,
         }),
         bad_blocks: vec![BadBlocks {
             path: "/d/2".to_owned(),
