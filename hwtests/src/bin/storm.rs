@@ -45,9 +45,6 @@ struct Args {
     /// Only states with this in their name.
     #[arg(long, value_name = "TEXT")]
     state: Option<String>,
-    /// Cells of the matrix that wait for something as well.
-    #[arg(long)]
-    waiting: bool,
     /// Short histories, cut off at every I/O.
     #[arg(long)]
     exhaustive: bool,
@@ -139,7 +136,6 @@ fn run_matrix(args: &Args) -> bool {
         fault: args.fault.clone(),
         state: args.state.clone(),
         first_seed,
-        waiting: args.waiting,
     });
     println!("{}\n\n{}", outcome.table, outcome.totals);
     let census = matrix::census();

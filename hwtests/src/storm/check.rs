@@ -91,7 +91,8 @@ impl World {
     ) -> bool {
         let row = first / (self.shape.row_bytes() / SECTOR);
         let model = volume.model.borrow();
-        let is_it = spoilt.left.get() > 0
+        let is_it = self.may_cut_off()
+            && spoilt.left.get() > 0
             && spoilt.rows.contains(&(volume.name.clone(), row))
             && model.cut_off(crash, block(first))
             && (!garbage || self.shape.tear_bytes < 4096);
@@ -110,7 +111,7 @@ impl World {
         let is_first = model.is_first_write(row..row + row_sectors);
         // One that joined after the last check may be gone as well.
         let all_there = self.members().len() == self.shape.members && !self.lost_in_crash;
-        !is_first && !all_there && model.cut_off(crash, block(first))
+        self.may_cut_off() && !is_first && !all_there && model.cut_off(crash, block(first))
     }
 
     /// A lost block is written anew, which heals it.

@@ -10,7 +10,6 @@ use cairn_blockdev::{BlockDevice, Buf, WriteFlags};
 use cairn_raid::defects::ScrubState;
 use cairn_raid::{MemberDisk, MemberState, RaidError};
 
-use super::abilities::Ability;
 use super::load::Cut;
 use super::world::{Life, World};
 
@@ -258,18 +257,13 @@ impl World {
         self.load(200);
     }
 
-    /// What lies latent on the disks is gone: by a scrub, or, until there is one, because everything is
-    /// written anew.
+    /// What lies latent on the disks is gone: by a scrub.
     pub fn make_whole(&mut self) {
-        if Ability::Scrub.is_there() {
-            self.wait_for_sync();
-            // One that runs already may be past what is latent.
-            self.wait_for_scrub();
-            self.begin_scrub();
-            self.wait_for_scrub();
-        } else {
-            self.write_all();
-        }
+        self.wait_for_sync();
+        // One that runs already may be past what is latent.
+        self.wait_for_scrub();
+        self.begin_scrub();
+        self.wait_for_scrub();
     }
 
     /// Writes every volume whole, row by row, so that nothing latent is left in their rows.

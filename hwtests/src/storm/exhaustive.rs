@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 
 use cairn_raid::Level;
 
-use super::abilities::Ability;
 use super::load::{Cut, Mix};
 use super::model::Crash;
 use super::shape::Shape;
@@ -51,15 +50,11 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Everything that there is to cut in a seed, with what the engine can do.
+    /// Everything that there is to cut in a seed.
     pub fn all(seed: u64) -> Vec<Self> {
         let mut all = Vec::new();
         for level in [Level::Raid1, Level::Raid5, Level::Raid6] {
-            let lost_max = if Ability::Journal.is_there() {
-                Shape::of(level).redundancy()
-            } else {
-                0
-            };
+            let lost_max = Shape::of(level).redundancy();
             for lost in 0..=lost_max {
                 for crash in [Crash::Kill, Crash::Power] {
                     for place in [Place::Io, Place::Poll, Place::Start] {
@@ -75,16 +70,14 @@ impl Subject {
                 }
             }
         }
-        if Ability::Journal.is_there() {
-            let on_members = all.iter().filter(|subject| subject.level == Level::Raid5);
-            let on_disks: Vec<Self> = on_members
-                .map(|subject| Self {
-                    journal_disks: true,
-                    ..*subject
-                })
-                .collect();
-            all.extend(on_disks);
-        }
+        let on_members = all.iter().filter(|subject| subject.level == Level::Raid5);
+        let on_disks: Vec<Self> = on_members
+            .map(|subject| Self {
+                journal_disks: true,
+                ..*subject
+            })
+            .collect();
+        all.extend(on_disks);
         all
     }
 }

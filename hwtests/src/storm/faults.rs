@@ -2,8 +2,6 @@
 //!
 //! Does not know: in which state the array is, or what is promised then ([`super::matrix`]).
 
-use super::abilities::Ability;
-
 /// A row of the fault table, or one of its ways to happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "each is described by its plan")]
@@ -70,8 +68,8 @@ pub struct Plan {
     pub disks: usize,
     /// Journal disks that it strikes; 0: it has nothing to do with them.
     pub rings: usize,
-    /// What it takes to survive it.
-    pub needs: &'static [Ability],
+    /// Whether it takes checksums to survive it.
+    pub checksums: bool,
     /// Whether the daemon is cut off in it.
     pub crashes: bool,
     /// Whether what it did may still lie there unnoticed when it is over.
@@ -80,12 +78,12 @@ pub struct Plan {
     pub story: bool,
 }
 
-const fn plan(name: &'static str, disks: usize, needs: &'static [Ability]) -> Plan {
+const fn plan(name: &'static str, disks: usize) -> Plan {
     Plan {
         name,
         disks,
         rings: 0,
-        needs,
+        checksums: false,
         crashes: false,
         latent: false,
         story: true,
@@ -94,7 +92,7 @@ const fn plan(name: &'static str, disks: usize, needs: &'static [Ability]) -> Pl
 
 /// A fault of a journal disk.
 const fn on_ring(name: &'static str) -> Plan {
-    let mut plan = plan(name, 0, &[Ability::Journal]);
+    let mut plan = plan(name, 0);
     plan.rings = 1;
     plan
 }
@@ -103,6 +101,11 @@ impl Plan {
     const fn crashing(mut self) -> Self {
         self.crashes = true;
         self.story = false;
+        self
+    }
+
+    const fn by_checksums(mut self) -> Self {
+        self.checksums = true;
         self
     }
 
@@ -175,46 +178,48 @@ impl Fault {
 
     /// What it is.
     pub const fn plan(self) -> Plan {
-        use Ability::{Checksums, Deadlines, Journal, MissedMap};
         match self {
-            Self::D1ReadFails => plan("D1 a read fails", 1, &[]),
-            Self::D1BadSectors => plan("D1 bad sectors", 1, &[]),
-            Self::D2WriteFails => plan("D2 a write fails", 1, &[]),
-            Self::D2WriteFailsAndCrash => plan("D2 a write fails, crash", 1, &[Journal]).crashing(),
-            Self::D3FlushFailsOnce => plan("D3 a flush fails once", 1, &[]),
-            Self::D3FlushFailsAlways => plan("D3 flushes fail", 1, &[]),
-            Self::D4Hangs => plan("D4 a disk hangs", 1, &[Deadlines]),
-            Self::D4Slow => plan("D4 a disk is slow", 0, &[]),
-            Self::D5TornWrite => plan("D5 torn writes", 0, &[]).crashing(),
-            Self::D6LostWrite => plan("D6 lost writes", 1, &[Checksums]).latent(),
-            Self::D6LostMetaWrite => plan("D6 lost label, map or record", 1, &[Checksums]).latent(),
-            Self::D7MisdirectedWrite => plan("D7 misdirected writes", 1, &[Checksums]).latent(),
-            Self::D8RotInData => plan("D8 rot in data, P, Q", 1, &[Checksums]).latent(),
-            Self::D8RotInLabel => plan("D8 rot in a label", 0, &[]).latent(),
-            Self::D8RotInZones => plan("D8 rot in journal, maps, sums", 1, &[Checksums]).latent(),
-            Self::D9VanishesAndReturns => plan("D9 vanishes and returns", 1, &[]),
-            Self::D9CaughtUp => plan("D9 returns and is caught up", 1, &[MissedMap]).apart(),
-            Self::D10OrderAndClone => plan("D10 other order, a clone", 0, &[]).apart(),
-            Self::D11Full => plan("D11 full, and a disk fails", 1, &[]).apart(),
-            Self::D12CacheLost => plan("D12 vanishes without its cache", 1, &[]),
-            Self::D13LateWrite => plan("D13 a write lands late", 1, &[Deadlines]),
-            Self::A1CrashMidStripe => plan("A1 crash at an I/O", 0, &[]).crashing(),
-            Self::A2TwoAtOnce => plan("A2 two disks at once", 2, &[]),
-            Self::A2ThreeAtOnce => plan("A2 three disks at once", 3, &[]).apart(),
-            Self::A3CrashInRebuild => plan("A3 crash in a rebuild", 1, &[Journal]).crashing(),
-            Self::A4SpareFailsToo => plan("A4 the spare fails, too", 1, &[]),
-            Self::A5LatentInRebuild => plan("A5 bad sectors in a rebuild", 2, &[]).latent(),
-            Self::A7LabelsCorrupt => plan("A7 two of three labels", 0, &[]).apart(),
-            Self::A8CrashAndMemberGone => {
-                plan("A8 crash and a member gone", 1, &[Journal]).crashing()
-            }
-            Self::A9TrimReuseCrash => plan("A9 trim, reuse, crash", 0, &[]).crashing(),
-            Self::A10OlderImage => plan("A10 older image of a disk", 1, &[Checksums])
+            Self::D1ReadFails => plan("D1 a read fails", 1),
+            Self::D1BadSectors => plan("D1 bad sectors", 1),
+            Self::D2WriteFails => plan("D2 a write fails", 1),
+            Self::D2WriteFailsAndCrash => plan("D2 a write fails, crash", 1).crashing(),
+            Self::D3FlushFailsOnce => plan("D3 a flush fails once", 1),
+            Self::D3FlushFailsAlways => plan("D3 flushes fail", 1),
+            Self::D4Hangs => plan("D4 a disk hangs", 1),
+            Self::D4Slow => plan("D4 a disk is slow", 0),
+            Self::D5TornWrite => plan("D5 torn writes", 0).crashing(),
+            Self::D6LostWrite => plan("D6 lost writes", 1).by_checksums().latent(),
+            Self::D6LostMetaWrite => plan("D6 lost label, map or record", 1)
+                .by_checksums()
+                .latent(),
+            Self::D7MisdirectedWrite => plan("D7 misdirected writes", 1).by_checksums().latent(),
+            Self::D8RotInData => plan("D8 rot in data, P, Q", 1).by_checksums().latent(),
+            Self::D8RotInLabel => plan("D8 rot in a label", 0).latent(),
+            Self::D8RotInZones => plan("D8 rot in journal, maps, sums", 1)
+                .by_checksums()
+                .latent(),
+            Self::D9VanishesAndReturns => plan("D9 vanishes and returns", 1),
+            Self::D9CaughtUp => plan("D9 returns and is caught up", 1).apart(),
+            Self::D10OrderAndClone => plan("D10 other order, a clone", 0).apart(),
+            Self::D11Full => plan("D11 full, and a disk fails", 1).apart(),
+            Self::D12CacheLost => plan("D12 vanishes without its cache", 1),
+            Self::D13LateWrite => plan("D13 a write lands late", 1),
+            Self::A1CrashMidStripe => plan("A1 crash at an I/O", 0).crashing(),
+            Self::A2TwoAtOnce => plan("A2 two disks at once", 2),
+            Self::A2ThreeAtOnce => plan("A2 three disks at once", 3).apart(),
+            Self::A3CrashInRebuild => plan("A3 crash in a rebuild", 1).crashing(),
+            Self::A4SpareFailsToo => plan("A4 the spare fails, too", 1),
+            Self::A5LatentInRebuild => plan("A5 bad sectors in a rebuild", 2).latent(),
+            Self::A7LabelsCorrupt => plan("A7 two of three labels", 0).apart(),
+            Self::A8CrashAndMemberGone => plan("A8 crash and a member gone", 1).crashing(),
+            Self::A9TrimReuseCrash => plan("A9 trim, reuse, crash", 0).crashing(),
+            Self::A10OlderImage => plan("A10 older image of a disk", 1)
+                .by_checksums()
                 .apart()
                 .latent(),
-            Self::H1Kill => plan("H1 kill -9", 0, &[]).crashing(),
-            Self::H2PowerLoss => plan("H2 power loss", 0, &[]).crashing(),
-            Self::H3ClockJump => plan("H3 the clock jumps", 0, &[]),
+            Self::H1Kill => plan("H1 kill -9", 0).crashing(),
+            Self::H2PowerLoss => plan("H2 power loss", 0).crashing(),
+            Self::H3ClockJump => plan("H3 the clock jumps", 0),
             Self::RingReadFails => on_ring("ring: D1 reads fail"),
             Self::RingWriteFails => on_ring("ring: D2 a write fails"),
             Self::RingWriteFailsAndCrash => on_ring("ring: D2 a write fails, crash"),

@@ -12,7 +12,6 @@ use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
 use cairn_raid::layout::{LABEL_A, LABEL_B, ZONES_START, label_copy};
 use cairn_raid::{RaidError, Readded};
 
-use super::abilities::Ability;
 use super::history::any_crash;
 use super::load::{Cut, Mix};
 use super::model::Crash;
@@ -75,7 +74,7 @@ impl Harm {
             Fault::D1BadSectors => harm.d1_bad_sectors(world),
             Fault::D2WriteFails | Fault::D2WriteFailsAndCrash => harm.d2_a_write_fails(world),
             // What a failed flush lost may be read before the disk is out: a checksum has to tell.
-            Fault::D3FlushFailsOnce if Ability::Checksums.is_there() => {
+            Fault::D3FlushFailsOnce if world.shape.integrity => {
                 // Within redundancy nobody is to notice.
                 world.rules.cache_lost.set(world.rules.errors_allowed.get());
                 harm.d3_a_flush_fails(world, Effect::FailAndLoseCache, 1);

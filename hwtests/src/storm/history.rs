@@ -8,7 +8,6 @@ use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
 use cairn_raid::layout::{LABEL_A, ZONES_START, ZoneKind};
 use cairn_raid::{Level, MemberState};
 
-use super::abilities::Ability;
 use super::aimed::Turn;
 use super::faults::Fault;
 use super::harm::{Harm, restart};
@@ -38,6 +37,8 @@ pub fn shape_of(seed: u64) -> Shape {
         chunk_bytes: 4096 << rng.below(3),
         tear_bytes: if rng.one_in(2) { 512 } else { 4096 },
         rows: 16 + rng.below(32),
+        // One of six, by what has no part in anything else of it.
+        integrity: seed % 6 != 4,
     };
     if !rng.one_in(3) {
         return shape;
@@ -108,16 +109,8 @@ fn aimed_turn(world: &mut World, len: u64) {
     world.load(len / 4);
 }
 
-/// A crash may come now: with the journal always, without it only if no member is missing.
-fn may_crash(world: &World) -> bool {
-    Ability::Journal.is_there() || world.is_full()
-}
-
 /// The clients are cut off by a kill or a power cut, and the array comes back.
 fn cut_off(world: &mut World, len: u64) {
-    if !may_crash(world) {
-        return restart(world);
-    }
     let left = world.array().status().redundancy_left;
     let cut = match world.rng.below(5) {
         0 | 1 => Cut::Polls(50 + world.rng.below(len * 40)),
@@ -127,7 +120,7 @@ fn cut_off(world: &mut World, len: u64) {
     let rings = world.lost_rings();
     world.load_cut(len, Mix::Any, cut);
     // A member may not come back from it (fault A8).
-    let lost = Ability::Journal.is_there() && left > 0 && world.rng.one_in(4);
+    let lost = left > 0 && world.rng.one_in(4);
     let member = lost.then(|| world.any_member());
     let gone: Vec<usize> = member.into_iter().chain(rings).collect();
     let crash = any_crash(world);
@@ -220,7 +213,7 @@ fn fault(world: &mut World, len: u64) {
         return;
     };
     let plan = fault.plan();
-    let usable = plan.needs.iter().all(|need| need.is_there())
+    let usable = (world.shape.integrity || !plan.checksums)
         && plan.story
         && plan.disks <= left
         && (plan.disks > 0 || left > 0);

@@ -11,14 +11,12 @@
 //! A cell counts what struck while the array was in the cell's state; one without is a failure, unless
 //! [`UNHIT`] says why it can't be hit.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use cairn_raid::Level;
 
-use super::abilities::Ability;
 use super::faults::Fault;
 use super::harm::{Harm, allow_refusal};
 use super::history::any_crash;
@@ -37,8 +35,6 @@ pub enum Expect {
     Safe,
     /// Errors where data is lost; never wrong bytes.
     Loud,
-    /// Safe once these have come; not run.
-    Waits(BTreeSet<Ability>),
     /// Less than the counting says, for this reason; not run.
     Exempt(&'static str),
     /// Such an array can't be in that state.
@@ -75,34 +71,9 @@ const MORE_SEEDS: u64 = 12;
 
 /// What is promised of `fault` in `state` of an array of this shape.
 pub fn expect(fault: Fault, state: State, shape: &Shape) -> Expect {
-    let promised = promise(fault, state, shape);
-    if matches!(promised, Expect::Nothing | Expect::Exempt(_)) {
-        return promised;
-    }
-    let waits = waits(fault, state);
-    if waits.is_empty() {
-        promised
-    } else {
-        Expect::Waits(waits)
-    }
-}
-
-/// What it takes and isn't there yet.
-fn waits(fault: Fault, state: State) -> BTreeSet<Ability> {
-    let plan = fault.plan();
-    let needs = plan.needs.iter().chain(state.needs()).copied();
-    let mut waits: BTreeSet<Ability> = needs.filter(|need| !need.is_there()).collect();
-    // Cut off with a member missing.
-    if plan.crashes && state.missing() > 0 && !Ability::Journal.is_there() {
-        waits.insert(Ability::Journal);
-    }
-    waits
-}
-
-/// What is promised once everything is there.
-fn promise(fault: Fault, state: State, shape: &Shape) -> Expect {
     let on_ring = fault.plan().rings > 0;
-    if !state.fits(shape) || on_ring != (shape.journal_disks > 0) {
+    let on_checksums = fault.plan().checksums && !shape.integrity;
+    if !state.fits(shape) || on_ring != (shape.journal_disks > 0) || on_checksums {
         return Expect::Nothing;
     }
     let exception = EXCEPTIONS
@@ -277,8 +248,7 @@ fn come_to_an_end(world: &mut World, latent: bool) {
             world.make_whole();
         }
     }
-    let may_crash = Ability::Journal.is_there() || world.is_full() || broken(world);
-    if may_crash && world.rng.one_in(2) {
+    if world.rng.one_in(2) {
         world.load_cut(40, Mix::Any, Cut::Ios(90));
         let crash = any_crash(world);
         world.crash(crash);
@@ -299,10 +269,10 @@ fn come_to_an_end(world: &mut World, latent: bool) {
     }
 }
 
-/// One cell once, as the matrix runs it; `None` if it waits for something or can't be.
+/// One cell once, as the matrix runs it; `None` if nothing is promised of it.
 pub fn once(fault: Fault, state: State, shape: Shape, seed: u64) -> Option<Told> {
     match expect(fault, state, &shape) {
-        Expect::Waits(_) | Expect::Exempt(_) | Expect::Nothing => None,
+        Expect::Exempt(_) | Expect::Nothing => None,
         expected => Some(run_cell(fault, state, shape, &expected, seed).told),
     }
 }
@@ -320,8 +290,6 @@ pub struct Choice {
     pub state: Option<String>,
     /// The seed to begin with.
     pub first_seed: u64,
-    /// Cells that wait for something are run as well, to see what comes of it.
-    pub waiting: bool,
 }
 
 /// The outcome of a matrix.
@@ -335,11 +303,12 @@ pub struct Outcome {
 }
 
 /// The arrays that the table is about: on the last ones, which have journal disks, these are struck.
-fn shapes() -> [Shape; 5] {
+fn shapes() -> [Shape; 6] {
     [
         Shape::of(Level::Raid6),
         Shape::of(Level::Raid5),
         Shape::of(Level::Raid1),
+        Shape::of(Level::Raid6).without_checksums(),
         Shape::of(Level::Raid6).with_journal_disks(),
         Shape::of(Level::Raid5).with_journal_disks(),
     ]
@@ -407,20 +376,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// A cell's text, its failure and its totals.
 fn run_job(job: &Job, choice: &Choice) -> (String, Option<String>, Totals) {
     let shape = job.shape;
-    let expected = match expect(job.fault, job.state, &shape) {
-        Expect::Waits(_) if choice.waiting && job.state != State::Scrubbing => {
-            promise(job.fault, job.state, &shape)
-        }
-        other => other,
-    };
+    let expected = expect(job.fault, job.state, &shape);
     let mut totals = Totals::default();
     match &expected {
         Expect::Nothing => return ("·".into(), None, totals),
         Expect::Exempt(_) => return ("exempt".into(), None, totals),
-        Expect::Waits(waits) => {
-            let waits: Vec<&str> = waits.iter().map(|ability| ability.name()).collect();
-            return (format!("({})", waits.join(", ")), None, totals);
-        }
         Expect::Safe | Expect::Loud => {}
     }
     let (mut in_state, mut loud, mut runs) = (0, 0u64, 0u64);
@@ -533,7 +493,10 @@ fn draw(jobs: &[Job], cells: &[String]) -> String {
 
 /// A shape's name in the table.
 fn name_of(shape: &Shape) -> String {
-    let name = format!("{} of {}", shape.level, shape.members);
+    let mut name = format!("{} of {}", shape.level, shape.members);
+    if !shape.integrity {
+        name += ", no checksums";
+    }
     match shape.journal_disks {
         0 => name,
         disks => format!("{name}, {disks} journal disks"),
@@ -542,7 +505,7 @@ fn name_of(shape: &Shape) -> String {
 
 /// How many cells are promised what: for the report.
 pub fn census() -> Vec<(&'static str, u64)> {
-    let mut counts = [0u64; 5];
+    let mut counts = [0u64; 4];
     for shape in shapes() {
         let struck = |fault: &Fault| (fault.plan().rings > 0) == (shape.journal_disks > 0);
         for fault in Fault::ALL.into_iter().filter(struck) {
@@ -550,9 +513,8 @@ pub fn census() -> Vec<(&'static str, u64)> {
                 let at = match expect(fault, state, &shape) {
                     Expect::Safe => 0,
                     Expect::Loud => 1,
-                    Expect::Waits(_) => 2,
-                    Expect::Exempt(_) => 3,
-                    Expect::Nothing => 4,
+                    Expect::Exempt(_) => 2,
+                    Expect::Nothing => 3,
                 };
                 if let Some(count) = counts.get_mut(at) {
                     *count += 1;
@@ -560,7 +522,7 @@ pub fn census() -> Vec<(&'static str, u64)> {
             }
         }
     }
-    let names = ["safe", "loud", "waiting", "exempt", "impossible"];
+    let names = ["safe", "loud", "exempt", "impossible"];
     debug_assert_eq!(names.len(), counts.len());
     names.into_iter().zip(counts).collect()
 }

@@ -20,7 +20,6 @@
 //! A history is a function of its seed: what is found once is found again by the command that is
 //! printed with it.
 
-pub mod abilities;
 pub mod aimed;
 mod audit;
 mod boots;

@@ -10,7 +10,6 @@ use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
 use cairn_raid::mutation::{Mutation, plant, reached};
 use cairn_raid::{Level, MemberState};
 
-use super::abilities::Ability;
 use super::aimed::{self, Turn};
 use super::exhaustive::{Place, Subject, cut_at};
 use super::faults::Fault;
@@ -178,7 +177,7 @@ pub fn look_for(mutation: Mutation) -> Search {
     search
 }
 
-/// A history of a seed; `None` where a cell waits for something.
+/// A history of a seed; `None` where nothing is promised of a cell.
 fn tell_on(ground: Ground, seed: u64) -> Option<Told> {
     let level = match seed % 3 {
         0 => Level::Raid1,
@@ -188,11 +187,7 @@ fn tell_on(ground: Ground, seed: u64) -> Option<Told> {
     match ground {
         Ground::Story => Some(history(seed, STORY_OPS)),
         Ground::Cut(crash) => {
-            let lost_max = if Ability::Journal.is_there() {
-                Shape::of(level).redundancy()
-            } else {
-                0
-            };
+            let lost_max = Shape::of(level).redundancy();
             let subject = Subject {
                 journal_disks: false,
                 seed,

@@ -31,6 +31,8 @@ pub struct Shape {
     pub tear_bytes: u64,
     /// Rows that a volume covers.
     pub rows: u64,
+    /// Whether its blocks have checksums.
+    pub integrity: bool,
 }
 
 impl Shape {
@@ -49,6 +51,7 @@ impl Shape {
             chunk_bytes: 8192,
             tear_bytes: SECTOR,
             rows: 24,
+            integrity: true,
         }
     }
 
@@ -61,6 +64,13 @@ impl Shape {
     #[must_use]
     pub fn with_journal_disks(mut self) -> Self {
         self.journal_disks = self.redundancy() + 1;
+        self
+    }
+
+    /// The same without checksums.
+    #[must_use]
+    pub fn without_checksums(mut self) -> Self {
+        self.integrity = false;
         self
     }
 

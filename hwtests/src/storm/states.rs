@@ -13,7 +13,6 @@ use cairn_raid::defects::ScrubState;
 use cairn_raid::layout::JOURNAL_MIN;
 use cairn_raid::{Array, Level, SyncAction};
 
-use super::abilities::Ability;
 use super::faults::Fault;
 use super::load::{BURST_BYTES, Cut, Mix};
 use super::log::Wire;
@@ -90,15 +89,6 @@ impl State {
     /// Whether an array of this shape can be in it.
     pub fn fits(self, shape: &Shape) -> bool {
         self.missing() <= shape.redundancy()
-    }
-
-    /// What it takes to be in it.
-    pub const fn needs(self) -> &'static [Ability] {
-        match self {
-            Self::Scrubbing => &[Ability::Scrub],
-            Self::Replaying | Self::JournalFull => &[Ability::Journal],
-            _ => &[],
-        }
     }
 
     /// Brings a healthy array into it.

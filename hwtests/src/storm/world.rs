@@ -211,7 +211,7 @@ impl World {
             chunk_bytes: self.shape.chunk_bytes,
             home_host: HOST,
             journal_bytes: None,
-            integrity: true,
+            integrity: self.shape.integrity,
             journal: true,
         };
         let n = self.shape.members;
@@ -340,6 +340,12 @@ impl World {
     /// One world of five has an array that logs complete rows as well.
     pub(super) fn bypasses(&self) -> bool {
         self.seed % 5 != 2
+    }
+
+    /// Whether a complete row that was cut off may be lost in part (raid/README.md, the exception): without bypassing
+    /// only where all data of a row may be gone, and nothing tells that it never came to its place.
+    pub(super) fn may_cut_off(&self) -> bool {
+        self.bypasses() || (self.shape.level == cairn_raid::Level::Raid6 && self.shape.members == 4)
     }
 
     pub(super) fn hooks(&self) -> Hooks {
