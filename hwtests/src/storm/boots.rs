@@ -8,6 +8,7 @@ use cairn_blockdev::sim::Sim;
 use cairn_raid::{Array, AssembleOptions, MemberDisk, RaidError, assemble};
 
 use super::model::Crash;
+use super::owner::Replica;
 use super::world::{HOST, Life, POLLS_MAX, POOL_BYTES, World, wire};
 
 impl World {
@@ -32,6 +33,7 @@ impl World {
             *volume.device.borrow_mut() = None;
             volume.model.borrow_mut().crashed();
         }
+        self.close_replica();
         for disk in &self.disks {
             match crash {
                 Crash::Kill => disk.kill(),
@@ -58,6 +60,9 @@ impl World {
             for (volume, began) in self.volumes.iter().zip(flushes) {
                 volume.model.borrow_mut().flushed(began);
             }
+            for owner in self.replica.iter().flat_map(|replica| &replica.owners) {
+                owner.stopped();
+            }
         }
         drop(array);
         // What was acked is durable now, and a power cut is the strictest way to ask for it.
@@ -68,6 +73,7 @@ impl World {
             *volume.device.borrow_mut() = None;
             volume.model.borrow_mut().crashed();
         }
+        self.close_replica();
         self.boot();
         stopped.is_ok()
     }
@@ -159,6 +165,10 @@ impl World {
         for volume in self.array().volumes() {
             there.push(volume.name);
         }
+        let with_logs = there.len();
+        there.retain(|name| name != Replica::NAME);
+        let found = there.len() < with_logs;
+        assert_eq!(found, self.replica.is_some(), "{}", Replica::NAME);
         self.volumes.retain(|volume| {
             let found = there.contains(&volume.name);
             let must = volume.life.get() == Life::There;
@@ -171,6 +181,7 @@ impl World {
             assert!(known, "volume {name} is there again, or nobody's");
         }
         self.open_volumes();
+        self.open_replica();
     }
 
     /// Opens the volumes that are there.
@@ -188,6 +199,31 @@ impl World {
                     volume.name
                 ),
             }
+        }
+    }
+
+    /// Opens the volume of the logs, and has their owners look at them.
+    pub(super) fn open_replica(&self) {
+        let Some(replica) = &self.replica else {
+            return;
+        };
+        let device = match self.array().open_prepared(Replica::NAME) {
+            Ok(device) => device,
+            Err(error) => {
+                let allowed = self.rules.errors_allowed.get();
+                assert!(allowed, "{} doesn't open: {error}", Replica::NAME);
+                return;
+            }
+        };
+        for owner in &replica.owners {
+            self.run(owner.recover(&device, &self.rules));
+        }
+        *replica.device.borrow_mut() = Some(device);
+    }
+
+    fn close_replica(&self) {
+        if let Some(replica) = &self.replica {
+            *replica.device.borrow_mut() = None;
         }
     }
 }

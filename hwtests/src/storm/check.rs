@@ -51,6 +51,13 @@ impl World {
                 at += len;
             }
         }
+        if let Some(replica) = &self.replica
+            && let Some(device) = replica.device.borrow().clone()
+        {
+            for owner in &replica.owners {
+                self.run(owner.check_idle(&device, &self.rules));
+            }
+        }
         self.lost_in_crash = false;
         self.spoilt = 0;
         self.checked_members = self.members();

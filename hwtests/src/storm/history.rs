@@ -37,8 +37,9 @@ pub fn shape_of(seed: u64) -> Shape {
         chunk_bytes: 4096 << rng.below(3),
         tear_bytes: if rng.one_in(2) { 512 } else { 4096 },
         rows: 16 + rng.below(32),
-        // One of six, by what has no part in anything else of it.
+        // By what has no part in anything else of it.
         integrity: seed % 6 != 4,
+        logs: seed % 3 == 1,
     };
     if !rng.one_in(3) {
         return shape;

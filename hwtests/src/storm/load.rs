@@ -25,7 +25,7 @@ pub(super) const BURST_BYTES: u64 = SECTORS_MAX * SECTOR;
 /// Clients that get nothing done for this long hang.
 const PATIENCE: Duration = Duration::from_mins(30);
 /// A client whose request failed waits a little.
-const AFTER_ERROR: Duration = Duration::from_micros(500);
+pub(super) const AFTER_ERROR: Duration = Duration::from_micros(500);
 
 /// What clients prefer to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +65,17 @@ pub(super) struct Crowd {
     waiter: RefCell<Option<Waker>>,
 }
 
+impl Crowd {
+    fn one_gone(&self) {
+        self.running.set(self.running.get() - 1);
+        if self.running.get() == 0
+            && let Some(waker) = self.waiter.borrow_mut().take()
+        {
+            waker.wake();
+        }
+    }
+}
+
 impl World {
     /// Clients do so many operations.
     pub fn load(&mut self, ops: u64) {
@@ -92,6 +103,7 @@ impl World {
             };
             env.spawn.spawn(Box::pin(client.work()));
         }
+        self.set_owners_to_work(&crowd, &env);
         let polls = self.cut_at(cut);
         let before = time_on_core();
         let ended = self.sim.run_until(all_gone(&crowd, &env), polls);
@@ -104,6 +116,31 @@ impl World {
         );
         self.crowds.extend(ended.is_none().then_some(crowd));
         ended.is_some()
+    }
+
+    /// Those who write by way of logs work for as long as the clients do.
+    fn set_owners_to_work(&mut self, crowd: &Rc<Crowd>, env: &Env) {
+        let Some(replica) = self.replica.clone() else {
+            return;
+        };
+        let Some(device) = replica.device.borrow().clone() else {
+            return;
+        };
+        for owner in &replica.owners {
+            if !owner.can_work() {
+                continue;
+            }
+            crowd.running.set(crowd.running.get() + 1);
+            let rng = Rng::new(self.rng.next_u64());
+            let around = (env.clone(), Rc::clone(&self.rules), Rc::clone(&self.log));
+            let (owner, device) = (Rc::clone(owner), Rc::clone(&device));
+            let crowd = Rc::clone(crowd);
+            env.spawn.spawn(Box::pin(async move {
+                let go_on = || crowd.left.get() > 0;
+                owner.work(device, rng, around, go_on).await;
+                crowd.one_gone();
+            }));
+        }
     }
 
     /// Lays a hand at the plug. Gives the polls after which the world stops.
@@ -186,12 +223,7 @@ impl Client {
             self.crowd.left.set(self.crowd.left.get() - 1);
             self.step().await;
         }
-        self.crowd.running.set(self.crowd.running.get() - 1);
-        if self.crowd.running.get() == 0
-            && let Some(waker) = self.crowd.waiter.borrow_mut().take()
-        {
-            waker.wake();
-        }
+        self.crowd.one_gone();
     }
 
     async fn step(&mut self) {
@@ -376,6 +408,7 @@ impl Client {
             flushes: ops.flushes + one(what == What::Flush),
             zeros: ops.zeros + one(matches!(what, What::Discard | What::Zeroes { .. })),
             failed: ops.failed + one(failed),
+            ..ops
         });
     }
 

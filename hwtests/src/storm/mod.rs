@@ -15,7 +15,7 @@
 //!   be in when it strikes. [`matrix`]: each × each, and what is promised in each cell.
 //! - [`aimed`]: turns that aim at one schedule each. [`history`]: a long random story, with such turns in it. [`exhaustive`]: a short one, cut off at every I/O.
 //!   `mutations`: does it find planted bugs?
-//! - [`abilities`]: what the engine can do so far.
+//! - `owner`: prepared writes, on a volume of their own.
 //!
 //! A history is a function of its seed: what is found once is found again by the command that is
 //! printed with it.
@@ -36,6 +36,7 @@ pub mod matrix;
 pub mod model;
 #[cfg(feature = "mutations")]
 pub mod mutations;
+mod owner;
 mod ring_harm;
 mod rings;
 pub mod shape;

@@ -33,6 +33,8 @@ pub struct Shape {
     pub rows: u64,
     /// Whether its blocks have checksums.
     pub integrity: bool,
+    /// Whether a volume more is written by way of logs.
+    pub logs: bool,
 }
 
 impl Shape {
@@ -52,6 +54,7 @@ impl Shape {
             tear_bytes: SECTOR,
             rows: 24,
             integrity: true,
+            logs: false,
         }
     }
 
@@ -81,7 +84,8 @@ impl Shape {
 
     pub(super) fn disk_bytes(&self) -> u64 {
         let geometry = self.geometry();
-        ZONES_BYTES + EXTENTS * rows_per_extent(&geometry) * geometry.chunk_bytes()
+        let extents = EXTENTS + u64::from(self.logs);
+        ZONES_BYTES + extents * rows_per_extent(&geometry) * geometry.chunk_bytes()
     }
 
     /// Where the zone of a kind lies, on members or on journal disks.

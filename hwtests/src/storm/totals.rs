@@ -22,6 +22,8 @@ pub struct OpCounts {
     pub zeros: u64,
     /// Of all, those that failed: beyond redundancy, or without space.
     pub failed: u64,
+    /// Beside them, operations that the owners of logs prepared.
+    pub prepared: u64,
 }
 
 impl OpCounts {
@@ -73,6 +75,7 @@ impl AddAssign for Totals {
         self.ops.flushes += other.ops.flushes;
         self.ops.zeros += other.ops.zeros;
         self.ops.failed += other.ops.failed;
+        self.ops.prepared += other.ops.prepared;
         self.ios += other.ios;
         self.power_cuts += other.power_cuts;
         self.kills += other.kills;
@@ -92,7 +95,7 @@ impl fmt::Display for Totals {
         writeln!(
             f,
             "histories {}, client operations {} (reads {}, writes {} of which FUA {}, flushes {}, \
-             trims and zeros {}; failed as they should {}), disk I/Os {}",
+             trims and zeros {}; failed as they should {}), prepared beside them {}, disk I/Os {}",
             self.histories,
             ops.total(),
             ops.reads,
@@ -101,6 +104,7 @@ impl fmt::Display for Totals {
             ops.flushes,
             ops.zeros,
             ops.failed,
+            ops.prepared,
             self.ios
         )?;
         writeln!(

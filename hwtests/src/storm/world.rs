@@ -25,6 +25,7 @@ use uuid::Uuid;
 use super::load::Crowd;
 use super::log::{Log, Wire};
 use super::model::{Crash, Model};
+use super::owner::Replica;
 use super::shape::{JOURNAL_DISK_BYTES, Shape};
 use super::totals::{OpCounts, Totals};
 
@@ -145,6 +146,8 @@ pub struct World {
     pub(super) worst: Option<Crash>,
     /// Clients that were left running.
     pub(super) crowds: Vec<Rc<Crowd>>,
+    /// The volume that is written by way of logs.
+    pub(super) replica: Option<Rc<Replica>>,
     /// Struck on disks of earlier boots.
     pub(super) struck: FaultCounts,
 }
@@ -199,6 +202,7 @@ impl World {
             spoilt: 0,
             worst: None,
             crowds: Vec::new(),
+            replica: None,
             struck: FaultCounts::default(),
         }
     }
@@ -233,6 +237,20 @@ impl World {
         for _ in 0..2 {
             self.add_volume();
         }
+        if self.shape.logs {
+            self.add_replica();
+        }
+    }
+
+    /// Makes the volume that is written by way of logs.
+    fn add_replica(&mut self) {
+        let bytes = self.shape.row_bytes() * self.shape.rows;
+        let array = self.array();
+        if let Err(error) = self.run(array.create_volume(Replica::NAME, bytes)) {
+            panic!("the birth of {}: {error}", Replica::NAME);
+        }
+        self.replica = Some(Rc::new(Replica::new(bytes)));
+        self.open_replica();
     }
 
     /// Makes a further volume.
@@ -314,7 +332,12 @@ impl World {
             }
             false
         });
-        assert!(came, "never {what}; the array told: {:#?}", self.told());
+        assert!(
+            came,
+            "never {what}: {:?}; the array told: {:#?}",
+            self.array,
+            self.told()
+        );
     }
 
     /// The last things that the array told.
@@ -455,6 +478,8 @@ impl World {
     pub fn totals(&self) -> Totals {
         let mut totals = self.done.clone();
         totals.ops = self.rules.ops.get();
+        let owners = self.replica.iter().flat_map(|replica| &replica.owners);
+        totals.ops.prepared = owners.map(|owner| owner.prepared()).sum();
         totals.ios = self.log.completions();
         totals.faults = self.struck();
         totals.events = self.host.events.borrow().clone();

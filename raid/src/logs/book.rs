@@ -164,6 +164,19 @@ impl Book {
         }
     }
 
+    /// Below which place everything has to be written anew for the floor to rise to `below`: it goes past a commit
+    /// together with what took effect then, so what rests between these two goes as well.
+    pub(crate) fn renewal(&self, below: Seq) -> Seq {
+        let mut end = below;
+        loop {
+            let across = self.spans.range(end..).filter(|(_, lowest)| **lowest < end);
+            match across.map(|(lane, _)| Seq(lane.0 + 1)).max() {
+                Some(behind) => end = behind,
+                None => return end,
+            }
+        }
+    }
+
     /// The floor is durable.
     pub(crate) fn passed(&mut self, floor: Seq) {
         self.spans = self.spans.split_off(&floor);

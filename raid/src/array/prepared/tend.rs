@@ -94,7 +94,7 @@ impl Array {
     }
 
     fn copy_forward(self: &Rc<Self>, journal: &Rc<Journal>, applied: Seq) {
-        let forced = self.logs.renew_below.get();
+        let forced = self.must_renew();
         let admits = journal.admits_bytes();
         let mut left = admits / ROUND_SHARE;
         let movable = self.logs.book.borrow().movable(applied);
@@ -120,7 +120,7 @@ impl Array {
 
     /// Writes the states that changed, and those that keep the floor down where that matters.
     fn write_states(self: &Rc<Self>, journal: &Rc<Journal>, applied: Seq) {
-        let forced = self.logs.renew_below.get().unwrap_or(Seq::NONE);
+        let forced = self.must_renew().unwrap_or(Seq::NONE);
         for id in self.log_ids() {
             let below = if self.copying_pays(journal) {
                 applied
@@ -140,6 +140,12 @@ impl Array {
             let lane = self.log(journal, entry, payload, None);
             self.logs.change(id, |log| log.note_anchor(lane));
         }
+    }
+
+    /// Below which place everything is to be written anew.
+    fn must_renew(&self) -> Option<Seq> {
+        let below = self.logs.renew_below.get()?;
+        Some(self.logs.book.borrow().renewal(below))
     }
 
     /// Has everything that logs need below `target` written anew with the next cycles.
