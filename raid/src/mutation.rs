@@ -3,8 +3,9 @@
 //! Without the feature `mutations` every site is `false` at compile time and gone. With it, a bug is
 //! planted for the thread that asks for it.
 //!
-//! A checksum that doesn't cover its block's address isn't among them: sums lie by place in their pages, so
-//! that what is found at a wrong place fails all the same, and no history could tell.
+//! A block's checksum that doesn't cover the block's address isn't among them: sums lie by place in their pages,
+//! so that what is found at a wrong place fails all the same, and no history could tell. The page itself has its
+//! address in it, and that is ([`Mutation::PageWithoutNumber`]).
 
 /// A bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +34,8 @@ pub enum Mutation {
     StaleMemberRead,
     /// Parity is computed from a block that wasn't verified.
     ParityFromUnverified,
+    /// A checksum page is believed wherever it lies.
+    PageWithoutNumber,
     /// The generation of a checksum page isn't compared.
     PageWithoutGeneration,
     /// An extent is used again before its unmapping is durable.
@@ -65,7 +68,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::AckBeforeJournal,
         Self::AckOutOfSequence,
         Self::OneCopyTooFew,
@@ -78,6 +81,7 @@ impl Mutation {
         Self::MissedMapClearedEarly,
         Self::StaleMemberRead,
         Self::ParityFromUnverified,
+        Self::PageWithoutNumber,
         Self::PageWithoutGeneration,
         Self::ReuseBeforeUnmapDurable,
         Self::ReplayNotIdempotent,

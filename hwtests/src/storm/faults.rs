@@ -18,6 +18,7 @@ pub enum Fault {
     D6LostWrite,
     D6LostMetaWrite,
     D7MisdirectedWrite,
+    D7MisdirectedPage,
     D8RotInData,
     D8RotInLabel,
     D8RotInZones,
@@ -122,7 +123,7 @@ impl Plan {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 52] = [
         Self::D1ReadFails,
         Self::D1BadSectors,
         Self::D2WriteFails,
@@ -135,6 +136,7 @@ impl Fault {
         Self::D6LostWrite,
         Self::D6LostMetaWrite,
         Self::D7MisdirectedWrite,
+        Self::D7MisdirectedPage,
         Self::D8RotInData,
         Self::D8RotInLabel,
         Self::D8RotInZones,
@@ -193,6 +195,7 @@ impl Fault {
                 .by_checksums()
                 .latent(),
             Self::D7MisdirectedWrite => plan("D7 misdirected writes", 1).by_checksums().latent(),
+            Self::D7MisdirectedPage => plan("D7 misdirected pages", 1).by_checksums().latent(),
             Self::D8RotInData => plan("D8 rot in data, P, Q", 1).by_checksums().latent(),
             Self::D8RotInLabel => plan("D8 rot in a label", 0).latent(),
             Self::D8RotInZones => plan("D8 rot in journal, maps, sums", 1)

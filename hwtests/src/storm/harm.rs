@@ -9,7 +9,7 @@ use std::time::Duration;
 use cairn_blockdev::IoErrorKind;
 use cairn_blockdev::sim::{Effect, Fault as DiskFault, Image, On, Strike};
 use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
-use cairn_raid::layout::{LABEL_A, LABEL_B, ZONES_START, label_copy};
+use cairn_raid::layout::{LABEL_A, LABEL_B, ZONES_START, ZoneKind, label_copy};
 use cairn_raid::{RaidError, Readded};
 
 use super::history::any_crash;
@@ -90,6 +90,7 @@ impl Harm {
             Fault::D6LostWrite => harm.d6_lost_writes(world),
             Fault::D6LostMetaWrite => harm.d6_a_lost_meta_write(world),
             Fault::D7MisdirectedWrite => harm.d7_misdirected_writes(world),
+            Fault::D7MisdirectedPage => harm.d7_misdirected_pages(world),
             Fault::D8RotInData => harm.d8_rot_in_data(world),
             Fault::D8RotInLabel => harm.d8_rot_in_a_label(world),
             Fault::D8RotInZones => harm.d8_rot_in_zones(world),
@@ -232,6 +233,21 @@ impl Harm {
             world.disk(victim).strike(astray.within(rows.clone()));
             // Where it should be, and where it is.
             world.spoilt += 2 * chunk_blocks(world);
+        }
+    }
+
+    /// Checksum pages come to the places of other pages of the same disk.
+    fn d7_misdirected_pages(&mut self, world: &mut World) {
+        let victim = self.victim(world);
+        let zone = world.zone(victim, ZoneKind::Checksums);
+        let used = world.disk(victim).stored(zone.start, zone.end - zone.start);
+        for _ in 0..3 {
+            let at = usize_of(world.rng.below(u64_of(used.len().max(1))));
+            // Behind the zone's header.
+            let to = used.get(at).copied().unwrap_or(0).max(zone.start + BLOCK);
+            let k = world.rng.below(4);
+            let astray = Strike::new(On::Write, Effect::Misdirect(to)).after(k);
+            world.disk(victim).strike(astray.within(zone.clone()));
         }
     }
 

@@ -93,6 +93,11 @@ fn grounds(mutation: Mutation) -> &'static [Ground] {
             Cell(Fault::D6LostWrite, State::Degraded1),
             Story,
         ],
+        Mutation::PageWithoutNumber => &[
+            Cell(Fault::D7MisdirectedPage, State::Healthy),
+            Cell(Fault::D7MisdirectedPage, State::Scrubbing),
+            Story,
+        ],
         Mutation::PageWithoutGeneration => &[
             Aimed(Turn::LostPages),
             Cell(Fault::A10OlderImage, State::Healthy),

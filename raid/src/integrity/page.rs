@@ -17,6 +17,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::place::PageNumber;
+use crate::mutation::{Mutation, on};
 
 /// Bytes of a page.
 pub const PAGE_BYTES: usize = 4096;
@@ -97,7 +98,7 @@ impl<'a> SumsPage<'a> {
         let ours = raw.magic == MAGIC
             && raw.crc32c.get() == sum(bytes)
             && raw.array_uuid == id.array.into_bytes()
-            && raw.page.get() == id.page.0;
+            && (raw.page.get() == id.page.0 || on(Mutation::PageWithoutNumber));
         if !ours {
             return Err(PageError::Damaged);
         }
