@@ -10,10 +10,12 @@ use cairn_blockdev::units::{BLOCK, align_down, u64_of, usize_of};
 use cairn_blockdev::{Buf, IoErrorKind, SharedBuf};
 use futures_util::future::join_all;
 
+use super::view::{Unread, Why};
 use super::word::bytes_of;
 use crate::array::Array;
+use crate::array::disk::is_late;
 use crate::array::flights::Patience;
-use crate::geometry::{Columns, Row, Set};
+use crate::geometry::{Columns, Row, Set, Slot};
 use crate::mutation::{Mutation, on};
 
 /// Where a part of a read comes from.
@@ -140,6 +142,7 @@ impl Array {
         cols: Columns,
         mut buf: Buf,
     ) -> (Buf, Result<(), IoErrorKind>) {
+        let mut refused = None;
         if let Some(disk) = self.reader(row, index) {
             let (back, result) = disk
                 .read(&self.geometry, row, cols.start, buf, Patience::Reconstruct)
@@ -155,6 +158,7 @@ impl Array {
                 }
                 Err(error) => {
                     self.read_failed(&disk, &error);
+                    refused = (!is_late(&error)).then(|| self.slot_read(row, index, &disk));
                     buf = back;
                 }
             }
@@ -162,7 +166,9 @@ impl Array {
         let array = Rc::clone(self);
         // To its end even if the caller gives up: it may be in the middle of a repair.
         let around = async move {
-            let result = array.read_around(row, index, &cols, &mut buf).await;
+            let result = array
+                .read_around((row, index), &cols, refused, &mut buf)
+                .await;
             (buf, result)
         };
         match self.detached(around).await {
@@ -173,12 +179,12 @@ impl Array {
     }
 
     /// Reads a chunk's columns under their lock, from whoever can give them, and repairs whoever
-    /// should have and didn't.
+    /// should have and didn't: also the disk in slot `refused`, which gave an error before the lock was taken.
     async fn read_around(
         self: &Rc<Self>,
-        row: Row,
-        index: usize,
+        (row, index): (Row, usize),
         cols: &Columns,
+        refused: Option<Slot>,
         buf: &mut Buf,
     ) -> Result<(), IoErrorKind> {
         let _lock = self.cache.lock(row, cols.clone()).await;
@@ -188,9 +194,18 @@ impl Array {
         }
         let _sums = self.sums_ready(row, cols).await?;
         let mut view = self.view(row);
-        let mut data = self
-            .load_data(&mut view, cols, Set::EMPTY.with(index))
-            .await?;
+        let wanted = Set::EMPTY.with(index);
+        if let Some(slot) = refused {
+            let why = Why::Refused;
+            view.leave_out(Unread { slot, why });
+        }
+        let mut loaded = self.load_data(&mut view, cols, wanted).await;
+        if loaded.is_err() && refused.is_some() {
+            // The others don't suffice: perhaps it gives it after all.
+            view = self.view(row);
+            loaded = self.load_data(&mut view, cols, wanted).await;
+        }
+        let mut data = loaded?;
         let chunk = data
             .get_mut(index)
             .and_then(Option::take)

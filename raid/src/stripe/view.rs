@@ -26,6 +26,8 @@ pub(crate) struct RowView {
     slots: Rc<[SlotView]>,
     /// Slots that failed to be read in this transaction.
     bad: Set,
+    /// Those of them whose disk refused to give what it holds.
+    refused: Set,
     /// Slots whose disk is slow, left out as long as the others suffice.
     late: Set,
     /// Slots whose disk is slow and that are waited for, because the others don't suffice.
@@ -36,8 +38,18 @@ pub(crate) struct RowView {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Unread {
     pub(crate) slot: Slot,
+    pub(crate) why: Why,
+}
+
+/// Why a slot couldn't be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
     /// Its disk didn't fail: it gave no answer in time.
-    pub(crate) late: bool,
+    Late,
+    /// Its disk gave an error.
+    Refused,
+    /// Nothing vouches for what it gave.
+    Unverified,
 }
 
 impl RowView {
@@ -50,22 +62,28 @@ impl RowView {
             late: late.fold(Set::EMPTY, Set::with),
             slots: Rc::from(slots),
             bad: Set::EMPTY,
+            refused: Set::EMPTY,
             patient: Set::EMPTY,
         }
     }
 
     /// Leaves a slot out of further reads; one that is late only until the others don't suffice.
     pub(crate) fn leave_out(&mut self, unread: Unread) {
-        if unread.late && !self.patient.has(unread.slot.0) {
-            self.late = self.late.with(unread.slot.0);
-        } else {
-            self.bad = self.bad.with(unread.slot.0);
+        let at = unread.slot.0;
+        match unread.why {
+            Why::Late if !self.patient.has(at) => self.late = self.late.with(at),
+            Why::Refused => {
+                self.bad = self.bad.with(at);
+                self.refused = self.refused.with(at);
+            }
+            Why::Late | Why::Unverified => self.bad = self.bad.with(at),
         }
     }
 
     /// Takes over what a clone of this view has learnt.
     pub(crate) fn learn(&mut self, other: &Self) {
         self.bad = self.bad.or(other.bad);
+        self.refused = self.refused.or(other.refused);
         self.patient = self.patient.or(other.patient);
         self.late = self.late.or(other.late).minus(self.patient);
     }
@@ -73,6 +91,11 @@ impl RowView {
     /// Slots that failed to be read: what they hold is to be mended.
     pub(crate) fn distrusted(&self) -> Set {
         self.bad
+    }
+
+    /// Whether a slot's disk gave an error.
+    pub(crate) fn refused(&self, slot: Slot) -> bool {
+        self.refused.has(slot.0)
     }
 
     /// Slots that aren't read, failed or late.

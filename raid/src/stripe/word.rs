@@ -9,7 +9,7 @@ use cairn_blockdev::units::{BLOCK_BYTES, usize_of};
 use cairn_blockdev::{Buf, IoErrorKind};
 use futures_util::future::join_all;
 
-use super::view::{RowView, Unread};
+use super::view::{RowView, Unread, Why};
 use crate::array::Array;
 use crate::array::disk::{Disk, is_late};
 use crate::events::EventKind;
@@ -38,16 +38,26 @@ impl Array {
                 Ok(true) => Ok(buf),
                 Ok(false) => {
                     disk.count(|errors| errors.corruption += 1);
-                    Err(Unread { slot, late: false })
+                    Err(Unread {
+                        slot,
+                        why: Why::Unverified,
+                    })
                 }
                 // Its sums can't be had: nothing vouches for it.
-                Err(_) => Err(Unread { slot, late: false }),
+                Err(_) => Err(Unread {
+                    slot,
+                    why: Why::Unverified,
+                }),
             },
             (_, Err(error)) => {
                 self.read_failed(&disk, &error);
                 Err(Unread {
                     slot,
-                    late: is_late(&error),
+                    why: if is_late(&error) {
+                        Why::Late
+                    } else {
+                        Why::Refused
+                    },
                 })
             }
         }
@@ -208,30 +218,72 @@ impl Array {
             return;
         };
         for slot in view.distrusted().iter().map(Slot) {
+            let mut mended = false;
             for col in cols.clone() {
-                self.repair_block(view, slot, col).await;
+                mended |= self.repair_block(view, slot, col).await;
+            }
+            if view.refused(slot) && !mended {
+                self.refresh(view, slot, cols).await;
             }
         }
     }
 
-    /// Looks at one block of a slot, and mends it if what it holds isn't what it should.
-    pub(crate) async fn repair_block(self: &Rc<Self>, view: &RowView, slot: Slot, col: u64) {
-        if self.is_read_only() {
+    /// A disk gave an error once, and everything the next time: where the weak sector is, it alone knows. What was
+    /// asked for is written anew, so that it gets the sector in order or another in its place.
+    async fn refresh(self: &Rc<Self>, view: &RowView, slot: Slot, cols: &Columns) {
+        let mut around = view.clone();
+        let Ok(right) = self.contents_of(&mut around, slot, cols).await else {
             return;
+        };
+        let data = right.freeze();
+        for disk in view.writers(slot).iter().filter(|disk| !disk.out.get()) {
+            let write = disk.write(&self.geometry, view.row, cols.start, data.clone());
+            match write.await {
+                Ok(()) => {
+                    for (col, at) in cols.clone().zip(0..) {
+                        let block = data.slice(at * BLOCK_BYTES..(at + 1) * BLOCK_BYTES);
+                        self.note_blocks(view.row, slot, col, &block);
+                    }
+                    let detail = format!(
+                        "row {} columns {} to {} rewritten: a read of them failed once",
+                        view.row.0,
+                        cols.start,
+                        cols.end.saturating_sub(1)
+                    );
+                    self.report(EventKind::Repaired, Some(&disk.path), detail);
+                }
+                Err(error) => self.write_failed(disk, &error).await,
+            }
+        }
+    }
+
+    /// Looks at one block of a slot, and mends it if what it holds isn't what it should. True if that was so.
+    pub(crate) async fn repair_block(
+        self: &Rc<Self>,
+        view: &RowView,
+        slot: Slot,
+        col: u64,
+    ) -> bool {
+        if self.is_read_only() {
+            return false;
         }
         let cols = col..col + 1;
         let live = view.writers(slot).iter().filter(|disk| !disk.out.get());
         let live: Vec<Rc<Disk>> = live.map(Rc::clone).collect();
         if live.is_empty() {
-            return;
+            return false;
         }
         let mut around = view.clone();
-        around.leave_out(Unread { slot, late: false });
+        around.leave_out(Unread {
+            slot,
+            why: Why::Unverified,
+        });
         let Ok(right) = self.contents_of(&mut around, slot, &cols).await else {
-            return;
+            return false;
         };
         // A parity is computed from data that verifies, whatever its own sum says.
         let data = right.freeze();
+        let mut mended = false;
         for disk in live {
             let buf = self.pool.take(BLOCK_BYTES);
             let patience = view.patience(slot);
@@ -245,6 +297,7 @@ impl Array {
                 self.note_blocks(view.row, slot, col, &data);
                 continue;
             }
+            mended = true;
             match disk
                 .write(&self.geometry, view.row, col, data.clone())
                 .await
@@ -262,5 +315,6 @@ impl Array {
                 Err(error) => self.write_failed(&disk, &error).await,
             }
         }
+        mended
     }
 }

@@ -10,7 +10,7 @@ use cairn_raid::{Deadlines, Level, MemberState, RaidError};
 use crate::model::Crash;
 use crate::races::{Bench, LABELS};
 use crate::region::check_all;
-use crate::world::{Shape, World, is_full};
+use crate::world::{Shape, is_full};
 
 /// A hung disk is thrown out by then: 30 s, and the grain of the watch.
 pub(crate) const EJECTED_MS: u64 = 31_000;
