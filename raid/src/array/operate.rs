@@ -357,6 +357,10 @@ impl Array {
             if broken.is_ok() && !self.is_read_only() {
                 // A failure has ejected its disk; what is left is flushed.
                 let _ = self.settle_journal().await;
+                if !self.log_ids().is_empty() {
+                    // What logs keep would keep everything behind it, to be replayed as if it had been cut off.
+                    let _ = self.drain_journal().await;
+                }
                 let _ = self.checkpoint().await;
                 let _ = self.flush_all().await;
                 self.dirty.set(true);

@@ -99,6 +99,15 @@ impl Journal {
         self.admission.free() * 2 < u64::from(self.admission.size())
     }
 
+    /// Whether some ring has more in it than was admitted, by a quarter of its length: descriptors, and what logs said of
+    /// their records.
+    pub(crate) fn holds_unadmitted(&self) -> bool {
+        let admitted = self.admitted_bytes();
+        let rings = self.rings.borrow();
+        let mut rings = rings.values();
+        rings.any(|ring| ring.used_bytes() > admitted + ring.len_bytes() / 4)
+    }
+
     fn units_of(&self, payload: usize) -> u32 {
         let units = u32::try_from(admission_bytes(payload) / BLOCK).unwrap_or(u32::MAX);
         units.min(self.admission.size())
@@ -153,7 +162,8 @@ pub(super) fn units_within(bytes: u64) -> u32 {
 /// Three quarters of what the members' rings can take with that many copies of everything, also with as
 /// many members gone as can be, and of `most`, and no more than any array has memory for.
 pub(super) fn admission_units(rings: &BTreeMap<Uuid, Ring>, copies: usize, most: u64) -> u32 {
-    let smallest = rings.values().map(Ring::free_bytes).min().unwrap_or(0);
+    // What lies in them is a replay's, and goes with it.
+    let smallest = rings.values().map(Ring::len_bytes).min().unwrap_or(0);
     let takes = |members: usize| smallest * u64_of(members) / u64_of(copies.min(members).max(1));
     let fewest = (rings.len() + 1).saturating_sub(copies).max(1);
     let total = takes(rings.len().max(1)).min(takes(fewest)).min(most);

@@ -225,7 +225,7 @@ impl Journal {
         smallest: Option<u64>,
         memory: MemoryShare,
     ) -> Rc<Self> {
-        let own = from.own_rings.values().map(Ring::free_bytes);
+        let own = from.own_rings.values().map(Ring::len_bytes);
         let most = own.chain(smallest).min().unwrap_or(u64::MAX);
         let units = admission_units(&from.rings, copies, most);
         let mut rings = from.rings;

@@ -138,9 +138,13 @@ impl Ring {
     }
 
     /// Bytes of live groups.
-    #[cfg(test)]
-    pub(crate) fn used(&self) -> u64 {
+    pub(crate) fn used_bytes(&self) -> u64 {
         self.used
+    }
+
+    /// All its bytes.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.len
     }
 
     /// The free run that `position` lies in.
@@ -244,7 +248,7 @@ mod tests {
 
         fn check(&self, ring: &Ring) {
             let used = self.blocks.iter().flatten().count() as u64 * BLOCK;
-            assert_eq!(ring.used(), used);
+            assert_eq!(ring.used_bytes(), used);
             assert_eq!(ring.free_bytes(), BLOCKS as u64 * BLOCK - used);
             assert_eq!(ring.largest(), self.longest_run() as u64 * BLOCK);
         }
@@ -320,7 +324,7 @@ mod tests {
         assert_eq!(ring.allocate(BLOCK, Seq(3)), Some(BLOCK));
         assert_eq!(ring.allocate(2 * BLOCK, Seq(9)), Some(2 * BLOCK));
         ring.free_below(Seq(4));
-        assert_eq!(ring.used(), 3 * BLOCK);
+        assert_eq!(ring.used_bytes(), 3 * BLOCK);
         assert_eq!(ring.allocate(BLOCK, Seq(10)), Some(BLOCK));
         ring.free_below(Seq(8));
         assert_eq!(

@@ -119,9 +119,10 @@ impl Book {
     }
 
     /// Whether a record of so many bytes may enter, of a journal that admits `admits` bytes.
-    pub(crate) fn has_room(&self, id: LogId, cost: u64, admits: u64) -> bool {
+    /// `granted` is what operations that aren't in their logs yet will take.
+    pub(crate) fn has_room(&self, id: LogId, cost: u64, admits: u64, granted: u64) -> bool {
         let used = self.logs.get(&id).map_or(0, Log::used);
-        let total = self.used();
+        let total = self.used() + granted;
         let new = u64::from(!self.logs.contains_key(&id));
         let quota = admits / QUOTA_SHARE / (u64_of(self.logs.len()) + new).max(LOGS_USUAL);
         let (part, of) = TOTAL_SHARE;
@@ -182,10 +183,11 @@ impl Book {
         self.spans = self.spans.split_off(&floor);
     }
 
-    /// Records below `below` in the lane that may be copied to its end: the oldest first.
-    pub(crate) fn movable(&self, below: Seq) -> Vec<(LogId, u64, Rc<Held>)> {
+    /// Records that may be copied to the lane's end, the oldest first: those in place below `applied` in the lane,
+    /// and those that are pending below `end`.
+    pub(crate) fn movable(&self, applied: Seq, end: Seq) -> Vec<(LogId, u64, Rc<Held>)> {
         let all = self.logs.iter().flat_map(|(id, log)| {
-            let records = log.movable(below);
+            let records = log.movable(applied, end);
             records.map(|(seq, held)| (*id, seq, Rc::clone(held)))
         });
         let mut all: Vec<_> = all.collect();

@@ -270,12 +270,16 @@ impl Log {
         lowest.into_iter().chain(self.anchor).min()
     }
 
-    /// Records below `below` in the lane that may be copied to its end, with their sequences.
-    pub(crate) fn movable(&self, below: Seq) -> impl Iterator<Item = (u64, &Rc<Held>)> {
-        let rests = |seq: u64| seq > self.committed || seq <= self.applied;
+    /// Records that may be copied to the lane's end, with their sequences: those in place below `applied` in the
+    /// lane, and those that are pending below `end`.
+    pub(crate) fn movable(&self, applied: Seq, end: Seq) -> impl Iterator<Item = (u64, &Rc<Held>)> {
+        let may = move |seq: u64, held: &Held| {
+            let is_pending = seq > self.committed && held.lane < end;
+            is_pending || (seq <= self.applied && held.lane < applied)
+        };
         self.records
             .iter()
-            .filter(move |(seq, held)| held.lane < below && rests(**seq))
+            .filter(move |(seq, held)| may(**seq, held))
             .map(|(seq, held)| (*seq, held))
     }
 

@@ -101,7 +101,7 @@ impl Lane {
             }
             log.trim();
         }
-        for (id, seq, held) in self.book.movable(below).into_iter().take(copies) {
+        for (id, seq, held) in self.book.movable(below, below).into_iter().take(copies) {
             let lane = self.log(held.entry.clone(), held.payload.clone());
             self.book.get_mut(id).unwrap().note_moved(seq, lane);
         }
@@ -305,15 +305,15 @@ fn one_log_over_its_quota_leaves_the_others_theirs() {
     let mut lane = Lane::default();
     let admits = 1 << 20;
     let mut taken = 0;
-    while lane.book.has_room(LogId(0), 8192, admits) {
+    while lane.book.has_room(LogId(0), 8192, admits, 0) {
         lane.prepare(0, 1);
         taken += 1;
     }
     assert_eq!(taken, (1 << 20) / 3 / 4 / 8192);
-    assert!(lane.book.has_room(LogId(1), 8192, admits));
+    assert!(lane.book.has_room(LogId(1), 8192, admits, 0));
     // An empty log may take one that is larger than its quota, while there is room for all.
-    assert!(lane.book.has_room(LogId(2), 300 << 10, admits));
-    assert!(!lane.book.has_room(LogId(2), 1 << 20, admits));
+    assert!(lane.book.has_room(LogId(2), 300 << 10, admits, 0));
+    assert!(!lane.book.has_room(LogId(2), 1 << 20, admits, 0));
     for id in 3..=u32::try_from(LOGS_MAX).unwrap() {
         lane.prepare(id, 1);
     }
@@ -345,7 +345,7 @@ fn what_is_renewed_reaches_to_the_commits_that_the_floor_has_to_pass() {
     assert_eq!(lane.book.renewal(Seq(1)), Seq(1));
     let below = lane.book.renewal(Seq(2));
     assert_eq!(below, Seq(4));
-    for (id, seq, held) in lane.book.movable(below) {
+    for (id, seq, held) in lane.book.movable(below, below) {
         let to = lane.log(held.entry.clone(), held.payload.clone());
         lane.book.get_mut(id).unwrap().note_moved(seq, to);
     }

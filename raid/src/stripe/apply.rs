@@ -430,21 +430,26 @@ impl Array {
         self.flush_all().await?;
         journal.note_applied(applied);
         let floor = self.tend_logs(journal, applied).await?;
-        loop {
-            self.save_missed(floor).await?;
-            self.flush_all().await?;
-            self.settle_losses().await?;
-            // A member that has just gone has a map that isn't saved yet.
-            if self.is_missed_saved(floor) {
-                break;
-            }
-        }
+        self.save_all_missed(floor).await?;
         self.write_floor(journal, floor).await;
         self.flush_all().await?;
         journal.trimmed(floor);
         self.missed.trimmed(floor);
         self.logs.book.borrow_mut().passed(floor);
         Ok(())
+    }
+
+    /// What absent members missed below a floor is durable before the floor says that it needn't be replayed.
+    pub(crate) async fn save_all_missed(self: &Rc<Self>, floor: Seq) -> Result<(), IoErrorKind> {
+        loop {
+            self.save_missed(floor).await?;
+            self.flush_all().await?;
+            self.settle_losses().await?;
+            // A member that has just gone has a map that isn't saved yet.
+            if self.is_missed_saved(floor) {
+                return Ok(());
+            }
+        }
     }
 }
 

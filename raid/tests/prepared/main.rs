@@ -30,6 +30,8 @@ mod region;
 #[cfg(test)]
 mod ring;
 #[cfg(test)]
+mod schedules;
+#[cfg(test)]
 mod tale;
 #[cfg(test)]
 #[path = "../histories/world.rs"]

@@ -57,8 +57,15 @@ impl Array {
         let active = self.begin_write().await?;
         let admission = journal.admit(bytes).await?;
         let (pins, guards) = reserve().await?;
-        self.check_alive()?;
-        self.logs.begin(&ticket)?;
+        let begun = self.check_alive().and_then(|()| self.logs.begin(&ticket));
+        if let Err(kind) = begun {
+            // Nobody is to find its space taken by nothing.
+            drop(guards);
+            for extent in pins {
+                self.free_if_empty(extent).await?;
+            }
+            return Err(kind);
+        }
         // From here to the ticket's end nothing awaits.
         let seq = entry.log_seq;
         let lane = self.log(&journal, entry.clone(), payload.clone(), Some(admission));
@@ -77,10 +84,15 @@ impl Array {
         if let Some(log) = self.logs.book.borrow_mut().get_mut(id) {
             log.note_durable(seq, lane);
         }
-        if journal.is_crowded() {
+        self.tend_if_crowded(&journal);
+        Ok(())
+    }
+
+    /// What logs say takes room that wasn't admitted: a cycle has to look after it in time.
+    fn tend_if_crowded(&self, journal: &Journal) {
+        if journal.is_crowded() || journal.holds_unadmitted() {
             self.kick_apply();
         }
-        Ok(())
     }
 
     /// Everything through `lane` is on R+1 members and flushed.
@@ -96,9 +108,11 @@ impl Array {
 
     /// What is prepared through `through` takes effect.
     pub(crate) fn commit_log(self: &Rc<Self>, id: LogId, through: LogSeq) {
-        // A stop, or a loss, came before it: it is pending at the next start.
-        let Ok(journal) = self.journal_for_logs() else {
-            return;
+        // A stop, or a loss, came before it: it is pending at the next start. Until then nobody may read what is older.
+        let (journal, is_logged) = match (self.journal_for_logs(), self.journal()) {
+            (Ok(journal), _) => (journal, true),
+            (Err(IoErrorKind::Lost), Some(journal)) => (journal, false),
+            _ => return,
         };
         let end = self
             .logs
@@ -107,13 +121,18 @@ impl Array {
         let Some((first, through)) = end else {
             return;
         };
-        let lane = self.log(&journal, of_commit(id.0, first, through), Vec::new(), None);
-        self.logs.newest_commit.set(Some(lane));
+        let lane = if is_logged {
+            let commit = of_commit(id.0, first, through);
+            let lane = self.log(&journal, commit, Vec::new(), None);
+            self.logs.newest_commit.set(Some(lane));
+            lane
+        } else {
+            // No cycle runs any more, and no record is to be found.
+            journal.next()
+        };
         let effects = self.logs.book.borrow_mut().commit(id, lane, through);
         self.put_effects(&effects, lane);
-        if journal.is_crowded() {
-            self.kick_apply();
-        }
+        self.tend_if_crowded(&journal);
     }
 
     /// Waits until every commit that was called is logged, so that a flush makes it durable.
@@ -132,6 +151,8 @@ impl Array {
     ) -> Result<(), IoErrorKind> {
         let journal = self.journal_for_logs()?;
         let Some(may) = self.logs.look(id, |log| log.may_abort(from.0)) else {
+            // Its first operations may be on their way into it.
+            self.logs.void_tickets(id, from.0);
             return Ok(());
         };
         if !may {
@@ -142,7 +163,14 @@ impl Array {
             // It was committed while this waited.
             return Err(IoErrorKind::OutOfRange);
         }
-        let lane = self.log(&journal, of_abort(id.0, from.0), Vec::new(), None);
+        let voids = self.logs.look(id, Log::expects).flatten() > Some(from.0);
+        let lane = if voids {
+            self.log(&journal, of_abort(id.0, from.0), Vec::new(), None)
+        } else {
+            // Nothing to say; but another abort may be on its way.
+            Seq(journal.next().0.saturating_sub(1))
+        };
+        self.logs.newest.set(Some(lane));
         let void = self.logs.abort(id, from.0);
         self.make_durable(&journal, lane).await?;
         drop(active);
@@ -169,6 +197,7 @@ impl Array {
         let state = self.logs.look(id, Log::state).ok_or(IoErrorKind::NoSpace)?;
         let (entry, payload) = of_state(id.0, &state);
         let lane = self.log(&journal, entry, payload, Some(admission));
+        self.logs.newest.set(Some(lane));
         self.logs.change(id, |log| log.note_anchor(lane));
         self.make_durable(&journal, lane).await?;
         drop(active);
@@ -180,6 +209,7 @@ impl Array {
         let journal = self.journal_for_logs()?;
         let known = |log: &Log| log.watermarks().committed;
         let Some(committed) = self.logs.look(id, known) else {
+            self.logs.void_tickets(id, 0);
             return Ok(());
         };
         // What was committed has to be in place first: its records go with the log.
@@ -192,6 +222,7 @@ impl Array {
         }
         self.logs.forget(id);
         let lane = self.log(&journal, of_forget(id.0), Vec::new(), None);
+        self.logs.newest.set(Some(lane));
         self.make_durable(&journal, lane).await?;
         drop(active);
         self.kick_apply();

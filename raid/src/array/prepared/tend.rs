@@ -34,18 +34,17 @@ impl Array {
         journal: &Rc<Journal>,
         applied: Seq,
     ) -> Result<Seq, IoErrorKind> {
-        if self.logs.book.borrow().is_empty() {
+        if self.logs.book.borrow().is_empty() && self.logs.newest.get().is_none() {
             return Ok(applied);
         }
-        let before = journal.next();
         self.logs.book.borrow_mut().note_applied(applied);
         self.ask_hooks();
         self.trim_logs();
         self.copy_forward(journal, applied);
         self.write_states(journal, applied);
-        let (end, floor) = (journal.next(), self.log_floor(applied));
-        if end > before {
-            journal.logged_below(end).await?;
+        let floor = self.log_floor(applied);
+        if let Some(lane) = self.logs.newest.take() {
+            journal.logged_below(lane.plus(1)).await?;
             self.flush_all().await?;
         }
         self.logs.wake();
@@ -64,18 +63,19 @@ impl Array {
             let Some(through) = could else { continue };
             match self.logs.hook(id) {
                 None => self.logs.change(id, |log| log.release(through)),
-                Some(hook) if self.logs.asked.borrow_mut().insert(id) => {
+                Some(hook) => {
+                    let Some(question) = self.logs.ask(id) else {
+                        continue;
+                    };
                     let array = Rc::clone(self);
                     self.env.spawn.spawn(Box::pin(async move {
                         let agreed = hook(id, LogSeq(through)).await;
-                        array.logs.asked.borrow_mut().remove(&id);
-                        if agreed {
+                        if array.logs.answered(id, question) && agreed {
                             array.logs.change(id, |log| log.release(through));
                             array.kick_apply();
                         }
                     }));
                 }
-                Some(_) => {}
             }
         }
     }
@@ -95,24 +95,33 @@ impl Array {
 
     fn copy_forward(self: &Rc<Self>, journal: &Rc<Journal>, applied: Seq) {
         let forced = self.must_renew();
+        // While what is renewed isn't behind the floor, what is pending goes along wherever it stands: its commit
+        // would reach back over the place to which the floor is to rise.
+        let renewing = self.logs.renew_below.get() > Some(journal.floor());
+        let end = journal.next();
         let admits = journal.admits_bytes();
         let mut left = admits / ROUND_SHARE;
-        let movable = self.logs.book.borrow().movable(applied);
+        let movable = self.logs.book.borrow().movable(applied, end);
         for (id, seq, held) in movable {
-            let must = forced.is_some_and(|below| held.lane < below);
+            let is_pending = self.logs.look(id, |log| log.is_committed(seq)) == Some(false);
+            let must = forced.is_some_and(|below| held.lane < below) || (renewing && is_pending);
             if left == 0 || !(must || self.copying_pays(journal)) {
                 break;
             }
             left = left.saturating_sub(held.cost());
             let (entry, payload) = (held.entry.clone(), held.payload.clone());
             let lane = self.log(journal, entry, payload, None);
+            self.logs.newest.set(Some(lane));
             journal.readmit(held.lane, lane);
             self.logs.change(id, |log| log.note_moved(seq, lane));
         }
     }
 
-    /// Whether the journal fills with what isn't the logs'.
+    /// Whether the journal fills with what isn't the logs', or with what they said of their records.
     fn copying_pays(&self, journal: &Journal) -> bool {
+        if journal.holds_unadmitted() {
+            return true;
+        }
         let live = self.logs.book.borrow().used();
         let garbage = journal.admitted_bytes().saturating_sub(live);
         journal.is_crowded() && garbage >= (live / 4).max(journal.admits_bytes() / GARBAGE_SHARE)
@@ -138,6 +147,7 @@ impl Array {
         if let Some(state) = self.logs.look(id, Log::state) {
             let (entry, payload) = of_state(id.0, &state);
             let lane = self.log(journal, entry, payload, None);
+            self.logs.newest.set(Some(lane));
             self.logs.change(id, |log| log.note_anchor(lane));
         }
     }
@@ -171,7 +181,7 @@ impl Array {
         };
         journal.begin_epoch(1 + step);
         let first = journal.next();
-        let all = self.logs.book.borrow().movable(first);
+        let all = self.logs.book.borrow().movable(first, first);
         for (id, seq, held) in all {
             let admission = journal.try_admit(usize_of(payload_bytes(&held.payload)));
             let (entry, payload) = (held.entry.clone(), held.payload.clone());
@@ -183,6 +193,7 @@ impl Array {
         }
         journal.logged_below(journal.next()).await?;
         self.flush_all().await?;
+        self.save_all_missed(first).await?;
         self.write_floor(journal, first).await;
         self.flush_all().await?;
         journal.trimmed(first);

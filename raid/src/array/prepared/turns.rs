@@ -6,7 +6,7 @@
 //!   it makes all later tickets of the log void, and its sequence is the next one again.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use cairn_blockdev::IoErrorKind;
@@ -37,11 +37,17 @@ pub(crate) struct Logs {
     hooks: RefCell<BTreeMap<LogId, BeforeTrim>>,
     /// Floors of logs that haven't begun.
     floors: RefCell<BTreeMap<LogId, u64>>,
-    /// Logs whose hook is being asked.
-    pub(super) asked: RefCell<BTreeSet<LogId>>,
+    /// Logs whose hook is being asked, each with the question's number.
+    asked: RefCell<BTreeMap<LogId, u64>>,
+    /// Questions so far.
+    questions: Cell<u64>,
     moved: Notify,
     /// The newest commit.
     pub(super) newest_commit: Cell<Option<Seq>>,
+    /// The newest record by which the logs need less of what is older: the floor doesn't rise before it is durable.
+    pub(super) newest: Cell<Option<Seq>>,
+    /// What operations that have their turn will take, by log: no other one gets that room.
+    granted: RefCell<BTreeMap<LogId, u64>>,
     /// Everything that logs need below this is to be copied, whatever it costs.
     pub(super) renew_below: Cell<Option<Seq>>,
 }
@@ -52,6 +58,8 @@ pub(crate) struct Ticket {
     log: LogId,
     seq: u64,
     valid: Rc<Cell<bool>>,
+    /// It has its turn, and room.
+    has_room: Cell<bool>,
 }
 
 impl Ticket {
@@ -71,6 +79,11 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        if self.has_room.get() {
+            // It is in its log, and counts there, or comes to nothing.
+            self.logs.granted.borrow_mut().remove(&self.log);
+            self.logs.wake();
+        }
         if self.valid.get() {
             self.logs.void_tickets(self.log, self.seq);
         }
@@ -97,7 +110,14 @@ impl Logs {
             log: id,
             seq,
             valid,
+            has_room: Cell::new(false),
         })
+    }
+
+    /// It is its turn: nobody else gets the room that it takes.
+    fn grant(&self, ticket: &Ticket, cost: u64) {
+        ticket.has_room.set(true);
+        self.granted.borrow_mut().insert(ticket.log, cost);
     }
 
     /// Makes the log of a ticket, if there is none.
@@ -149,12 +169,14 @@ impl Logs {
     pub(super) fn forget(&self, id: LogId) {
         self.book.borrow_mut().remove(id);
         self.hooks.borrow_mut().remove(&id);
+        // An answer that comes later is about this log, and none that is made anew under its name.
+        self.asked.borrow_mut().remove(&id);
         self.floors.borrow_mut().remove(&id);
         self.void_tickets(id, 0);
     }
 
     /// Operations from `from` on don't get into the log.
-    fn void_tickets(&self, id: LogId, from: u64) {
+    pub(super) fn void_tickets(&self, id: LogId, from: u64) {
         let mut tickets = self.tickets.borrow_mut();
         if let Some(of_log) = tickets.get_mut(&id) {
             for valid in of_log.split_off(&from).into_values() {
@@ -203,6 +225,27 @@ impl Logs {
         self.hooks.borrow().get(&id).map(Rc::clone)
     }
 
+    /// A question to a log's hook; `None` while it owes the answer to another.
+    pub(super) fn ask(&self, id: LogId) -> Option<u64> {
+        let mut asked = self.asked.borrow_mut();
+        if asked.contains_key(&id) {
+            return None;
+        }
+        self.questions.set(self.questions.get() + 1);
+        asked.insert(id, self.questions.get());
+        Some(self.questions.get())
+    }
+
+    /// A hook answers. False: nobody waits for that any more.
+    pub(super) fn answered(&self, id: LogId, question: u64) -> bool {
+        let mut asked = self.asked.borrow_mut();
+        let waits = asked.get(&id) == Some(&question);
+        if waits {
+            asked.remove(&id);
+        }
+        waits
+    }
+
     /// Whether every operation before it is in the log.
     fn is_first(&self, ticket: &Ticket) -> bool {
         let tickets = self.tickets.borrow();
@@ -234,7 +277,10 @@ impl Array {
             }
             if self.logs.is_first(ticket) {
                 let book = self.logs.book.borrow();
-                if book.has_room(ticket.log, cost, journal.admits_bytes()) {
+                let granted = self.logs.granted.borrow().values().sum();
+                if book.has_room(ticket.log, cost, journal.admits_bytes(), granted) {
+                    drop(book);
+                    self.logs.grant(ticket, cost);
                     return Ok(());
                 }
             }

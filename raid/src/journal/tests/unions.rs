@@ -246,7 +246,7 @@ proptest! {
                 prop_assert_eq!(live.contains(&place), kept);
             }
             let ring = Ring::restore(1 << 20, live.clone());
-            prop_assert_eq!(ring.used(), live.len() as u64 * 4096);
+            prop_assert_eq!(ring.used_bytes(), live.len() as u64 * 4096);
         }
     }
 }

@@ -1,0 +1,239 @@
+//! Schedules of logs beside cycles, crashes and losses, each of which went wrong once.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use cairn_blockdev::prepared::{LogId, Op, PreparedDevice, Seq};
+use cairn_blockdev::{Buf, IoErrorKind, WriteFlags};
+use cairn_raid::label::Label;
+use cairn_raid::layout::{LABEL_A, LABEL_B, ZoneKind};
+use cairn_raid::{Array, Level};
+use futures_util::future::{join, join_all};
+
+use crate::model::Crash;
+use crate::tale::{block_at, filled, tag_of, write};
+use crate::world::{Shape, World};
+
+const LOG: LogId = LogId(1);
+/// Headers of a journal's zone; its ring follows.
+const HEADERS: u64 = 4 * 4096;
+
+fn open(seed: u64, shape: Shape) -> (World, Rc<Array>, Rc<dyn PreparedDevice>) {
+    let world = World::new(seed, shape);
+    let array = world.create();
+    world.run(array.create_volume("v", 1 << 30)).unwrap();
+    let device = array.open_prepared("v").unwrap();
+    (world, array, device)
+}
+
+async fn prepare(device: &Rc<dyn PreparedDevice>, seq: u64, op: Op) {
+    let prepared = device.prepare(LOG, Seq(seq), tag_of(seq), op);
+    prepared.await.unwrap();
+}
+
+async fn plain(device: &Rc<dyn PreparedDevice>, block: u64, blocks: usize) {
+    let flags = WriteFlags::default();
+    let written = device.write(block * 4096, filled(blocks, 9), flags);
+    written.await.unwrap();
+}
+
+/// Writes to the rings stay on their way; those of their headers don't.
+fn hold_rings(world: &World) {
+    for disk in 0..world.disks.len() {
+        let labels = [LABEL_A, LABEL_B].map(|at| world.disks[disk].peek(at, 4096));
+        let label = labels.iter().find_map(|label| Label::decode(label).ok());
+        let zone = label.unwrap().layout.zone(ZoneKind::Journal);
+        world.disks[disk].hold_writes(zone.offset + HEADERS..zone.offset + zone.len);
+    }
+}
+
+/// A cycle raised the floor over the metadata that was acked, because what follows it was queued.
+#[test]
+fn acked_metadata_stays_until_what_follows_it_is_durable() {
+    for crash in [Crash::Kill, Crash::Power] {
+        let (mut world, array, device) = open(1, Shape::new(Level::Raid5, 3, 0, 65536));
+        world.run(async {
+            device.set_meta(LOG, &[7; 64]).await.unwrap();
+            array.drain().await.unwrap();
+            plain(&device, 64, 8).await;
+        });
+        hold_rings(&world);
+        let later = Rc::clone(&device);
+        world.env.spawn.spawn(Box::pin(async move {
+            let _ = later.set_meta(LOG, &[8; 64]).await;
+        }));
+        // Cycles run meanwhile.
+        world.sleep(20_000);
+        drop((array, device));
+        world.crash(crash);
+        let array = world.assemble_all();
+        let device = array.open_prepared("v").unwrap();
+        let meta = device.meta(LOG);
+        assert!(
+            [&[7; 64], &[8; 64]]
+                .iter()
+                .any(|known| meta[..] == known[..]),
+            "after a {crash:?}: {meta:?}"
+        );
+    }
+}
+
+/// The log wasn't there yet, and an abort of what was on its way into it found nothing to void.
+#[test]
+fn an_abort_of_a_log_that_is_only_beginning_is_an_abort() {
+    let (mut world, array, device) = open(2, Shape::new(Level::Raid5, 3, 0, 65536));
+    let first = device.prepare(LOG, Seq(1), tag_of(1), write(0, 1, 1));
+    let abort = device.abort(LOG, Seq(1));
+    let (first, abort) = world.run(join(first, abort));
+    assert!(abort.unwrap().is_empty());
+    assert_eq!(first.unwrap_err().kind, IoErrorKind::Busy);
+    world.run(async {
+        prepare(&device, 1, write(0, 1, 2)).await;
+        device.commit(LOG, Seq(1));
+        device.flush().await.unwrap();
+    });
+    drop((array, device));
+    world.crash(Crash::Kill);
+    let array = world.assemble_all();
+    let device = array.open_prepared("v").unwrap();
+    assert_eq!(world.run(block_at(&device, 0)), 2);
+}
+
+/// What was committed on an array that had failed was read as it had been before.
+#[test]
+fn what_was_committed_after_the_array_failed_is_never_read_as_it_was_before() {
+    let (world, array, device) = open(3, Shape::new(Level::Raid5, 3, 0, 65536));
+    world.run(async {
+        plain(&device, 0, 4).await;
+        array.drain().await.unwrap();
+        prepare(&device, 1, write(1, 1, 5)).await;
+    });
+    world.disks[1].vanish(false);
+    world.disks[2].vanish(false);
+    world.run(async {
+        let flags = WriteFlags::default();
+        for _ in 0..8 {
+            let _ = device.write(1 << 20, filled(1, 1), flags).await;
+            let _ = device.flush().await;
+        }
+    });
+    assert!(array.status().failure.is_some());
+    device.commit(LOG, Seq(1));
+    let (buf, result) = world.run(device.read(4096, Buf::zeroed(4096)));
+    let old = result.is_ok() && buf.iter().any(|byte| *byte != 5);
+    assert!(!old, "it begins with {:?}", &buf[..4]);
+}
+
+/// Rings that a crash left full made an array that admits little for as long as it runs.
+#[test]
+fn an_array_admits_as_much_after_a_crash_as_before() {
+    let (mut world, array, device) = open(4, Shape::new(Level::Raid1, 2, 0, 65536));
+    let before = array.status().journal_room.unwrap().total_bytes;
+    world.run(async {
+        prepare(&device, 1, write(0, 1, 1)).await;
+        for block in 0..1200 {
+            plain(&device, 64 + block * 2, 1).await;
+        }
+    });
+    drop((array, device));
+    world.crash(Crash::Kill);
+    let array = world.assemble_all();
+    assert_eq!(array.status().journal_room.unwrap().total_bytes, before);
+}
+
+/// Each looked whether there was room, waited, and went in.
+#[test]
+fn operations_that_wait_together_take_no_more_than_the_logs_part() {
+    let (world, array, device) = open(5, Shape::new(Level::Raid1, 2, 0, 65536));
+    let room = || array.status().journal_room.unwrap();
+    let waits = (1..=8).map(|log| {
+        let op = write(log * 256, 256, 1);
+        let prepared = device.prepare(LogId(log as u32), Seq(1), tag_of(1), op);
+        async move { prepared.await.is_ok() }
+    });
+    let all = world.sim.run_until(join_all(waits), 20_000);
+    assert!(all.is_none(), "there is no room for all of them");
+    let room = room();
+    assert!(
+        room.used_bytes * 5 <= room.total_bytes * 2 + (64 << 10),
+        "{room:?}"
+    );
+}
+
+/// Commits and states take room that nobody admits; nothing was done about it before the ring was full.
+#[test]
+fn what_logs_say_of_their_records_never_fills_the_ring() {
+    let (mut world, array, device) = open(6, Shape::new(Level::Raid1, 2, 0, 65536));
+    let silent = LogId(9);
+    let agree: cairn_blockdev::prepared::BeforeTrim =
+        Rc::new(|_, _| Box::pin(std::future::ready(true)));
+    device.on_trim(LOG, agree);
+    world.run(async {
+        let pending = device.prepare(silent, Seq(1), tag_of(1), write(8, 1, 1));
+        pending.await.unwrap();
+        device.set_meta(LOG, &[1; 64]).await.unwrap();
+        for seq in 1..=1500 {
+            prepare(&device, seq, write(seq % 64 * 4, 1, 1)).await;
+            device.commit(LOG, Seq(seq));
+            device.set_floor(LOG, Seq(seq));
+            device.flush().await.unwrap();
+            array.drain().await.unwrap();
+        }
+    });
+    drop((array, device));
+    world.crash(Crash::Kill);
+    let array = world.assemble_all();
+    let device = array.open_prepared("v").unwrap();
+    assert_eq!(device.watermarks(silent).contiguous, Seq(1));
+    assert_eq!(device.watermarks(LOG).committed, Seq(1500));
+}
+
+/// With operations always on their way there is no moment at which none spans the floor.
+#[test]
+fn the_floor_rises_under_an_owner_that_always_has_operations_on_their_way() {
+    const ROUNDS: u64 = 1500;
+    let (world, array, device) = open(7, Shape::new(Level::Raid1, 2, 1, 65536));
+    let acked = Rc::new(Cell::new(0));
+    let clock = Rc::clone(&world.env.clock);
+    world.run(async {
+        for seq in 1..=ROUNDS {
+            let op = write(seq % 64 * 8, 4, 1);
+            let prepared = device.prepare(LOG, Seq(seq), tag_of(seq), op);
+            let acked_by_now = Rc::clone(&acked);
+            world.env.spawn.spawn(Box::pin(async move {
+                prepared.await.unwrap();
+                acked_by_now.set(acked_by_now.get().max(seq));
+            }));
+            // The next two are on their way when one is committed.
+            let oldest = seq.saturating_sub(2);
+            while acked.get() < oldest {
+                clock.sleep(Duration::from_micros(20)).await;
+            }
+            device.commit(LOG, Seq(oldest));
+            device.set_floor(LOG, Seq(oldest));
+            let room = array.status().journal_room.unwrap();
+            let used = room.used_bytes * 100 / room.total_bytes;
+            assert!(used < 90, "{used} % used after {seq}");
+        }
+    });
+    // A rebuild comes to its end under it as well.
+    world.run(array.fail_member(&world.path(0))).unwrap();
+    world.wait_until_filled(&array);
+}
+
+/// An operation that finds no place for its log gives back the space that it had taken for its data.
+#[test]
+fn an_operation_without_a_log_keeps_no_space() {
+    let (world, array, device) = open(8, Shape::new(Level::Raid1, 2, 0, 65536));
+    world.run(async {
+        for log in 1..=32 {
+            device.set_meta(LogId(log), &[1]).await.unwrap();
+        }
+    });
+    let free = array.status().space.free_bytes;
+    let one_more = device.prepare(LogId(99), Seq(1), tag_of(1), write(0, 1, 1));
+    let refused = world.run(one_more).unwrap_err();
+    assert_eq!(refused.kind, IoErrorKind::NoSpace);
+    assert_eq!(array.status().space.free_bytes, free);
+}
