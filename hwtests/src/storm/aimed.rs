@@ -44,6 +44,8 @@ pub enum Turn {
     Rebuild,
     /// A member loses what is written to one of its zones, and the array is restarted.
     LostPages,
+    /// A member writes checksum pages in the places of others, and the array is restarted.
+    StrayPages,
     /// Extents are given back and used again, and the power goes.
     Reuse,
     /// A volume is deleted while others are trimmed and written anew, and the power goes.
@@ -60,11 +62,12 @@ pub enum Turn {
 
 impl Turn {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::SlowRows,
         Self::LateEjection,
         Self::Rebuild,
         Self::LostPages,
+        Self::StrayPages,
         Self::Reuse,
         Self::Deletion,
         Self::SpoiltRings,
@@ -79,6 +82,7 @@ impl Turn {
             Self::LateEjection
             | Self::Rebuild
             | Self::LostPages
+            | Self::StrayPages
             | Self::SlowFlush
             | Self::CatchUp => 1,
         }
@@ -91,6 +95,7 @@ impl Turn {
             Self::LateEjection => late_ejection(world),
             Self::Rebuild => rebuild(world),
             Self::LostPages => lost_pages(world),
+            Self::StrayPages => stray_pages(world),
             Self::Reuse => reuse(world),
             Self::Deletion => deletion(world),
             Self::SpoiltRings => spoilt_rings(world),
@@ -251,6 +256,28 @@ fn lost_pages(world: &mut World) {
     let times = 1 + world.rng.below(6);
     world.load(60);
     world.disk(victim).strike(lose.after(after).times(times));
+    world.load(60);
+    restart(world);
+    world.check();
+    world.make_whole();
+    restart(world);
+}
+
+fn stray_pages(world: &mut World) {
+    let victim = world.any_member();
+    let zone = world.zone(victim, ZoneKind::Checksums);
+    world.load(60);
+    // Both volumes have pages by then.
+    world.write_all();
+    restart(world);
+    let used = world.disk(victim).stored(zone.start, zone.end - zone.start);
+    for _ in 0..2 {
+        let at = usize_of(world.rng.below(u64_of(used.len().max(1))));
+        if let Some(to) = used.get(at) {
+            let astray = Strike::new(On::Write, Effect::Misdirect(*to)).within(zone.clone());
+            world.disk(victim).strike(astray.after(world.rng.below(3)));
+        }
+    }
     world.load(60);
     restart(world);
     world.check();

@@ -94,6 +94,7 @@ fn grounds(mutation: Mutation) -> &'static [Ground] {
             Story,
         ],
         Mutation::PageWithoutNumber => &[
+            Aimed(Turn::StrayPages),
             Cell(Fault::D7MisdirectedPage, State::Healthy),
             Cell(Fault::D7MisdirectedPage, State::Scrubbing),
             Story,
@@ -131,7 +132,13 @@ fn grounds(mutation: Mutation) -> &'static [Ground] {
             CellOf(Fault::D4Hangs, State::Replaying, Level::Raid5),
             CellOf(Fault::D3FlushFailsAlways, State::Replaying, Level::Raid6),
         ],
-        Mutation::WholeBlockTorn => &[CellOf(Fault::D8RotInData, State::Replaying, Level::Raid5)],
+        Mutation::WholeBlockTorn => &[
+            CellOf(Fault::D8RotInData, State::Replaying, Level::Raid5),
+            CellOf(Fault::D8RotInData, State::JournalFull, Level::Raid5),
+            CellOf(Fault::D8RotInData, State::Healthy, Level::Raid5),
+            CellOf(Fault::D8RotInData, State::Replaying, Level::Raid6),
+            Story,
+        ],
         Mutation::ReplayNotIdempotent => &[Cut(Crash::Kill), Cut(Crash::Power), Story],
     }
 }

@@ -1,10 +1,12 @@
 //! Schedules of logs beside cycles, crashes and losses, each of which went wrong once.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use cairn_blockdev::prepared::{LogId, Op, PreparedDevice, Seq};
+use cairn_blockdev::sim::{Effect, On, Strike};
 use cairn_blockdev::{Buf, IoErrorKind, WriteFlags};
 use cairn_raid::label::Label;
 use cairn_raid::layout::{LABEL_A, LABEL_B, ZoneKind};
@@ -38,14 +40,12 @@ async fn plain(device: &Rc<dyn PreparedDevice>, block: u64, blocks: usize) {
     written.await.unwrap();
 }
 
-/// Writes to the rings stay on their way; those of their headers don't.
-fn hold_rings(world: &World) {
-    for disk in 0..world.disks.len() {
-        let labels = [LABEL_A, LABEL_B].map(|at| world.disks[disk].peek(at, 4096));
-        let label = labels.iter().find_map(|label| Label::decode(label).ok());
-        let zone = label.unwrap().layout.zone(ZoneKind::Journal);
-        world.disks[disk].hold_writes(zone.offset + HEADERS..zone.offset + zone.len);
-    }
+/// Where the zone of a kind lies on a disk, but for its headers.
+fn zone(world: &World, disk: usize, kind: ZoneKind) -> Range<u64> {
+    let labels = [LABEL_A, LABEL_B].map(|at| world.disks[disk].peek(at, 4096));
+    let label = labels.iter().find_map(|label| Label::decode(label).ok());
+    let zone = label.unwrap().layout.zone(kind);
+    zone.offset + HEADERS..zone.offset + zone.len
 }
 
 /// A cycle raised the floor over the metadata that was acked, because what follows it was queued.
@@ -58,13 +58,26 @@ fn acked_metadata_stays_until_what_follows_it_is_durable() {
             array.drain().await.unwrap();
             plain(&device, 64, 8).await;
         });
-        hold_rings(&world);
+        // A cycle comes as far as its checksum pages.
+        let hold = |kind| {
+            for disk in 0..3 {
+                world.disks[disk].hold_writes(zone(&world, disk, kind));
+            }
+        };
+        hold(ZoneKind::Checksums);
+        world.sleep(8_000);
+        // The records that follow stay on their way, and the cycle goes on.
+        hold(ZoneKind::Journal);
         let later = Rc::clone(&device);
         world.env.spawn.spawn(Box::pin(async move {
             let _ = later.set_meta(LOG, &[8; 64]).await;
         }));
-        // Cycles run meanwhile.
-        world.sleep(20_000);
+        world.sleep(500);
+        for disk in 0..3 {
+            world.disks[disk].release();
+        }
+        hold(ZoneKind::Journal);
+        world.sleep(8_000);
         drop((array, device));
         world.crash(crash);
         let array = world.assemble_all();
@@ -194,6 +207,12 @@ fn what_logs_say_of_their_records_never_fills_the_ring() {
 fn the_floor_rises_under_an_owner_that_always_has_operations_on_their_way() {
     const ROUNDS: u64 = 1500;
     let (world, array, device) = open(7, Shape::new(Level::Raid1, 2, 1, 65536));
+    // Cycles take longer than operations.
+    for disk in &world.disks {
+        let slow = Strike::new(On::Write, Effect::Slow(60));
+        let data = zone(&world, 0, ZoneKind::Journal).end..256 << 20;
+        disk.sim().strike(slow.within(data).always());
+    }
     let acked = Rc::new(Cell::new(0));
     let clock = Rc::clone(&world.env.clock);
     world.run(async {
