@@ -14,18 +14,18 @@ use crate::world::{DISK_MIB, World, io};
 const BLOCK: usize = 4096;
 /// From the pattern back to what the writers wrote.
 const DISTANCE_BYTES: u64 = 12 << 20;
-const PATTERN: u8 = 0x5d;
+pub(crate) const PATTERN: u8 = 0x5d;
 /// Beyond the journal, which may hold the pattern as well.
 const SEARCH_FROM: u64 = 32 << 20;
 const WRITTEN: &str = "write -P 0x5d 1M 90M";
 const READ: &str = "read -P 0x5d 1M 90M";
 
-fn open(path: &str) -> File {
+pub(crate) fn open(path: &str) -> File {
     File::options().read(true).write(true).open(path).unwrap()
 }
 
 /// Where a member holds blocks that are full of the pattern, in place and not in its journal.
-fn places(path: &str) -> Vec<u64> {
+pub(crate) fn places(path: &str) -> Vec<u64> {
     let file = open(path);
     let mut block = vec![0; BLOCK];
     let mut found = Vec::new();

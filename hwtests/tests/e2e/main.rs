@@ -22,6 +22,7 @@ mod refusals;
 mod restart;
 mod returning;
 mod screens;
+mod scrub;
 mod space;
 mod spares;
 mod split;
