@@ -32,6 +32,8 @@ pub struct Host {
     io: &'static str,
     /// Addresses that somebody else listens at for it, as systemd's socket units do.
     activated: Vec<String>,
+    /// What `TZ` says; `None`: whatever it says to the test.
+    zone: Option<&'static str>,
     /// Where a service manager would listen, for as long as the daemon may say something.
     notify: Option<UnixDatagram>,
 }
@@ -87,6 +89,7 @@ impl Host {
             child: None,
             io,
             activated: Vec::new(),
+            zone: None,
             notify: None,
         }
     }
@@ -159,8 +162,16 @@ impl Host {
             .env("CAIRN_IO", self.io)
             .stdout(Stdio::null())
             .stderr(Stdio::from(log));
+        if let Some(zone) = self.zone {
+            command.env("TZ", zone);
+        }
         self.child = Some(program::start(command));
         self.notify = Some(listener);
+    }
+
+    /// From its next start on the daemon lives in this time zone, in the words of `TZ`.
+    pub fn live_in(&mut self, zone: &'static str) {
+        self.zone = Some(zone);
     }
 
     /// SIGTERM: it must stop cleanly, with exit code 0.

@@ -27,4 +27,5 @@ mod space;
 mod spares;
 mod split;
 mod tls;
+mod windows;
 mod world;
