@@ -177,7 +177,16 @@ impl Supervisor {
         entry.update(|record| record.stopped = true);
         entry.set_run(Run::Stopped);
         self.remember(&entry).await;
-        stopped?;
+        if let Err(why) = stopped {
+            // What it says of itself is of the time before.
+            return Err(refuse(
+                why.code,
+                format!("array {name} is stopped, but not cleanly: {why}"),
+                format!(
+                    "connect its disks that can still be read, then `cairn array assemble {name}`"
+                ),
+            ));
+        }
         Ok(Changed {
             changed: true,
             summary: format!("stopped array {name}; `cairn array assemble {name}` starts it"),
