@@ -52,8 +52,17 @@ pub struct Ledger {
 /// Writers at work.
 pub struct Writers {
     thread: std::thread::JoinHandle<Ledger>,
+    signals: Signals,
+}
+
+/// Between the writers and who watches them.
+#[derive(Debug, Clone, Default)]
+struct Signals {
     stop: Arc<AtomicBool>,
     acks: Arc<AtomicU64>,
+    /// A refused request ends its worker; otherwise it is a failure of the test.
+    may_refuse: bool,
+    refusals: Arc<AtomicU64>,
 }
 
 impl Ledger {
@@ -80,10 +89,23 @@ impl Ledger {
 
     /// Starts the writers. They write until they are told to stop or the server is gone.
     #[track_caller]
-    pub fn write(mut self, socket: &Path, export: &str) -> Writers {
-        let stop = Arc::new(AtomicBool::new(false));
-        let acks = Arc::new(AtomicU64::new(0));
-        let (until, count) = (Arc::clone(&stop), Arc::clone(&acks));
+    pub fn write(self, socket: &Path, export: &str) -> Writers {
+        self.start(socket, export, Signals::default())
+    }
+
+    /// The same, and each of them ends with the first error that it is given: what it had asked for may have
+    /// come through.
+    #[track_caller]
+    pub fn write_until_refused(self, socket: &Path, export: &str) -> Writers {
+        let signals = Signals {
+            may_refuse: true,
+            ..Signals::default()
+        };
+        self.start(socket, export, signals)
+    }
+
+    fn start(mut self, socket: &Path, export: &str, signals: Signals) -> Writers {
+        let shared = signals.clone();
         let (socket, export) = (socket.to_owned(), export.to_owned());
         let thread = std::thread::spawn(move || {
             let ranges = std::mem::take(&mut self.ranges);
@@ -91,8 +113,7 @@ impl Ledger {
                 let mut tasks = Vec::new();
                 for range in ranges {
                     let client = connect(&socket, &export).await;
-                    let (until, count) = (Arc::clone(&until), Arc::clone(&count));
-                    tasks.push(tokio::task::spawn_local(range.work(client, until, count)));
+                    tasks.push(tokio::task::spawn_local(range.work(client, shared.clone())));
                 }
                 let mut ranges = Vec::new();
                 for task in tasks {
@@ -105,7 +126,7 @@ impl Ledger {
             });
             self
         });
-        Writers { thread, stop, acks }
+        Writers { thread, signals }
     }
 
     /// Reads everything and compares; returns how many bytes were compared.
@@ -133,7 +154,19 @@ impl Ledger {
 impl Writers {
     /// Requests acknowledged so far.
     pub fn acks(&self) -> u64 {
-        self.acks.load(Ordering::Relaxed)
+        self.signals.acks.load(Ordering::Relaxed)
+    }
+
+    /// Waits until each of them was given an error.
+    #[track_caller]
+    pub fn wait_refused(&self) {
+        let all = u64::try_from(WORKERS).unwrap_or_default();
+        crate::wait::until("an error to every writer", || {
+            match self.signals.refusals.load(Ordering::Relaxed) {
+                refusals if refusals == all => Ok(()),
+                refusals => Err(format!("{refusals} of {all} writers were given one")),
+            }
+        });
     }
 
     /// Waits until so many more requests have been acknowledged.
@@ -149,7 +182,7 @@ impl Writers {
     /// Lets them finish what is under way, or find the server gone.
     #[track_caller]
     pub fn finish(self) -> Ledger {
-        self.stop.store(true, Ordering::Relaxed);
+        self.signals.stop.store(true, Ordering::Relaxed);
         match self.thread.join() {
             Ok(ledger) => ledger,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -158,18 +191,17 @@ impl Writers {
 }
 
 impl Range {
-    async fn work(
-        mut self,
-        mut client: Client,
-        stop: Arc<AtomicBool>,
-        acks: Arc<AtomicU64>,
-    ) -> Self {
-        while !stop.load(Ordering::Relaxed) {
+    async fn work(mut self, mut client: Client, signals: Signals) -> Self {
+        while !signals.stop.load(Ordering::Relaxed) {
             match self.step(&mut client).await {
                 Ok(()) => {
-                    acks.fetch_add(1, Ordering::Relaxed);
+                    signals.acks.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(NbdClientError::Io(_)) => return self,
+                Err(NbdClientError::Refused { .. }) if signals.may_refuse => {
+                    signals.refusals.fetch_add(1, Ordering::Relaxed);
+                    break;
+                }
                 Err(error) => panic!("a request failed: {error}"),
             }
         }

@@ -5,6 +5,7 @@
 #![cfg(test)]
 
 mod activation;
+mod beyond;
 mod block;
 mod clients;
 mod disk_refusals;
