@@ -12,7 +12,7 @@ use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
 use cairn_raid::Level;
 use cairn_raid::layout::{LABEL_A, ZONES_START, ZoneKind};
 
-use super::harm::{restart, rot};
+use super::harm::{restart, rot, somewhere};
 use super::history::any_crash;
 use super::load::{Cut, Mix};
 use super::log::Aim;
@@ -46,6 +46,8 @@ pub enum Turn {
     LostPages,
     /// A member writes checksum pages in the places of others, and the array is restarted.
     StrayPages,
+    /// Complete rows are cut off by a power cut, and blocks of a member rot before the next start.
+    RottenRows,
     /// Extents are given back and used again, and the power goes.
     Reuse,
     /// A volume is deleted while others are trimmed and written anew, and the power goes.
@@ -62,12 +64,13 @@ pub enum Turn {
 
 impl Turn {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::SlowRows,
         Self::LateEjection,
         Self::Rebuild,
         Self::LostPages,
         Self::StrayPages,
+        Self::RottenRows,
         Self::Reuse,
         Self::Deletion,
         Self::SpoiltRings,
@@ -83,6 +86,7 @@ impl Turn {
             | Self::Rebuild
             | Self::LostPages
             | Self::StrayPages
+            | Self::RottenRows
             | Self::SlowFlush
             | Self::CatchUp => 1,
         }
@@ -96,6 +100,7 @@ impl Turn {
             Self::Rebuild => rebuild(world),
             Self::LostPages => lost_pages(world),
             Self::StrayPages => stray_pages(world),
+            Self::RottenRows => rotten_rows(world),
             Self::Reuse => reuse(world),
             Self::Deletion => deletion(world),
             Self::SpoiltRings => spoilt_rings(world),
@@ -283,6 +288,24 @@ fn stray_pages(world: &mut World) {
     world.check();
     world.make_whole();
     restart(world);
+}
+
+fn rotten_rows(world: &mut World) {
+    if !world.shape.integrity {
+        return;
+    }
+    world.write_all();
+    let ios = 20 + world.rng.below(200);
+    world.load_cut(100, Mix::Rows, Cut::Ios(ios));
+    let victim = world.any_member();
+    world.crash(Crash::Power);
+    for _ in 0..6 {
+        let at = somewhere(world, victim) + world.rng.below(512);
+        rot(world, victim, at);
+        world.spoilt += 1;
+    }
+    come_back(world);
+    world.check();
 }
 
 fn reuse(world: &mut World) {

@@ -728,7 +728,7 @@ fn chunk_blocks(world: &World) -> usize {
 }
 
 /// A sector among the rows of a disk.
-fn somewhere(world: &mut World, disk: usize) -> u64 {
+pub(super) fn somewhere(world: &mut World, disk: usize) -> u64 {
     let rows = world.rows_on_disk(disk);
     rows.start + world.rng.below((rows.end - rows.start) / 512) * 512
 }

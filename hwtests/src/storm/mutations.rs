@@ -133,6 +133,7 @@ fn grounds(mutation: Mutation) -> &'static [Ground] {
             CellOf(Fault::D3FlushFailsAlways, State::Replaying, Level::Raid6),
         ],
         Mutation::WholeBlockTorn => &[
+            Aimed(Turn::RottenRows),
             CellOf(Fault::D8RotInData, State::Replaying, Level::Raid5),
             CellOf(Fault::D8RotInData, State::JournalFull, Level::Raid5),
             CellOf(Fault::D8RotInData, State::Healthy, Level::Raid5),
