@@ -306,6 +306,8 @@ fn rotten_rows(world: &mut World) {
     }
     come_back(world);
     world.check();
+    // Rot in parity would be one fault too many beside the next.
+    world.make_whole();
 }
 
 fn reuse(world: &mut World) {

@@ -65,7 +65,6 @@ fn cells(fault: &str, state: &str, first_seed: u64) {
         fault: Some(fault.to_owned()),
         state: Some(state.to_owned()),
         first_seed,
-        waiting: false,
     });
     assert_eq!(outcome.failures, Vec::<String>::new());
 }
