@@ -42,6 +42,8 @@ pub enum Mutation {
     ReuseBeforeUnmapDurable,
     /// A second replay does something else than the first.
     ReplayNotIdempotent,
+    /// A replay that puts rows in place in parts lets records go that the next parts need.
+    ReplayWithoutHold,
     /// A note is taken to cover records that came after its parity was computed.
     NoteWithoutThrough,
     /// A write is acked before the ejection that it caused is durable.
@@ -68,7 +70,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::AckBeforeJournal,
         Self::AckOutOfSequence,
         Self::OneCopyTooFew,
@@ -85,6 +87,7 @@ impl Mutation {
         Self::PageWithoutGeneration,
         Self::ReuseBeforeUnmapDurable,
         Self::ReplayNotIdempotent,
+        Self::ReplayWithoutHold,
         Self::NoteWithoutThrough,
         Self::AckBeforeEjection,
         Self::CursorAheadOfFlush,

@@ -17,7 +17,7 @@ use super::history::any_crash;
 use super::load::{Cut, Mix};
 use super::log::Aim;
 use super::model::Crash;
-use super::shape::Shape;
+use super::shape::{LARGE_CHUNK, Shape};
 use super::tell::{Told, tell};
 use super::totals::Totals;
 use super::world::World;
@@ -60,11 +60,13 @@ pub enum Turn {
     /// A member that was away is caught up while clients go on and another disk is slow to flush; the power goes
     /// in the middle of it.
     CatchUp,
+    /// Every row is cut off on its way past the journal, and the replay of that is cut off itself.
+    LongReplay,
 }
 
 impl Turn {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::SlowRows,
         Self::LateEjection,
         Self::Rebuild,
@@ -76,12 +78,17 @@ impl Turn {
         Self::SpoiltRings,
         Self::SlowFlush,
         Self::CatchUp,
+        Self::LongReplay,
     ];
 
     /// Members that have to be there beside those that the data needs.
     pub const fn needs(self) -> usize {
         match self {
-            Self::SlowRows | Self::Reuse | Self::Deletion | Self::SpoiltRings => 0,
+            Self::SlowRows
+            | Self::Reuse
+            | Self::Deletion
+            | Self::SpoiltRings
+            | Self::LongReplay => 0,
             Self::LateEjection
             | Self::Rebuild
             | Self::LostPages
@@ -106,6 +113,7 @@ impl Turn {
             Self::SpoiltRings => spoilt_rings(world),
             Self::SlowFlush => slow_flush(world),
             Self::CatchUp => catch_up(world),
+            Self::LongReplay => long_replay(world),
         }
     }
 }
@@ -115,6 +123,11 @@ pub fn alone(turn: Turn, level: Level, seed: u64) -> Told {
     let mut shape = Shape::of(level);
     shape.rows = 4 + seed % 3 * 4;
     shape.tear_bytes = 512 << (seed % 2 * 3);
+    if turn == Turn::LongReplay {
+        // So many that memory doesn't have room for all of them at once.
+        shape.rows = 80;
+        shape.chunk_bytes = LARGE_CHUNK;
+    }
     tell(World::new(seed, shape), |world| {
         world.create(usize::from(turn == Turn::Rebuild));
         world.load(40);
@@ -181,6 +194,23 @@ pub fn run(choice: &Choice) -> Outcome {
         }
     });
     outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn long_replay(world: &mut World) {
+    // The first write of a row needs less than the second.
+    world.write_all();
+    world.write_all();
+    for _ in 0..2 {
+        let crash = any_crash(world);
+        world.crash(crash);
+        let (ios, all) = (1 + world.rng.below(1500), world.without(&[]));
+        if !world.start_cut_after(ios, &all) {
+            return world.check();
+        }
+    }
+    world.crash(Crash::Power);
+    come_back(world);
+    world.check();
 }
 
 /// One that is in sync, with its writes to the rows so many times slower.

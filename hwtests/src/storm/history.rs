@@ -14,7 +14,7 @@ use super::harm::{Harm, restart};
 use super::load::{Cut, Mix};
 use super::log::Aim;
 use super::model::Crash;
-use super::shape::Shape;
+use super::shape::{LARGE_CHUNK, Shape};
 use super::tell::{Told, tell};
 use super::world::World;
 
@@ -34,7 +34,7 @@ pub fn shape_of(seed: u64) -> Shape {
         members,
         spares: 2,
         journal_disks: 0,
-        chunk_bytes: 4096 << rng.below(3),
+        chunk_bytes: chunk_of(seed, &mut rng),
         tear_bytes: if rng.one_in(2) { 512 } else { 4096 },
         rows: 16 + rng.below(32),
         // By what has no part in anything else of it.
@@ -47,6 +47,12 @@ pub fn shape_of(seed: u64) -> Shape {
     let mut shape = shape.with_journal_disks();
     shape.journal_disks += usize::from(rng.one_in(3));
     shape
+}
+
+/// The chunk of a seed's world. One of eight has rows so large that memory doesn't have room for all of them at once.
+fn chunk_of(seed: u64, rng: &mut Rng) -> u32 {
+    let chunk = 4096 << rng.below(3);
+    if seed % 8 == 7 { LARGE_CHUNK } else { chunk }
 }
 
 /// The story of a seed, `ops` client operations long.

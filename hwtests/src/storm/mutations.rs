@@ -56,6 +56,7 @@ fn grounds(mutation: Mutation) -> &'static [Ground] {
             &[Cut(Crash::Power), Cut(Crash::Kill), Story]
         }
         Mutation::TrimBeforeBypassFlushed => &[Aimed(Turn::SlowRows), Story],
+        Mutation::ReplayWithoutHold => &[Aimed(Turn::LongReplay), Story],
         Mutation::SlowDiskCounted => &[Aimed(Turn::SlowFlush), Story],
         Mutation::OneCopyTooFew => &[
             Cell(Fault::A8CrashAndMemberGone, State::Healthy),

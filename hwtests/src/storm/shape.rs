@@ -14,6 +14,9 @@ const EXTENTS: u64 = 4;
 /// A journal disk: a ring of 27 MiB.
 pub(super) const JOURNAL_DISK_BYTES: u64 = 32 * MIB;
 
+/// The chunk of a world whose array has so little memory that it doesn't hold all rows.
+pub(super) const LARGE_CHUNK: u32 = 64 << 10;
+
 /// How a world is shaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {

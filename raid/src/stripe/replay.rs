@@ -6,15 +6,16 @@
 //! 3. Go through the records in order: what they change in the map, and per row its [`RowHistory`].
 //! 4. Rows with notes: finish the noted transaction. Its parity may be half written, so it is computed
 //!    from data; a lost block is solved per sector, with the equation that its parity's note tells.
-//! 5. Rows with intents: tell new blocks from old by the intent's sums, and write the row anew.
+//! 5. Rows with intents, as many at once as memory has room for: tell new blocks from old by the intent's sums, and
+//!    write the row anew.
 //! 6. Everything else is dirty as before the stop, and the ordinary cycles apply it.
 //!
 //! Invariants
-//! - Nothing is trimmed before the last step: a replay that is interrupted anywhere begins again and
-//!   comes to the same end.
+//! - Nothing is trimmed that isn't in place: a replay that is interrupted anywhere begins again and comes to the
+//!   same end.
 //! - An older record never goes over a newer one, nor over a complete row that was written past it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, u64_of, usize_of};
@@ -35,7 +36,7 @@ use crate::error::RaidError;
 use crate::events::EventKind;
 use crate::geometry::{Columns, Role, Row, Slot};
 use crate::journal::entry::{Kind, Seq};
-use crate::journal::log::Journal;
+use crate::journal::log::{Hold, Journal};
 use crate::journal::open::Opened;
 use crate::journal::union::Record;
 use crate::mutation::{Mutation, on};
@@ -68,39 +69,82 @@ impl Array {
             opened.records().len(),
             histories.len()
         );
+        // What isn't dirty yet keeps its records, whoever begins a cycle.
+        let first = histories.values().map(RowHistory::first).min();
+        let hold = first.map(|first| journal.hold(first));
         for row in histories.keys() {
             self.note_replayed(*row);
         }
         self.finish_noted(&histories).await?;
-        for (row, history) in histories {
-            if history.has_intent() {
-                let settled = self.settle_intents(row, &history).await;
-                self.check_listed()?;
-                settled.map_err(|kind| self.stuck_at(row, kind))?;
-            } else {
-                self.make_dirty(row, &history);
-            }
+        let (with_intents, others): (Vec<_>, Vec<_>) = histories
+            .into_iter()
+            .partition(|(_, history)| history.has_intent());
+        for (row, history) in others {
+            self.make_dirty(row, &history);
         }
+        self.pin_pending();
         if on(Mutation::ReplayNotIdempotent) {
             self.write_floor(journal, journal.next()).await;
         }
-        // Before zeros take the place of what is lost.
-        self.settle_losses().await.map_err(|_| self.lost_error())?;
-        self.pin_pending();
+        self.settle_rows(journal, with_intents, hold).await?;
         while journal.applied() < journal.next() {
-            self.check_alive().map_err(|_| self.lost_error())?;
-            let applied = journal.applied();
-            self.run_cycle().await;
-            self.check_listed()?;
-            if let Some(row) = self.take_unvouched()
-                && journal.applied() == applied
-            {
-                return Err(self.stuck_at(row, IoErrorKind::Lost));
-            }
+            self.cycle_of_replay(|| journal.applied()).await?;
         }
         self.settled.borrow_mut().clear();
         self.report(EventKind::JournalReplayed, None, detail);
         Ok(())
+    }
+
+    /// Puts rows with intents together, and brings all but the last of them to their places: memory never holds more of
+    /// them at once than it has room for. `hold` is of the oldest record.
+    async fn settle_rows(
+        self: &Rc<Self>,
+        journal: &Rc<Journal>,
+        mut rows: Vec<(Row, RowHistory)>,
+        mut hold: Option<Hold>,
+    ) -> Result<(), RaidError> {
+        // The oldest first, so that the journal gets room as it goes.
+        rows.sort_by_key(|(row, history)| (history.first(), *row));
+        let at_once = usize_of(u64::from(self.memory.size() / self.row_cost.max(1))).max(1);
+        let mut left = VecDeque::from(rows);
+        loop {
+            let batch: Vec<_> = left.drain(..at_once.min(left.len())).collect();
+            for some in batch.chunks(ROWS_AT_ONCE) {
+                let settled = some
+                    .iter()
+                    .map(|(row, history)| self.settle_intents(*row, history));
+                let settled = join_all(settled).await;
+                self.check_listed()?;
+                for ((row, _), settled) in some.iter().zip(settled) {
+                    settled.map_err(|kind| self.stuck_at(*row, kind))?;
+                }
+            }
+            // Before zeros take the place of what is lost.
+            self.settle_losses().await.map_err(|_| self.lost_error())?;
+            let Some(next) = left.front().map(|(_, history)| history.first()) else {
+                return Ok(());
+            };
+            drop(hold.take());
+            hold = (!on(Mutation::ReplayWithoutHold)).then(|| journal.hold(next));
+            while self.dirty_rows.first().is_some_and(|first| first < next) {
+                self.cycle_of_replay(|| self.dirty_rows.first()).await?;
+            }
+        }
+    }
+
+    /// A cycle, unless nothing can bring `progress` forward any more.
+    async fn cycle_of_replay<T: PartialEq>(
+        self: &Rc<Self>,
+        progress: impl Fn() -> T,
+    ) -> Result<(), RaidError> {
+        self.check_alive().map_err(|_| self.lost_error())?;
+        let before = progress();
+        self.run_cycle().await;
+        self.check_listed()?;
+        match self.take_unvouched() {
+            Some(row) if progress() == before => Err(self.stuck_at(row, IoErrorKind::Lost)),
+            _ => Ok(()),
+        }
     }
 
     /// Goes through the records: the map as they leave it, and what each row needs.

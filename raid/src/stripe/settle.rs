@@ -13,16 +13,25 @@ use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, u64_of, usize_of};
 use cairn_blockdev::{Buf, IoErrorKind, SharedBuf};
+use futures_util::future::join_all;
 
 use super::history::{Layer, Note, RowHistory};
 use super::overlay::Overlay;
 use super::versions::Blocks;
 use super::view::RowView;
 use crate::array::Array;
+use crate::array::flights::Patience;
 use crate::defects::Reason;
-use crate::geometry::Row;
+use crate::geometry::{Row, Slot};
 use crate::journal::entry::{Entry, Kind};
 use crate::mutation::{Mutation, on};
+
+/// Data of a row as it lies on the members that have it, whatever it is.
+struct AsItLies<'a> {
+    view: &'a RowView,
+    /// Chunks that could be read in one piece.
+    chunks: BTreeMap<Slot, SharedBuf>,
+}
 
 impl Array {
     /// Puts together what a row with an intent holds, block by block, and makes all of it dirty: its
@@ -41,11 +50,12 @@ impl Array {
         let _sums = self
             .sums_ready(row, &(0..self.geometry.chunk_blocks()))
             .await?;
+        let there = self.as_it_lies(&view).await;
         // Logged together: a group for each block would take twice the room.
         let mut homeless: Vec<(usize, u64, SharedBuf)> = Vec::new();
         let mut lost: Vec<(usize, u64)> = Vec::new();
         for col in 0..self.geometry.chunk_blocks() {
-            let column = self.settle_column(&view, history, col, written).await;
+            let column = self.settle_column(&there, history, col, written).await;
             for (index, mut block) in column.into_iter().enumerate() {
                 let in_journal = history.newest(index, &(col..col + 1)).is_some();
                 if !in_journal && self.is_lost(row, index, &(col..col + 1)) {
@@ -93,14 +103,49 @@ impl Array {
         Ok(())
     }
 
+    /// Reads all data of a row as it lies there, a chunk at a time.
+    async fn as_it_lies<'a>(&self, view: &'a RowView) -> AsItLies<'a> {
+        let bytes = usize_of(self.geometry.chunk_bytes());
+        let indexes = 0..self.geometry.data_chunks();
+        let slots = indexes.flat_map(|index| view.slots_of(index));
+        let chunks = slots.map(|slot| async move {
+            let disk = view.reader(slot)?;
+            let buf = self.pool.take(bytes);
+            let patience = Patience::Eject;
+            let (buf, result) = disk.read(&self.geometry, view.row, 0, buf, patience).await;
+            result.ok().map(|()| (slot, buf.freeze()))
+        });
+        let chunks = join_all(chunks).await;
+        AsItLies {
+            view,
+            chunks: chunks.into_iter().flatten().collect(),
+        }
+    }
+
+    /// A block as it lies on a member, whatever it is; of a chunk that couldn't be read in one piece by itself.
+    async fn block_in_place(
+        &self,
+        there: &AsItLies<'_>,
+        slot: Slot,
+        col: u64,
+    ) -> Option<SharedBuf> {
+        if let Some(chunk) = there.chunks.get(&slot) {
+            let at = usize_of(col) * BLOCK_BYTES;
+            return Some(chunk.slice(at..at + BLOCK_BYTES));
+        }
+        let block = self.read_raw_slot(there.view, slot, &(col..col + 1)).await;
+        block.map(Buf::freeze)
+    }
+
     /// What the blocks of a column of a row with intents are to hold. `None`: nobody knows.
     async fn settle_column(
         self: &Rc<Self>,
-        view: &RowView,
+        there: &AsItLies<'_>,
         history: &RowHistory,
         col: u64,
         written: bool,
     ) -> Blocks {
+        let view = there.view;
         let cols = col..col + 1;
         let count = self.geometry.data_chunks();
         let mut column: Blocks = Vec::with_capacity(count);
@@ -111,8 +156,7 @@ impl Array {
         for index in 0..count {
             let mut found: Vec<SharedBuf> = Vec::new();
             for slot in view.slots_of(index) {
-                let block = self.read_raw_slot(view, slot, &cols).await;
-                found.extend(block.map(Buf::freeze));
+                found.extend(self.block_in_place(there, slot, col).await);
             }
             let block = match history.newest(index, &cols) {
                 Some(newest) => Some(newest),
@@ -143,11 +187,12 @@ impl Array {
         let (settled, noted) = (settled_so_far(col, &column), history.noted());
         let versions = versions_of(history, col, &settled, &noted);
         let mut solutions = self.solutions(view, col, &column, &versions).await;
-        let (there, absent): (Vec<_>, Vec<_>) = unsolved.iter().partition(|(_, raw)| raw.is_some());
-        if !there.is_empty() && !absent.is_empty() {
+        let (present, absent): (Vec<_>, Vec<_>) =
+            unsolved.iter().partition(|(_, raw)| raw.is_some());
+        if !present.is_empty() && !absent.is_empty() {
             // Perhaps what can't be vouched for is right all the same.
             let mut as_it_lies = column.clone();
-            for (index, raw) in there {
+            for (index, raw) in present {
                 if let Some(place) = as_it_lies.get_mut(*index) {
                     place.clone_from(raw);
                 }
@@ -163,7 +208,7 @@ impl Array {
             let is_newest = block
                 .as_ref()
                 .is_some_and(|block| self.is_announced(history, (index, col), block));
-            if in_place.is_none() && !is_newest && self.seems_in_place(view, history).await {
+            if in_place.is_none() && !is_newest && self.seems_in_place(there, history).await {
                 // It may have been acked: what is older must not stand for it.
                 block = None;
             } else if block.is_none() {
@@ -240,7 +285,7 @@ impl Array {
 
     /// Whether every block that can be read is what the row's last intent announced, or newer. What is logged after
     /// it comes to its place by a cycle, with a note: without one, what lies there has to be the intent's.
-    async fn seems_in_place(self: &Rc<Self>, view: &RowView, history: &RowHistory) -> bool {
+    async fn seems_in_place(self: &Rc<Self>, there: &AsItLies<'_>, history: &RowHistory) -> bool {
         let Some(sums) = history.last_intent() else {
             return false;
         };
@@ -253,8 +298,8 @@ impl Array {
                 if may_be_newer && history.newest(index, &cols).is_some() {
                     continue;
                 }
-                for slot in view.slots_of(index) {
-                    let block = self.read_raw_slot(view, slot, &cols).await;
+                for slot in there.view.slots_of(index) {
+                    let block = self.block_in_place(there, slot, col).await;
                     if block.is_some_and(|block| Some(&cairn_blockdev::crc::crc32c(&block)) != sum)
                     {
                         return false;

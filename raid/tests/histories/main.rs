@@ -44,6 +44,8 @@ mod read_errors;
 #[cfg(test)]
 mod region;
 #[cfg(test)]
+mod replay;
+#[cfg(test)]
 mod resume;
 #[cfg(test)]
 mod returns;
