@@ -251,6 +251,12 @@ impl Array {
         if dirty.is_empty() && !self.has_dirty_sums() {
             return;
         }
+        if let Some(journal) = self.journal()
+            && journal.logged_below(journal.next()).await.is_err()
+        {
+            // No page tells of what a record did that is never logged: a row that was given back, an extent.
+            return;
+        }
         self.clone().flush_disks().await;
         if self.has_dirty_sums() {
             // Before the bits: whoever finds a row written must find its sums.

@@ -99,13 +99,20 @@ impl Journal {
         self.admission.free() * 2 < u64::from(self.admission.size())
     }
 
-    /// Whether some ring has more in it than was admitted, by a quarter of its length: descriptors, and what logs said of
+    /// Whether some ring has more in it than was admitted, by an eighth of its length: descriptors, and what logs said of
     /// their records.
     pub(crate) fn holds_unadmitted(&self) -> bool {
         let admitted = self.admitted_bytes();
         let rings = self.rings.borrow();
         let mut rings = rings.values();
-        rings.any(|ring| ring.used_bytes() > admitted + ring.len_bytes() / 4)
+        rings.any(|ring| ring.used_bytes() > admitted + ring.len_bytes() / 8)
+    }
+
+    /// Rings with so many bytes free.
+    pub(crate) fn rings_with_room(&self, bytes: u64) -> usize {
+        let rings = self.rings.borrow();
+        let room = rings.values().filter(|ring| ring.free_bytes() >= bytes);
+        room.count()
     }
 
     fn units_of(&self, payload: usize) -> u32 {

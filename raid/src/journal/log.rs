@@ -586,7 +586,7 @@ impl Array {
     }
 
     /// Copies of a group on disks of which so many live that make it logged: as many as can be lost, and one.
-    pub(super) fn copies_wanted(&self, living: usize) -> usize {
+    pub(crate) fn copies_wanted(&self, living: usize) -> usize {
         let all = self.geometry.redundancy() + 1;
         let all = if on(Mutation::OneCopyTooFew) {
             all - 1

@@ -141,6 +141,11 @@ impl Book {
         self.logs.values().map(Log::used).sum()
     }
 
+    /// Payload of all untrimmed records.
+    pub(crate) fn payload_bytes(&self) -> u64 {
+        self.logs.values().map(Log::payload_bytes).sum()
+    }
+
     // --- the journal
 
     /// Everything in the lane below this is in place and flushed.
@@ -161,19 +166,6 @@ impl Book {
             match open.filter(|lowest| *lowest < floor).min() {
                 Some(lowest) => floor = lowest,
                 None => return floor,
-            }
-        }
-    }
-
-    /// Below which place everything has to be written anew for the floor to rise to `below`: it goes past a commit
-    /// together with what took effect then, so what rests between these two goes as well.
-    pub(crate) fn renewal(&self, below: Seq) -> Seq {
-        let mut end = below;
-        loop {
-            let across = self.spans.range(end..).filter(|(_, lowest)| **lowest < end);
-            match across.map(|(lane, _)| Seq(lane.0 + 1)).max() {
-                Some(behind) => end = behind,
-                None => return end,
             }
         }
     }

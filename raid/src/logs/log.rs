@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use cairn_blockdev::SharedBuf;
+use cairn_blockdev::units::u64_of;
 
 use super::codec::{Said, State};
 use crate::journal::admission::admission_bytes;
@@ -175,7 +176,6 @@ impl Log {
         }
         self.next = self.next.max(through.saturating_add(1));
         self.committed = self.committed.max(through);
-        self.durable = self.durable.max(through);
         self.commits.push_back((lane, through));
         self.changed = true;
         self.records
@@ -352,6 +352,12 @@ impl Log {
     /// Bytes of untrimmed records.
     pub(crate) fn used(&self) -> u64 {
         self.records.values().map(|held| held.cost()).sum()
+    }
+
+    /// Payload of all untrimmed records.
+    pub(crate) fn payload_bytes(&self) -> u64 {
+        let parts = self.records.values().flat_map(|held| &held.payload);
+        parts.map(|part| u64_of(part.len())).sum()
     }
 
     pub(crate) fn is_committed(&self, seq: u64) -> bool {

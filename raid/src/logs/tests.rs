@@ -332,22 +332,3 @@ fn records_stay_until_the_owner_spoke() {
     lane.cycle(100, 0);
     assert_eq!(lane.book.records(LogId(0), LogSeq::NONE).len(), 1);
 }
-
-/// An operation, another one that stays pending, and the first one's commit: what has to be renewed below a place
-/// between these goes with what lies before the commit, or the floor never comes there.
-#[test]
-fn what_is_renewed_reaches_to_the_commits_that_the_floor_has_to_pass() {
-    let mut lane = Lane::default();
-    lane.prepare(1, 1);
-    lane.prepare(1, 2);
-    lane.commit(1, 1);
-    lane.book.note_applied(Seq(4));
-    assert_eq!(lane.book.renewal(Seq(1)), Seq(1));
-    let below = lane.book.renewal(Seq(2));
-    assert_eq!(below, Seq(4));
-    for (id, seq, held) in lane.book.movable(below, below) {
-        let to = lane.log(held.entry.clone(), held.payload.clone());
-        lane.book.get_mut(id).unwrap().note_moved(seq, to);
-    }
-    assert_eq!(lane.book.floor(Seq(4)), Seq(4));
-}

@@ -171,6 +171,13 @@ impl RowHistory {
         self.layers.push(Layer::Intent(sums));
     }
 
+    /// Whether the newest notes are a cycle's, which may not have come to its end. A replay that put the row together
+    /// later, and whose records are gone as far as the row's intent, did.
+    pub(crate) fn is_noted(&self) -> bool {
+        let newest = |notes: &[Note]| notes.first().map(|note| note.below);
+        newest(&self.notes) > newest(&self.settled)
+    }
+
     /// Takes a note.
     pub(crate) fn note(&mut self, note: Note) {
         let notes = if note.is_settled {
@@ -195,5 +202,36 @@ impl RowHistory {
             }
         }
         whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_blockdev::units::BLOCK;
+
+    use super::*;
+    use crate::journal::entry::{Kind, Tag};
+
+    fn note(below: u64, roles: u8) -> Note {
+        let entry = Entry {
+            arg: below,
+            tag: Tag::new(&[roles]).unwrap(),
+            ..Entry::without_payload(Kind::Note, 0, BLOCK, Vec::new())
+        };
+        Note::new(&entry, 0..1)
+    }
+
+    /// A start was cut off once it had put the row in place and let its intent go: what is in place is newer than what
+    /// the cycle before it had begun.
+    #[test]
+    fn a_cycle_that_a_replay_has_overtaken_is_not_finished() {
+        let mut history = RowHistory::new(2, Seq(20));
+        assert!(!history.is_noted());
+        history.note(note(22, 0));
+        assert!(history.is_noted());
+        history.note(note(1000, NOTE_SETTLED));
+        assert!(!history.is_noted());
+        history.note(note(1100, 0));
+        assert!(history.is_noted());
     }
 }

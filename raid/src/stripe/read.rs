@@ -195,7 +195,7 @@ impl Array {
         let _sums = self.sums_ready(row, cols).await?;
         let mut view = self.view(row);
         let wanted = Set::EMPTY.with(index);
-        if let Some(slot) = refused {
+        if let Some(slot) = refused.filter(|_| self.has_sums()) {
             let why = Why::Refused;
             view.leave_out(Unread { slot, why });
         }
@@ -212,6 +212,10 @@ impl Array {
             .ok_or(IoErrorKind::Lost)?;
         buf.copy_from_slice(&chunk);
         self.repair(&mut view, cols).await;
+        if let Some(slot) = refused.filter(|slot| !view.refused(*slot)) {
+            // It gave it this time.
+            self.refresh(&view, slot, cols).await;
+        }
         Ok(())
     }
 }

@@ -126,8 +126,9 @@ impl Array {
             };
             drop(hold.take());
             hold = (!on(Mutation::ReplayWithoutHold)).then(|| journal.hold(next));
-            while self.dirty_rows.first().is_some_and(|first| first < next) {
-                self.cycle_of_replay(|| self.dirty_rows.first()).await?;
+            // Rows of one commit have the same place: those of this batch as well as the next one's.
+            while self.dirty_rows.first().is_some_and(|first| first <= next) {
+                self.cycle_of_replay(|| self.dirty_rows.oldest(1)).await?;
             }
         }
     }
@@ -333,7 +334,7 @@ impl Array {
     async fn finish_noted(self: &Rc<Self>, histories: &Histories) -> Result<(), RaidError> {
         let noted: Vec<(&Row, &RowHistory)> = histories
             .iter()
-            .filter(|(_, history)| !history.has_intent() && !history.notes().is_empty())
+            .filter(|(_, history)| !history.has_intent() && history.is_noted())
             .filter(|(row, _)| self.space.borrow().is_written(**row))
             .collect();
         for some in noted.chunks(ROWS_AT_ONCE) {

@@ -205,9 +205,11 @@ impl Array {
                 .filter_map(|solved| solved.get(&index).cloned())
                 .collect();
             let mut block = self.settle_block(view, history, (index, col), &found, written);
-            let is_newest = block
-                .as_ref()
-                .is_some_and(|block| self.is_announced(history, (index, col), block));
+            let by_replay = self.sum_by_replay(view, history, (index, col));
+            let is_newest = block.as_ref().is_some_and(|block| {
+                self.is_announced(history, (index, col), block)
+                    || by_replay == Some(cairn_blockdev::crc::crc32c(block))
+            });
             if in_place.is_none() && !is_newest && self.seems_in_place(there, history).await {
                 // It may have been acked: what is older must not stand for it.
                 block = None;
@@ -249,6 +251,26 @@ impl Array {
         let at = usize_of(u64_of(index) * self.geometry.chunk_blocks() + col);
         let blocks = usize_of(self.geometry.row_bytes() / BLOCK);
         history.last_intent()?.get(blocks + at).copied()
+    }
+
+    /// The sum of what an earlier replay put in place, by the pages, if it was neither what the row's intent announced
+    /// nor what that was to overwrite: it came from older records, and these may be gone while the intent is still
+    /// there. With one intent alone: the pages may be older than what a second one found.
+    fn sum_by_replay(
+        &self,
+        view: &RowView,
+        history: &RowHistory,
+        (index, col): (usize, u64),
+    ) -> Option<u32> {
+        if history.intents() != 1 {
+            return None;
+        }
+        let at = usize_of(u64_of(index) * self.geometry.chunk_blocks() + col);
+        let announced = history.last_intent()?.get(at).copied();
+        let before = self.sum_before(history, (index, col))?;
+        let slot = self.geometry.data_slot(view.row, index);
+        let page = self.expected_sum(view.row, col, slot);
+        page.filter(|sum| Some(*sum) != announced && *sum != before)
     }
 
     /// Those of a column's blocks that lie in place as something else than the last intent announced, and
@@ -355,7 +377,10 @@ impl Array {
         }
         let slot = self.geometry.data_slot(view.row, index);
         let before = self.sum_before(history, (index, col));
-        let expected = before.or_else(|| self.expected_sum(view.row, col, slot));
+        let expected = self
+            .sum_by_replay(view, history, (index, col))
+            .or(before)
+            .or_else(|| self.expected_sum(view.row, col, slot));
         let old = found
             .iter()
             .find(|block| expected.is_some_and(|sum| cairn_blockdev::crc::crc32c(block) == sum));

@@ -230,11 +230,15 @@ impl Array {
 
     /// A disk gave an error once, and everything the next time: where the weak sector is, it alone knows. What was
     /// asked for is written anew, so that it gets the sector in order or another in its place.
-    async fn refresh(self: &Rc<Self>, view: &RowView, slot: Slot, cols: &Columns) {
-        let mut around = view.clone();
-        let Ok(right) = self.contents_of(&mut around, slot, cols).await else {
-            return;
+    pub(super) async fn refresh(self: &Rc<Self>, view: &RowView, slot: Slot, cols: &Columns) {
+        let right = if self.has_sums() {
+            let mut around = view.clone();
+            self.contents_of(&mut around, slot, cols).await.ok()
+        } else {
+            // Nothing vouches for what the others give: what it holds is what it gives itself.
+            self.read_again(view, slot, cols).await
         };
+        let Some(right) = right else { return };
         let data = right.freeze();
         for disk in view.writers(slot).iter().filter(|disk| !disk.out.get()) {
             let write = disk.write(&self.geometry, view.row, cols.start, data.clone());
@@ -255,6 +259,16 @@ impl Array {
                 Err(error) => self.write_failed(disk, &error).await,
             }
         }
+    }
+
+    /// Asks a slot's disk once more, whatever it did before.
+    async fn read_again(&self, view: &RowView, slot: Slot, cols: &Columns) -> Option<Buf> {
+        let mut disks = view.writers(slot).iter().filter(|disk| !disk.out.get());
+        let disk = disks.next()?;
+        let (buf, patience) = (self.pool.take(bytes_of(cols)), view.patience(slot));
+        let read = disk.read(&self.geometry, view.row, cols.start, buf, patience);
+        let (buf, result) = read.await;
+        result.ok().map(|()| buf)
     }
 
     /// Looks at one block of a slot, and mends it if what it holds isn't what it should. True if that was so.
@@ -295,6 +309,10 @@ impl Array {
             {
                 // The others give the same: if its sum said otherwise, the page was stale.
                 self.note_blocks(view.row, slot, col, &data);
+                continue;
+            }
+            if read.1.is_ok() && !self.has_sums() {
+                // One of them is wrong, and nothing says which.
                 continue;
             }
             mended = true;

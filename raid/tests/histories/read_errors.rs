@@ -197,3 +197,32 @@ fn d1_a_sector_that_cant_be_read_is_counted_and_written_anew_whichever_read_meet
         lab.check();
     }
 }
+
+/// Without checksums nobody knows whether the disk or the others are right: what it gives once more is what it holds.
+#[test]
+fn d1_without_checksums_a_read_that_fails_once_is_never_written_over_by_what_the_others_give() {
+    for (level, members) in [(Level::Raid5, 4), (Level::Raid6, 5)] {
+        let shape = shape(level, members, false);
+        let mut lab = Lab::with_rows(6_700 + u64_of(members), shape, ROWS);
+        let row = lab.rows()[0];
+        let geometry = lab.geometry;
+        let [asked, rotten] = [0, 1].map(|index| geometry.data_slot(row, index).0);
+        lab.flip(row, rotten, 0, 77);
+        let before = lab.block(row, asked, 0);
+        start_anew(&mut lab);
+        let (disk, offset) = lab.place(row, asked, 0);
+        let fails = Strike::new(On::Read, Effect::Fail(IoErrorKind::Medium));
+        lab.world.disks[disk]
+            .sim()
+            .strike(fails.within(offset..offset + BLOCK));
+        assert!(lab.read(0, BLOCK).unwrap() == before, "{level}");
+        assert!(
+            lab.block(row, asked, 0) == before,
+            "{level}: it was written over"
+        );
+        assert!(
+            lab.world.host.saw("Repaired"),
+            "{level}: it wasn't written anew"
+        );
+    }
+}

@@ -131,3 +131,70 @@ fn a_replay_in_parts_that_is_cut_off_again_and_again_comes_to_the_same_end() {
         check(&world, &array, &contents);
     }
 }
+
+/// A row is cut off while older records hold a block of it, the next start puts it together from these and lets them
+/// go, and is cut off itself: the start after that finds the block in place, and the intent that says otherwise.
+#[test]
+fn what_a_start_took_from_older_records_is_known_to_the_next_one() {
+    for (level, members) in LEVELS {
+        let seed = 6_600 + 3 * u64_of(members);
+        let shape = Shape::new(level, members, 0, CHUNK);
+        println!("seed {seed}: {shape:?}");
+        let mut world = World::new(seed, shape);
+        for disk in &world.disks {
+            // What a disk tears nothing of can't be excused by that.
+            disk.sim().tear_in(4096);
+        }
+        let array = world.create();
+        let row_bytes = Geometry::new(level, members, CHUNK).unwrap().row_bytes();
+        world
+            .run(array.create_volume("v", ROWS * row_bytes))
+            .unwrap();
+        let volume = array.open_volume("v").unwrap();
+        let filled = |bytes: u64, value: u8| {
+            let mut buf = Buf::zeroed(usize_of(bytes));
+            buf.fill(value);
+            buf.freeze()
+        };
+        let flags = WriteFlags::default();
+        let complete =
+            |row: u64, value| volume.write(row * row_bytes, filled(row_bytes, value), flags);
+        world
+            .run(try_join_all((0..ROWS).map(|row| complete(row, 1))))
+            .unwrap();
+        world.run(array.drain()).unwrap();
+        world.run(volume.write(0, filled(4096, 2), flags)).unwrap();
+        world
+            .run(try_join_all((1..ROWS).map(|row| complete(row, 3))))
+            .unwrap();
+        world.run(volume.flush()).unwrap();
+        let first = array.written_rows()[0].0;
+        for disk in 0..members {
+            let row = world.rows_on_disk(&array, disk, first..first + 1);
+            world.disks[disk].hold_writes(row);
+        }
+        let last = complete(0, 4);
+        world.env.spawn.spawn(Box::pin(async move {
+            let _ = last.await;
+        }));
+        let waiting = || world.disks.iter().any(|disk| disk.waiting() > 0);
+        world.run_till("on its way", waiting);
+        drop((volume, array));
+        world.crash(Crash::Power);
+        let mut polls = 300;
+        let array = loop {
+            let all = world.all();
+            let start = world.assemble_later(&all, false);
+            match world.sim.run_until(start, polls) {
+                Some(started) => break started.unwrap(),
+                None => world.crash(Crash::Power),
+            }
+            polls += polls / 20;
+        };
+        assert_eq!(array.status().bad_blocks, [], "{level}");
+        let volume = array.open_volume("v").unwrap();
+        let (buf, result) = world.run(volume.read(0, Buf::zeroed(8192)));
+        result.unwrap();
+        assert_eq!((buf[0], buf[4096]), (2, 1), "{level}");
+    }
+}

@@ -258,3 +258,43 @@ fn an_operation_without_a_log_keeps_no_space() {
     assert_eq!(refused.kind, IoErrorKind::NoSpace);
     assert_eq!(array.status().space.free_bytes, free);
 }
+
+/// The map said that rows were given back before the commit that gave them back was durable.
+#[test]
+fn what_a_commit_gives_back_is_there_as_long_as_the_commit_may_be_lost() {
+    let (mut world, array, device) = open(10, Shape::new(Level::Raid1, 2, 0, 65536));
+    world.run(async {
+        plain(&device, 16, 16).await;
+        device.flush().await.unwrap();
+        array.drain().await.unwrap();
+        let op = Op::Discard {
+            offset: 16 * 4096,
+            len: 65536,
+        };
+        prepare(&device, 1, op).await;
+        plain(&device, 80, 1).await;
+        device.flush().await.unwrap();
+    });
+    // A cycle has come to the rows; the commit comes to no ring.
+    let journal = zone(&world, 0, ZoneKind::Journal);
+    for disk in &world.disks {
+        disk.hold_writes(journal.end..256 << 20);
+    }
+    let draining = Rc::clone(&array);
+    world.env.spawn.spawn(Box::pin(async move {
+        let _ = draining.drain().await;
+    }));
+    world.sleep(5);
+    for disk in &world.disks {
+        disk.release();
+        disk.hold_writes(journal.clone());
+    }
+    device.commit(LOG, Seq(1));
+    world.sleep(500);
+    drop((array, device));
+    world.crash(Crash::Power);
+    let array = world.assemble_all();
+    let device = array.open_prepared("v").unwrap();
+    assert_eq!(device.watermarks(LOG).committed, Seq::NONE);
+    assert_eq!(world.run(block_at(&device, 20)), 9);
+}

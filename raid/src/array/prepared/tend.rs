@@ -4,6 +4,8 @@
 //! Invariants
 //! - What a cycle writes for the logs is durable before the floor rises.
 //! - A hook that doesn't answer keeps its log's records and nothing else.
+//! - Copying brings the floor to one place, its *cut*, and then perhaps to the next. All that is pending at a cut goes
+//!   behind it in the same breath, so that no commit reaches back over it.
 //! - Copying goes on only while it frees as much as a quarter of what it may have to copy, so that it
 //!   costs a bounded part of what is written, or because everything below a place has to be renewed.
 //! - A copy takes over what its original was admitted with: records count once.
@@ -12,7 +14,7 @@ use std::rc::Rc;
 
 use cairn_blockdev::IoErrorKind;
 use cairn_blockdev::prepared::{LogId, Seq as LogSeq};
-use cairn_blockdev::units::usize_of;
+use cairn_blockdev::units::{KIB, usize_of};
 
 use super::place::payload_bytes;
 use crate::array::Array;
@@ -23,6 +25,8 @@ use crate::logs::log::Log;
 
 /// Part of what the journal admits that one cycle copies at most.
 const ROUND_SHARE: u64 = 16;
+/// Room in the rings beside copies, for what is logged while the floor isn't there yet.
+const COPIES_SPARE: u64 = 64 * KIB;
 /// Part of what the journal admits that has to be in vain before anything is copied.
 const GARBAGE_SHARE: u64 = 16;
 
@@ -93,22 +97,24 @@ impl Array {
         ids.iter().any(wants)
     }
 
+    /// Copies what keeps the floor down to the lane's end, the oldest first: all that is pending at once, of the rest as
+    /// much as a cycle has time for.
     fn copy_forward(self: &Rc<Self>, journal: &Rc<Journal>, applied: Seq) {
-        let forced = self.must_renew();
-        // While what is renewed isn't behind the floor, what is pending goes along wherever it stands: its commit
-        // would reach back over the place to which the floor is to rise.
         let renewing = self.logs.renew_below.get() > Some(journal.floor());
-        let end = journal.next();
-        let admits = journal.admits_bytes();
-        let mut left = admits / ROUND_SHARE;
-        let movable = self.logs.book.borrow().movable(applied, end);
+        if !renewing && !self.copying_pays(journal) {
+            return;
+        }
+        let Some(cut) = self.cut(journal) else { return };
+        let mut left = journal.admits_bytes() / ROUND_SHARE;
+        let movable = self.logs.book.borrow().movable(applied.min(cut), cut);
         for (id, seq, held) in movable {
             let is_pending = self.logs.look(id, |log| log.is_committed(seq)) == Some(false);
-            let must = forced.is_some_and(|below| held.lane < below) || (renewing && is_pending);
-            if left == 0 || !(must || self.copying_pays(journal)) {
-                break;
+            if !is_pending {
+                if left == 0 {
+                    continue;
+                }
+                left = left.saturating_sub(held.cost());
             }
-            left = left.saturating_sub(held.cost());
             let (entry, payload) = (held.entry.clone(), held.payload.clone());
             let lane = self.log(journal, entry, payload, None);
             self.logs.newest.set(Some(lane));
@@ -117,8 +123,29 @@ impl Array {
         }
     }
 
-    /// Whether the journal fills with what isn't the logs', or with what they said of their records.
+    /// The place that copying brings the floor to. Nothing is copied twice on the way there, and what is copied leaves
+    /// room for what goes on meanwhile: copies free nothing before the floor is there. [`None`]: there is no room.
+    fn cut(&self, journal: &Journal) -> Option<Seq> {
+        let begun = self.logs.cut.get();
+        if let Some(cut) = begun.filter(|cut| *cut > journal.floor()) {
+            return Some(cut);
+        }
+        let needed = self.logs.book.borrow().payload_bytes();
+        let copies = self.copies_wanted(self.in_sync().len());
+        if journal.rings_with_room(needed + needed / 16 + COPIES_SPARE) < copies {
+            return None;
+        }
+        let cut = journal.next();
+        self.logs.cut.set(Some(cut));
+        Some(cut)
+    }
+
+    /// Whether the journal fills with what isn't the logs', or with what they said of their records. Not in a replay:
+    /// that has to do with the room that it finds.
     fn copying_pays(&self, journal: &Journal) -> bool {
+        if !self.is_open() {
+            return false;
+        }
         if journal.holds_unadmitted() {
             return true;
         }
@@ -129,13 +156,9 @@ impl Array {
 
     /// Writes the states that changed, and those that keep the floor down where that matters.
     fn write_states(self: &Rc<Self>, journal: &Rc<Journal>, applied: Seq) {
-        let forced = self.must_renew().unwrap_or(Seq::NONE);
+        let cut = self.logs.cut.get().filter(|cut| *cut > journal.floor());
+        let below = cut.unwrap_or(Seq::NONE).min(applied);
         for id in self.log_ids() {
-            let below = if self.copying_pays(journal) {
-                applied
-            } else {
-                forced.min(applied)
-            };
             let wants = self.logs.look(id, |log| log.wants_anchor(below));
             if wants == Some(true) {
                 self.write_state(journal, id);
@@ -150,12 +173,6 @@ impl Array {
             self.logs.newest.set(Some(lane));
             self.logs.change(id, |log| log.note_anchor(lane));
         }
-    }
-
-    /// Below which place everything is to be written anew.
-    fn must_renew(&self) -> Option<Seq> {
-        let below = self.logs.renew_below.get()?;
-        Some(self.logs.book.borrow().renewal(below))
     }
 
     /// Has everything that logs need below `target` written anew with the next cycles.

@@ -46,10 +46,14 @@ pub(crate) struct Logs {
     pub(super) newest_commit: Cell<Option<Seq>>,
     /// The newest record by which the logs need less of what is older: the floor doesn't rise before it is durable.
     pub(super) newest: Cell<Option<Seq>>,
-    /// What operations that have their turn will take, by log: no other one gets that room.
-    granted: RefCell<BTreeMap<LogId, u64>>,
+    /// What operations that have their turn will take, by their tickets' numbers: no other one gets that room.
+    granted: RefCell<BTreeMap<u64, u64>>,
+    /// Turns so far.
+    turns: Cell<u64>,
     /// Everything that logs need below this is to be copied, whatever it costs.
     pub(super) renew_below: Cell<Option<Seq>>,
+    /// What copying brings the floor to, or has brought it to.
+    pub(super) cut: Cell<Option<Seq>>,
 }
 
 /// The place of an operation that isn't in its log yet.
@@ -58,8 +62,8 @@ pub(crate) struct Ticket {
     log: LogId,
     seq: u64,
     valid: Rc<Cell<bool>>,
-    /// It has its turn, and room.
-    has_room: Cell<bool>,
+    /// The number of its turn, once it has room.
+    turn: Cell<Option<u64>>,
 }
 
 impl Ticket {
@@ -79,9 +83,9 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.has_room.get() {
+        if let Some(turn) = self.turn.get() {
             // It is in its log, and counts there, or comes to nothing.
-            self.logs.granted.borrow_mut().remove(&self.log);
+            self.logs.granted.borrow_mut().remove(&turn);
             self.logs.wake();
         }
         if self.valid.get() {
@@ -110,14 +114,16 @@ impl Logs {
             log: id,
             seq,
             valid,
-            has_room: Cell::new(false),
+            turn: Cell::new(None),
         })
     }
 
     /// It is its turn: nobody else gets the room that it takes.
     fn grant(&self, ticket: &Ticket, cost: u64) {
-        ticket.has_room.set(true);
-        self.granted.borrow_mut().insert(ticket.log, cost);
+        let turn = self.turns.get();
+        self.turns.set(turn + 1);
+        ticket.turn.set(Some(turn));
+        self.granted.borrow_mut().insert(turn, cost);
     }
 
     /// Makes the log of a ticket, if there is none.
