@@ -62,11 +62,13 @@ pub enum Turn {
     CatchUp,
     /// Every row is cut off on its way past the journal, and the replay of that is cut off itself.
     LongReplay,
+    /// Blocks are lost, and complete rows that are to heal them are cut off by a power cut.
+    LostRows,
 }
 
 impl Turn {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::SlowRows,
         Self::LateEjection,
         Self::Rebuild,
@@ -79,6 +81,7 @@ impl Turn {
         Self::SlowFlush,
         Self::CatchUp,
         Self::LongReplay,
+        Self::LostRows,
     ];
 
     /// Members that have to be there beside those that the data needs.
@@ -88,7 +91,8 @@ impl Turn {
             | Self::Reuse
             | Self::Deletion
             | Self::SpoiltRings
-            | Self::LongReplay => 0,
+            | Self::LongReplay
+            | Self::LostRows => 0,
             Self::LateEjection
             | Self::Rebuild
             | Self::LostPages
@@ -114,6 +118,7 @@ impl Turn {
             Self::SlowFlush => slow_flush(world),
             Self::CatchUp => catch_up(world),
             Self::LongReplay => long_replay(world),
+            Self::LostRows => lost_rows(world),
         }
     }
 }
@@ -211,6 +216,39 @@ fn long_replay(world: &mut World) {
     world.crash(Crash::Power);
     come_back(world);
     world.check();
+}
+
+/// What is lost is an error until it is written anew, and never anything else.
+fn lost_rows(world: &mut World) {
+    // What only logs write nobody here could write anew.
+    if !world.shape.integrity || world.shape.logs {
+        return;
+    }
+    world.write_all();
+    restart(world);
+    let members = world.members();
+    let too_many = world.shape.level.redundancy(world.shape.members) + 1;
+    let Some(first) = members.first().copied() else {
+        return;
+    };
+    let before = world.rules.errors_allowed.replace(true);
+    for _ in 0..4 {
+        let at = somewhere(world, first) / BLOCK * BLOCK;
+        for victim in members.iter().take(too_many) {
+            let at = at + world.rng.below(BLOCK);
+            rot(world, *victim, at);
+        }
+    }
+    world.make_whole();
+    let ios = 20 + world.rng.below(200);
+    world.load_cut(100, Mix::Rows, Cut::Ios(ios));
+    world.crash(Crash::Power);
+    come_back(world);
+    world.check();
+    world.write_all();
+    world.rules.errors_allowed.set(before);
+    world.check();
+    world.make_whole();
 }
 
 /// One that is in sync, with its writes to the rows so many times slower.

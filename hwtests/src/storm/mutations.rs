@@ -124,6 +124,7 @@ fn grounds(mutation: Mutation) -> &'static [Ground] {
             CellOf(Fault::D8RotInData, State::Rebuilding, Level::Raid5),
         ],
         Mutation::IntentHeals => &[
+            Aimed(Turn::LostRows),
             CellOf(Fault::D7MisdirectedWrite, State::Degraded2, Level::Raid6),
             CellOf(Fault::D6LostWrite, State::Degraded2, Level::Raid6),
             CellOf(Fault::D8RotInData, State::Degraded2, Level::Raid6),

@@ -99,6 +99,15 @@ impl Array {
             .any(|(place, defect)| place.slot == slot && defect.reason.is_given_up())
     }
 
+    /// Whether a block of data is on the list, for whatever reason.
+    pub(crate) fn is_listed(&self, row: Row, index: usize, col: u64) -> bool {
+        let slot = self.geometry.data_slot(row, index);
+        let defects = self.defects.borrow();
+        let cols = col..col + 1;
+        let mut listed = defects.in_columns(row, &cols);
+        listed.any(|(place, _)| place.slot == slot)
+    }
+
     /// Whether any block of a row's data is lost.
     pub(crate) fn has_losses(&self, row: Row) -> bool {
         let whole = 0..self.geometry.chunk_blocks();

@@ -218,11 +218,13 @@ impl Array {
                 // disk mixes nothing: then it has rotted. What was never written before its intent never
                 // held anything.
                 let zeros = || self.pool.take_zeroed(BLOCK_BYTES).freeze();
-                // And what a cycle found in place was no more on its way.
+                // And what a cycle found in place was no more on its way; and what is on the bad-block list was no
+                // good before.
                 let known = self.sum_before(history, (index, col)).is_some();
                 let noted = !history.notes().is_empty();
+                let rotten = noted || self.is_listed(view.row, index, col);
                 block = if written {
-                    in_place.filter(|_| !noted && (!known || may_be_torn(view, index)))
+                    in_place.filter(|_| !rotten && (!known || may_be_torn(view, index)))
                 } else {
                     Some(zeros())
                 };
