@@ -204,7 +204,12 @@ pub fn run(choice: &Choice) -> Outcome {
 fn long_replay(world: &mut World) {
     // The first write of a row needs less than the second.
     world.write_all();
+    world.load(60);
     world.write_all();
+    // Rows with older records, some of them cut off.
+    world.load(40);
+    let ios = 1 + world.rng.below(600);
+    world.load_cut(100, Mix::Rows, Cut::Ios(ios));
     for _ in 0..2 {
         let crash = any_crash(world);
         world.crash(crash);
