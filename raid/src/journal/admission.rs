@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::entry::Seq;
 use super::log::Journal;
 use super::ring::Ring;
+use crate::array::disk::Disk;
 use crate::memory::{MemoryShare, Quota};
 
 /// What a record that isn't trimmed yet was admitted with.
@@ -99,20 +100,20 @@ impl Journal {
         self.admission.free() * 2 < u64::from(self.admission.size())
     }
 
-    /// Whether some ring has more in it than was admitted, by an eighth of its length: descriptors, and what logs said of
+    /// Whether some ring has more in it than was admitted, by a sixteenth of its length: descriptors, and what logs said of
     /// their records.
     pub(crate) fn holds_unadmitted(&self) -> bool {
         let admitted = self.admitted_bytes();
         let rings = self.rings.borrow();
         let mut rings = rings.values();
-        rings.any(|ring| ring.used_bytes() > admitted + ring.len_bytes() / 8)
+        rings.any(|ring| ring.used_bytes() > admitted + ring.len_bytes() / 16)
     }
 
-    /// Rings with so many bytes free.
-    pub(crate) fn rings_with_room(&self, bytes: u64) -> usize {
+    /// Whether a disk's ring has so many bytes free.
+    pub(crate) fn has_free(&self, disk: &Disk, bytes: u64) -> bool {
         let rings = self.rings.borrow();
-        let room = rings.values().filter(|ring| ring.free_bytes() >= bytes);
-        room.count()
+        let ring = rings.get(&disk.uuid);
+        ring.is_some_and(|ring| ring.free_bytes() >= bytes)
     }
 
     fn units_of(&self, payload: usize) -> u32 {

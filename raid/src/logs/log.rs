@@ -224,6 +224,7 @@ impl Log {
     pub(crate) fn note_applied(&mut self, below: Seq) {
         while let Some((_, through)) = self.commits.front().filter(|(lane, _)| *lane < below) {
             self.applied = self.applied.max(*through);
+            self.durable = self.durable.max(self.applied);
             self.changed = true;
             self.commits.pop_front();
         }

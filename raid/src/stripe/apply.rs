@@ -341,7 +341,9 @@ impl Array {
         // The first write of a row has nothing in place that could be lost; a complete row that replay
         // puts together has.
         let has_old = |work: &&Work| !work.fresh || self.settled.borrow().contains(&work.row);
-        for work in works.iter().filter(has_old).filter(|_| !mirrored) {
+        // A mirror has no parity to tell of, but that a replay put a row together is told.
+        let is_told = |work: &&Work| !mirrored || self.settled.borrow().contains(&work.row);
+        for work in works.iter().filter(has_old).filter(is_told) {
             self.log_notes(journal, work);
         }
         journal.logged_below(journal.next()).await?;

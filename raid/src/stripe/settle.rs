@@ -257,14 +257,19 @@ impl Array {
 
     /// The sum of what an earlier replay put in place, by the pages, if it was neither what the row's intent announced
     /// nor what that was to overwrite: it came from older records, and these may be gone while the intent is still
-    /// there. With one intent alone: the pages may be older than what a second one found.
+    /// there. With one intent alone: the pages may be older than what a second one found. And with that replay's note:
+    /// a page may also be stale, or have been begun anew.
     fn sum_by_replay(
         &self,
         view: &RowView,
         history: &RowHistory,
         (index, col): (usize, u64),
     ) -> Option<u32> {
-        if history.intents() != 1 {
+        let replayed = history
+            .settled()
+            .iter()
+            .any(|note| note.cols.contains(&col));
+        if history.intents() != 1 || !replayed || self.sums_say_nothing(view.row, col) {
             return None;
         }
         let at = usize_of(u64_of(index) * self.geometry.chunk_blocks() + col);

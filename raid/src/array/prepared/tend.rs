@@ -131,8 +131,11 @@ impl Array {
             return Some(cut);
         }
         let needed = self.logs.book.borrow().payload_bytes();
-        let copies = self.copies_wanted(self.in_sync().len());
-        if journal.rings_with_room(needed + needed / 16 + COPIES_SPARE) < copies {
+        let needed = needed + needed / 16 + COPIES_SPARE;
+        let own = self.rings_of_their_own(journal);
+        let disks = if own.is_empty() { self.in_sync() } else { own };
+        let room = disks.iter().filter(|disk| journal.has_free(disk, needed));
+        if room.count() < self.copies_wanted(disks.len()) {
             return None;
         }
         let cut = journal.next();
