@@ -16,6 +16,7 @@
 #   SUITE=trixie    release that the kernel is from        MEM=1536      MiB of memory
 #   DISKS=0         fresh virtio disks, /dev/vda onwards   DISK_MIB=256  size of each
 #   TIMEOUT=300     seconds for all of it                  CPUS=2
+#   BOOT_TIMEOUT=120   seconds until it is up, or it is started again, twice at most
 #   MODULES='virtio_blk ublk_drv'      OUT=directory (a fresh one, removed at the end)
 #   VERBOSE=        set: the kernel's log as well          APPEND=       more kernel arguments
 set -eu
@@ -29,6 +30,7 @@ cpus=${CPUS:-2}
 disks=${DISKS:-0}
 disk_mib=${DISK_MIB:-256}
 timeout=${TIMEOUT:-300}
+boot_timeout=${BOOT_TIMEOUT:-120}
 modules=${MODULES-virtio_blk ublk_drv}
 
 kernel=$(bash "$here/kernel.sh")
@@ -129,45 +131,65 @@ INIT
 
 # --- the devices -------------------------------------------------------------------------------------
 
-for share in root:/ out:"$out"; do
-  name=${share%%:*}
-  # The host's root is taken to stand still, so that programs start in reasonable time.
-  cache=auto
-  [ "$name" = root ] && cache=always
-  if [ -x /usr/libexec/virtiofsd ]; then
-    server=(/usr/libexec/virtiofsd --shared-dir "${share#*:}" --cache $cache --sandbox chroot)
-  else
-    # QEMU's own, in older releases.
-    server=(/usr/lib/qemu/virtiofsd -o source="${share#*:}" -o cache=$cache -o sandbox=chroot)
-  fi
-  "${server[@]}" --socket-path="$run/$name.sock" >"$run/$name.log" 2>&1 &
-  started+=($!)
-done
-for _ in $(seq 250); do
-  [ -S "$run/root.sock" ] && [ -S "$run/out.sock" ] && break
-  sleep 0.02
-done
+boot() {
+  for share in root:/ out:"$out"; do
+    name=${share%%:*}
+    # The host's root is taken to stand still, so that programs start in reasonable time.
+    cache=auto
+    [ "$name" = root ] && cache=always
+    if [ -x /usr/libexec/virtiofsd ]; then
+      server=(/usr/libexec/virtiofsd --shared-dir "${share#*:}" --cache $cache --sandbox chroot)
+    else
+      # QEMU's own, in older releases.
+      server=(/usr/lib/qemu/virtiofsd -o source="${share#*:}" -o cache=$cache -o sandbox=chroot)
+    fi
+    rm -f "$run/$name.sock"
+    "${server[@]}" --socket-path="$run/$name.sock" >"$run/$name.log" 2>&1 &
+    started+=($!)
+  done
+  for _ in $(seq 250); do
+    [ -S "$run/root.sock" ] && [ -S "$run/out.sock" ] && break
+    sleep 0.02
+  done
 
-# They say that they have a cache, and a flush costs nothing: this host outlives the guest, and they don't
-# outlive this script.
-drives=()
-for number in $(seq 0 $((disks - 1))); do
-  truncate -s "${disk_mib}M" "$run/disk$number.img"
-  drives+=(-drive "file=$run/disk$number.img,if=none,id=disk$number,format=raw,cache=unsafe,discard=unmap,werror=report,rerror=report"
-    -device "virtio-blk-pci,drive=disk$number,serial=disk$number")
-done
+  # They say that they have a cache, and a flush costs nothing: this host outlives the guest, and they don't
+  # outlive this script.
+  drives=()
+  for number in $(seq 0 $((disks - 1))); do
+    truncate -s "${disk_mib}M" "$run/disk$number.img"
+    drives+=(-drive "file=$run/disk$number.img,if=none,id=disk$number,format=raw,cache=unsafe,discard=unmap,werror=report,rerror=report"
+      -device "virtio-blk-pci,drive=disk$number,serial=disk$number")
+  done
 
-# Without cx16, la57 and carry-less multiplication: all cost much under emulation, and nothing here needs
-# them (checksums have other ways). Without the check of the timer, which fails on a busy host. In the
-# foreground: who ends this script ends it too.
-timeout --foreground "$timeout" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max,-cx16,-la57,-pclmulqdq,-vpclmulqdq \
-  -smp "$cpus" -m "$mem" -nodefaults -no-user-config -display none -no-reboot -serial stdio \
-  -kernel "$image" -initrd "$initrd" \
-  -append "console=ttyS0 panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check ${VERBOSE:+ignore_loglevel} ${VERBOSE:-quiet} ${APPEND:-}" \
-  -object "memory-backend-memfd,id=mem,size=${mem}M,share=on" -numa node,memdev=mem \
-  -chardev "socket,id=root,path=$run/root.sock" -device vhost-user-fs-pci,chardev=root,tag=root \
-  -chardev "socket,id=out,path=$run/out.sock" -device vhost-user-fs-pci,chardev=out,tag=out \
-  "${drives[@]}" </dev/null 2>&1 | sed -u 's/\r//g' | tee "$run/console"
+  # The emulator now and then loses a processor's timer while the kernel starts, and the machine stands still with
+  # nothing of ours in it yet: that is ended, and told.
+  (
+    sleep "$boot_timeout"
+    grep -q "^vm.sh: Linux" "$run/console" || kill "$(cat "$run/qemu.pid")"
+  ) >/dev/null 2>&1 &
+  watch=$!
+  started+=("$watch")
+
+  # Without cx16, la57 and carry-less multiplication: all cost much under emulation, and nothing here needs
+  # them (checksums have other ways). Without the check of the timer, which fails on a busy host. In the
+  # foreground: who ends this script ends it too.
+  timeout --foreground "$timeout" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max,-cx16,-la57,-pclmulqdq,-vpclmulqdq \
+    -smp "$cpus" -m "$mem" -nodefaults -no-user-config -display none -no-reboot -serial stdio -pidfile "$run/qemu.pid" \
+    -kernel "$image" -initrd "$initrd" \
+    -append "console=ttyS0 panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check ${VERBOSE:+ignore_loglevel} ${VERBOSE:-quiet} ${APPEND:-}" \
+    -object "memory-backend-memfd,id=mem,size=${mem}M,share=on" -numa node,memdev=mem \
+    -chardev "socket,id=root,path=$run/root.sock" -device vhost-user-fs-pci,chardev=root,tag=root \
+    -chardev "socket,id=out,path=$run/out.sock" -device vhost-user-fs-pci,chardev=out,tag=out \
+    "${drives[@]}" </dev/null 2>&1 | sed -u 's/\r//g' | tee "$run/console"
+  kill "$watch" 2>/dev/null || true
+}
+
+for attempt in 1 2 3; do
+  : >"$run/console"
+  boot
+  grep -q "^vm.sh: Linux" "$run/console" && break
+  echo "vm.sh: the machine didn't come up within $boot_timeout s (attempt $attempt of 3)"
+done
 
 # Not kept if it was made of too little.
 ! grep -q "^vm.sh: no root" "$run/console" || rm -f "$initrd"

@@ -306,7 +306,7 @@ impl SpaceMap {
         }
         let extent = self.free.pop_first().ok_or(NoSpace)?;
         let alloc_seq = self.next_alloc_seq;
-        self.next_alloc_seq += 1;
+        self.next_alloc_seq = self.next_alloc_seq.saturating_add(1);
         self.set(extent, Use::Mapped { owner, alloc_seq });
         self.by_owner.insert(owner, extent);
         assert!(!self.any_written(extent), "a free extent has written rows");
@@ -336,7 +336,7 @@ impl SpaceMap {
         let Some(fields) = extent_fields_from_bytes(mapping) else {
             return;
         };
-        self.next_alloc_seq = self.next_alloc_seq.max(fields.alloc_seq + 1);
+        self.next_alloc_seq = self.next_alloc_seq.max(fields.alloc_seq.saturating_add(1));
         let owner = Owner {
             volume: VolumeId(fields.volume),
             shard: fields.shard,
@@ -610,7 +610,7 @@ impl SpaceMap {
             shard: fields.shard,
             index: fields.index,
         };
-        self.next_alloc_seq = self.next_alloc_seq.max(fields.alloc_seq + 1);
+        self.next_alloc_seq = self.next_alloc_seq.max(fields.alloc_seq.saturating_add(1));
         let known = self
             .volume(owner.volume)
             .is_some_and(|v| tag(v.uuid) == fields.volume_tag);

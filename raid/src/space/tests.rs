@@ -202,6 +202,18 @@ fn addresses_cover_a_shard_without_overlap() {
     assert_eq!(at, 3 * SHARD_BYTES);
 }
 
+/// The highest sequence there is has none after it.
+#[test]
+fn a_page_of_ones_is_nonsense_and_no_panic() {
+    let map = SpaceMap::new(ARRAY, &geometry(), DATA);
+    let mut slots = vec![None; map.pages().max(12)];
+    let of_ones = encode_page(PageKind::Extents, ARRAY, VOLUME_PAGES, 1, |body| {
+        body.fill(255);
+    });
+    slots[VOLUME_PAGES] = Some(of_ones);
+    let _ = SpaceMap::load(ARRAY, &geometry(), DATA, slots);
+}
+
 proptest! {
     #[test]
     fn decoding_a_page_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..4200)) {
