@@ -15,8 +15,8 @@
 # Settings (environment):
 #   SUITE=trixie    release that the kernel is from        MEM=1536      MiB of memory
 #   DISKS=0         fresh virtio disks, /dev/vda onwards   DISK_MIB=256  size of each
-#   TIMEOUT=300     seconds for all of it                  CPUS=2
-#   BOOT_TIMEOUT=120   seconds until it is up, or it is started again, twice at most
+#   TIMEOUT=300     seconds from a start to the end        CPUS=2
+#   BOOT_TIMEOUT=120   seconds until it is up, or it is started again, twice at most, with its time anew
 #   MODULES='virtio_blk ublk_drv'      OUT=directory (a fresh one, removed at the end)
 #   VERBOSE=        set: the kernel's log as well          APPEND=       more kernel arguments
 set -eu
