@@ -1,7 +1,7 @@
 //! `cairn`: asks `cairnd` over its admin socket, prints the answer, exits with a code that tells.
 //!
-//! Knows the admin API (`cairn-api`) and nothing below it: no disk, no array code. The NBD client
-//! is here because `cairn demo` uses a volume as a database would, from the outside.
+//! Knows the admin API (`cairn-api`) and nothing below it: no disk, no array code. `disk locate` alone
+//! looks at a device, as it lights one. The NBD client is here because `cairn demo` uses a volume as a database would, from the outside.
 //!
 //! Invariants
 //! - Data goes to stdout, talk to stderr; a closed stdout ends the tool quietly.
@@ -15,11 +15,13 @@ mod commands;
 mod confirm;
 mod demo;
 mod error;
+mod locate;
 pub mod nbd_client;
 mod output;
 mod paths;
 mod progress;
 mod quantity;
+mod signals;
 mod views;
 
 use std::process::ExitCode;

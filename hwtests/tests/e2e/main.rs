@@ -16,6 +16,7 @@ mod jobs;
 mod journal_disks;
 mod kills;
 mod labels;
+mod locate;
 mod memory;
 mod newer;
 mod postgres;

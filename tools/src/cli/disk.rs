@@ -1,10 +1,24 @@
 //! `cairn disk …`
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
-use super::{Consent, DryRun};
+use super::{Consent, DryRun, parse_timeout};
+
+/// `cairn disk locate`.
+#[derive(Debug, Args)]
+pub(crate) struct LocateArgs {
+    /// The disk
+    pub(crate) path: PathBuf,
+    /// How long
+    #[arg(long = "for", value_name = "TIME", default_value = "5m", value_parser = parse_timeout)]
+    pub(crate) time: Duration,
+    /// Switch off a light that was left on
+    #[arg(long, conflicts_with = "time")]
+    pub(crate) off: bool,
+}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DiskVerb {
@@ -76,6 +90,16 @@ Example: cairn disk replace /dev/sdc /dev/sdn && cairn array wait pool --for cle
         #[command(flatten)]
         dry: DryRun,
     },
+
+    /// Light a disk's tray, so that the right one is pulled
+    #[command(after_help = "\
+On the host itself, as root. Switches on the light of its slot, where the enclosure has one that Linux
+knows (SCSI enclosure services, or an LED of a PCIe port), until Ctrl-C or the time is over. A disk
+without one is read in turns, so that its activity light blinks; nothing is written. A disk that is gone
+can't be lit: light the others.
+
+Example: cairn disk locate /dev/sdc --for 30m")]
+    Locate(LocateArgs),
 
     /// Remove signatures and labels from a disk that is in no running array
     Wipe {

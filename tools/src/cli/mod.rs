@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use array::{ArrayVerb, Goal, JournalPlace, SpareVerb};
-pub(crate) use disk::DiskVerb;
+pub(crate) use disk::{DiskVerb, LocateArgs};
 pub(crate) use volume::VolumeVerb;
 
 use crate::quantity::{parse_duration, parse_size};
@@ -82,7 +82,7 @@ pub(crate) enum Command {
     #[command(subcommand, visible_alias = "arrays")]
     Array(ArrayVerb),
 
-    /// Disks: what they are, fail, remove, replace, wipe; the spares that all arrays share
+    /// Disks: what they are, fail, remove, replace, locate, wipe; the spares that all arrays share
     #[command(subcommand, visible_alias = "disks")]
     Disk(DiskVerb),
 
@@ -252,6 +252,8 @@ mod tests {
             "cairn disk remove d0",
             "cairn disk replace d0 s2",
             "cairn disk wipe d0 --yes",
+            "cairn disk locate d0 --for 30m",
+            "cairn disk locate d0 --off",
             "cairn volume create pg --array pool --size 8GiB",
             "cairn volume list",
             "cairn volume show pg",
@@ -290,6 +292,8 @@ mod tests {
             "cairn array create pool --level raid1 --disks d0 d1 --integrity sha1",
             "cairn array create pool --level raid1 --disks d0 d1 --journal d2",
             "cairn array scrub",
+            "cairn disk locate d0 --off --for 1m",
+            "cairn disk locate d0 --for ever",
             "cairn array scrub po/ol",
             "cairn array scrub pool --pause --resume",
             "cairn array scrub pool --stop --pause",

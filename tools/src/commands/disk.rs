@@ -9,6 +9,7 @@ use cairn_api::{
 use super::{Context, change};
 use crate::cli::DiskVerb;
 use crate::error::ToolError;
+use crate::locate;
 use crate::paths::{absolute, all_absolute};
 use crate::views;
 
@@ -75,6 +76,7 @@ pub(super) async fn run(context: &Context, verb: DiskVerb) -> Result<Exit, ToolE
             let label = format!("replacing {} by {}", request.old, request.new);
             change::plain(context, &label, routes::DISK_REPLACE.path, &request).await
         }
+        DiskVerb::Locate(args) => locate::run(context.output, args).await,
         DiskVerb::Wipe { path, consent } => {
             let path = absolute(&path)?;
             let label = format!("wiping {path}");

@@ -19,7 +19,6 @@ use cairn_api::{
     Array, ArrayState, Changed, CreateArray, CreateVolume, Exit, ExportVolume, FailDisk, Level,
     NbdAddress, Volume, routes,
 };
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use self::daemon::Daemon;
@@ -32,6 +31,7 @@ use crate::error::ToolError;
 use crate::output::{Output, say};
 use crate::progress::Progress;
 use crate::quantity::show_size;
+use crate::signals::Ending;
 use crate::views;
 
 /// Members of the array.
@@ -57,9 +57,7 @@ const VOLUME: &str = "pg";
 pub(crate) async fn run(output: Output, args: DemoArgs) -> Result<Exit, ToolError> {
     let program = daemon::program().await?;
     // From here on a signal doesn't end the process, it ends the demo.
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut hangup = listen(SignalKind::hangup())?;
+    let mut ending = Ending::listen()?;
 
     let started = Instant::now();
     let place = Place::make(args.dir.as_deref())?;
@@ -71,9 +69,7 @@ pub(crate) async fn run(output: Output, args: DemoArgs) -> Result<Exit, ToolErro
     let tasks = tokio::task::LocalSet::new();
     let (result, interrupted) = tokio::select! {
         result = tasks.run_until(stages) => (result, false),
-        _ = interrupt.recv() => (Err(ToolError::failed("interrupted")), true),
-        _ = terminate.recv() => (Err(ToolError::failed("terminated")), true),
-        _ = hangup.recv() => (Err(ToolError::failed("the terminal is gone")), true),
+        ended = ending.come() => (Err(ToolError::failed(ended)), true),
     };
     // The workers' connections end before the daemon they lead to.
     drop(tasks);
@@ -103,11 +99,6 @@ pub(crate) async fn run(output: Output, args: DemoArgs) -> Result<Exit, ToolErro
         }
     ));
     Ok(Exit::Done)
-}
-
-fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, ToolError> {
-    signal(kind)
-        .map_err(|error| ToolError::failed(format!("signals can't be listened to: {error}")))
 }
 
 fn explain_keep(place: &Place, pid: u32) {

@@ -226,6 +226,14 @@ pub(crate) fn array(array: &Array) -> View {
             of(memory.checksum_cache_bytes, memory.checksum_cache_bytes_max),
         ));
         facts.push(fact(
+            "checksum_cache_hits",
+            Cell::count(memory.checksum_cache_hits),
+        ));
+        facts.push(fact(
+            "checksum_cache_misses",
+            Cell::count(memory.checksum_cache_misses),
+        ));
+        facts.push(fact(
             "row_cache",
             of(memory.row_cache_bytes, memory.row_cache_bytes_max),
         ));

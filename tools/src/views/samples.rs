@@ -63,6 +63,8 @@ pub(crate) fn rebuilding_array() -> Array {
         memory: Some(ArrayMemory {
             checksum_cache_bytes: 12 << 20,
             checksum_cache_bytes_max: 128 << 20,
+            checksum_cache_hits: 987,
+            checksum_cache_misses: 13,
             row_cache_bytes: 0,
             row_cache_bytes_max: 64 << 20,
             journal_bytes: 3 << 20,
