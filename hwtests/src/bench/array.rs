@@ -1,10 +1,10 @@
-//! `bench array`: the engine in process, with journal and checksums, without both, and the disks alone.
+//! `bench array`: the engine in process, with journal and checksums, without both or one of them, and the disks alone.
 
 use std::time::Duration;
 
 use cairn_blockdev::units::{MIB, u64_of};
 use cairn_raid::Level;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::cases::{self, Case, Limit, Sizes, Way};
 use super::figures::{float, median};
@@ -21,6 +21,29 @@ const RAW_MIB: u64 = 128;
 const SLACK_MIB: u64 = 256;
 /// Memory to be left when the working set is chosen.
 const LEFT_MIB: u64 = 4 << 10;
+
+/// What the second subject does without.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Without {
+    /// Journal and checksums: what the targets are about.
+    #[default]
+    Both,
+    /// Checksums alone: what they cost.
+    Checksums,
+    /// The journal alone: what it costs.
+    Journal,
+}
+
+impl Without {
+    /// What the first subject has, and the second hasn't.
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Both => "off: neither",
+            Self::Checksums => "off: the journal alone, no checksums",
+            Self::Journal => "off: checksums alone, no journal",
+        }
+    }
+}
 
 /// What is measured, on what, how often.
 #[derive(Debug, Clone, Args)]
@@ -49,6 +72,9 @@ pub struct ArrayArgs {
     /// Turns.
     #[arg(long, default_value_t = 5)]
     pub runs: usize,
+    /// What the array that ours is compared with lacks; there are targets for both alone.
+    #[arg(long, value_enum, default_value_t)]
+    pub without: Without,
     /// Only rows with this in their name.
     #[arg(long, value_name = "TEXT")]
     pub only: Option<String>,
@@ -92,7 +118,12 @@ impl ArrayArgs {
         let disks = u64_of(self.disks);
         let data = (working_set_mib / self.data_chunks() + SLACK_MIB / 2) * disks;
         let arrays = if self.beside_btrfs { 3 } else { 2 };
-        arrays * data + (self.journal + RAW_MIB) * disks
+        let journals = if self.without == Without::Checksums {
+            2
+        } else {
+            1
+        };
+        arrays * data + (journals * self.journal + RAW_MIB) * disks
     }
 
     /// The volume, in MiB.
@@ -172,8 +203,14 @@ impl Setting {
         let text = format!(
             "{} of {} loops in memory ({way}), chunk {} KiB, journal {} MiB a member, volume \
              {working_set_mib} MiB = {rows} rows, written once before; {} turns of {} s; on: journal \
-             and checksums, off: neither; median (least–most); ratios: median of the turns' ratios",
-            args.level, args.disks, args.chunk, args.journal, args.runs, args.seconds,
+             and checksums, {}; median (least–most); ratios: median of the turns' ratios",
+            args.level,
+            args.disks,
+            args.chunk,
+            args.journal,
+            args.runs,
+            args.seconds,
+            args.without.words(),
         );
         Ok(Self {
             args,
@@ -210,10 +247,12 @@ impl Stand {
         let Setting {
             args, sizes, disks, ..
         } = setting;
-        let array = |journal_bytes| Make::Array {
+        let journal_bytes = Some(args.journal * MIB);
+        let array = |journal_bytes, integrity| Make::Array {
             level: args.level,
             chunk_bytes: args.chunk * 1024,
             journal_bytes,
+            integrity,
             volume_bytes: sizes.working_set,
         };
         let start =
@@ -221,9 +260,14 @@ impl Stand {
         let raw = Make::Raw {
             disk_bytes: RAW_MIB * MIB,
         };
+        let second = match args.without {
+            Without::Both => array(None, false),
+            Without::Checksums => array(journal_bytes, false),
+            Without::Journal => array(None, true),
+        };
         let stand = Self {
-            on: start(array(Some(args.journal * MIB)), 0).await?,
-            off: start(array(None), 1).await?,
+            on: start(array(journal_bytes, true), 0).await?,
+            off: start(second, 1).await?,
             raw: start(raw, 2).await?,
         };
         eprintln!("{}", stand.on.backend());
@@ -263,7 +307,12 @@ async fn measure(setting: &Setting, interrupt: &Interrupt) -> Result<Vec<Row>, S
         let only = args.only.as_deref();
         only.is_none_or(|text| case.name.contains(text))
     };
-    let all = cases::all(sizes);
+    let mut all = cases::all(sizes);
+    if args.without != Without::Both {
+        for case in &mut all {
+            case.target_off = None;
+        }
+    }
     let (degraded, healthy): (Vec<Case>, Vec<Case>) = all
         .into_iter()
         .filter(chosen)

@@ -338,6 +338,20 @@ pub fn run(mut args: MemoryArgs, interrupt: &Interrupt) -> Result<MemoryReport, 
     })
 }
 
+impl MemoryReport {
+    /// Whether it kept within its bound.
+    pub fn check(&self) -> Result<(), String> {
+        if self.met {
+            return Ok(());
+        }
+        let peak = self.phases.last().map_or(0, |phase| phase.peak_mib);
+        Err(format!(
+            "cairnd held {peak} MiB at its peak, more than {} MiB",
+            self.bound_mib
+        ))
+    }
+}
+
 impl std::fmt::Display for MemoryReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "{}\n{}\n", self.machine, self.setting)?;

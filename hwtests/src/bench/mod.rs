@@ -12,7 +12,7 @@
 //!
 //! Invariants
 //! - A figure is the median of the runs; every run is kept (`-o json`).
-//! - A target that was missed is printed, and is no failure. An I/O error is one.
+//! - A target that was missed is printed, and is no failure. An I/O error is one, and memory beyond its bound.
 //! - What is made (mounts, loops) goes with its value, on an interrupt and on a panic too.
 
 pub mod array;

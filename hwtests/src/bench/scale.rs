@@ -241,6 +241,7 @@ async fn measure(
             level: LEVEL,
             chunk_bytes: CHUNK_BYTES,
             journal_bytes: Some(JOURNAL_MIB * MIB),
+            integrity: true,
             volume_bytes,
         };
         let subject = Subject::start(make, disks.paths(set), args.smoke, interrupt.clone()).await?;

@@ -42,8 +42,10 @@ pub enum Make {
         level: Level,
         /// Its chunk.
         chunk_bytes: u32,
-        /// Journal of a member, in bytes; `None`: no journal and no checksums.
+        /// Journal of a member, in bytes; `None`: there is none.
         journal_bytes: Option<u64>,
+        /// Whether blocks have checksums.
+        integrity: bool,
         /// Size of the volume.
         volume_bytes: u64,
     },
@@ -278,6 +280,7 @@ impl Stage {
                 level,
                 chunk_bytes,
                 journal_bytes,
+                integrity,
                 volume_bytes,
             } => {
                 let spec = CreateSpec {
@@ -287,7 +290,7 @@ impl Stage {
                     home_host: Uuid::new_v4(),
                     // Without a journal the zone is as small as can be.
                     journal_bytes: Some(journal_bytes.unwrap_or(1)),
-                    integrity: journal_bytes.is_some(),
+                    integrity,
                     journal: journal_bytes.is_some(),
                 };
                 let members = disks.iter().map(|disk| MemberDisk {
