@@ -67,6 +67,10 @@ pub struct MemoryStatus {
     pub used: MemoryShare,
     /// What it may take.
     pub share: MemoryShare,
+    /// Checksum pages that were here when they were needed.
+    pub checksum_hits: u64,
+    /// Those that had to be read.
+    pub checksum_misses: u64,
 }
 
 /// Units of something that is given out and comes back.

@@ -7,7 +7,8 @@
 //! - The list is durable before zeros take a lost block's place in parity or on a disk.
 //! - Zeros for a lost block are logged as a zero record; only data heals. So a replay ends with the
 //!   same list.
-//! - A healed block leaves the list on the disks before the record that healed it is trimmed.
+//! - A healed block leaves the list on the disks before the record that healed it is trimmed, and before its row gets
+//!   another intent: only of the last one a start can tell whether it is in place.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -27,7 +28,7 @@ use crate::journal::entry::{Entry, Kind};
 use crate::stripe::view::RowView;
 
 impl Array {
-    fn place(&self, row: Row, index: usize, col: u64) -> Place {
+    pub(crate) fn place(&self, row: Row, index: usize, col: u64) -> Place {
         Place {
             row,
             col: u32_of(usize_of(col)),
@@ -123,7 +124,10 @@ impl Array {
     fn heal_slots(&self, row: Row, cols: &Columns, slots: Set) {
         let mut defects = self.defects.borrow_mut();
         if defects.total() > 0 {
-            defects.heal(row, cols, slots);
+            if defects.heal(row, cols, slots) > 0 {
+                let saved_with = defects.generation() + 1;
+                self.healed.borrow_mut().insert(row, saved_with);
+            }
             let healed = |place: &Place| {
                 place.row == row && cols.contains(&place.col.into()) && slots.has(place.slot.0)
             };
@@ -177,11 +181,40 @@ impl Array {
             self.flush_all().await?;
             self.list_durable.set(written.max(self.list_durable.get()));
         }
+        let durable = self.list_durable.get();
+        self.healed
+            .borrow_mut()
+            .retain(|_, saved_with| *saved_with > durable);
         Ok(())
     }
 
-    /// Gives up what can't be had of a row, block by block, so that the rest can go on.
+    /// Makes it durable that what was healed of a row isn't on the list any more.
+    pub(crate) async fn settle_healed(self: &Rc<Self>, row: Row) -> Result<(), IoErrorKind> {
+        if self.healed.borrow().contains_key(&row) {
+            self.settle_losses().await?;
+        }
+        Ok(())
+    }
+
+    /// Gives up what can't be had of a row, block by block, so that the rest can go on. If that is for want of checksums and
+    /// all members are here, a scrub's look tells first what of it is sound: nobody who might come back knows better.
     pub(crate) async fn give_up(self: &Rc<Self>, row: Row) -> Result<(), IoErrorKind> {
+        let given_up = self.give_up_once(row).await;
+        if given_up.is_ok() || self.unvouched.get() != Some(row) || !self.is_whole(row) {
+            return given_up;
+        }
+        self.look_at_row(row).await;
+        self.unvouched.set(None);
+        self.give_up_once(row).await
+    }
+
+    /// Whether every member has its chunk of a row.
+    fn is_whole(&self, row: Row) -> bool {
+        let view = self.view(row);
+        (0..self.geometry.members()).all(|slot| view.reader(Slot(slot)).is_some())
+    }
+
+    async fn give_up_once(self: &Rc<Self>, row: Row) -> Result<(), IoErrorKind> {
         let Some(journal) = self.journal() else {
             return Err(IoErrorKind::Lost);
         };

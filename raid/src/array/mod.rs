@@ -40,7 +40,7 @@ pub(crate) mod vouch;
 pub(crate) mod watch;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use cairn_blockdev::units::usize_of;
@@ -174,6 +174,10 @@ pub struct Array {
     unlisted: RefCell<BTreeSet<Place>>,
     /// The last row of which nothing could be given up, because its checksums can't be had.
     unvouched: Cell<Option<Row>>,
+    /// Rows that the last cycle with them couldn't finish.
+    pub(crate) unfinished: RefCell<BTreeSet<Row>>,
+    /// Rows of which blocks have left the list, and the generation of the list that says so first.
+    healed: RefCell<BTreeMap<Row, u64>>,
     defect_saves: Rc<Turnstile>,
     /// Generation of the list that was written last, and of the last that is durable.
     list_written: Cell<u64>,
@@ -263,6 +267,8 @@ impl Array {
             losses_noted: Cell::new(0),
             unlisted: RefCell::default(),
             unvouched: Cell::new(None),
+            unfinished: RefCell::default(),
+            healed: RefCell::default(),
             defect_saves: Rc::default(),
             missed: Missed::default(),
             witnessed: Cell::new(event_count),
@@ -327,6 +333,8 @@ impl Array {
                 checksum_cache_bytes: sums.bytes_max,
                 row_cache_bytes: rows(size, admits),
             },
+            checksum_hits: sums.hits,
+            checksum_misses: sums.loads,
         }
     }
 

@@ -356,13 +356,13 @@ impl Array {
             let broken = self.check_unbroken();
             if broken.is_ok() && !self.is_read_only() {
                 // A failure has ejected its disk; what is left is flushed.
-                let _ = self.settle_journal().await;
-                if !self.log_ids().is_empty() {
-                    // What logs keep would keep everything behind it, to be replayed as if it had been cut off.
-                    let _ = self.drain_journal().await;
-                }
+                let is_empty = self.empty_journal().await;
                 let _ = self.checkpoint().await;
                 let _ = self.flush_all().await;
+                if !is_empty {
+                    self.close_unfinished().await;
+                    return Ok(());
+                }
                 self.dirty.set(true);
                 // A disk that fails its last flush is ejected, and the others are asked again.
                 for _ in 0..=self.geometry.redundancy() + self.with_rings().len() {
@@ -378,6 +378,17 @@ impl Array {
             self.ledger.borrow_mut().close();
             broken
         })
+    }
+
+    /// Ends with rows in the journal that can't be finished: as a crash would, but that everything is flushed.
+    async fn close_unfinished(self: &Rc<Self>) {
+        let rows = self.unfinished.borrow().len();
+        let detail = format!(
+            "stopped; records of {rows} rows that can't be put in place now wait in the journal for the next start"
+        );
+        self.report(EventKind::DeviceDisappeared, None, detail);
+        let _held = self.labels.lock().await;
+        self.ledger.borrow_mut().close();
     }
 
     /// Stops and removes the labels of all disks.

@@ -399,6 +399,22 @@ impl Array {
         Ok(())
     }
 
+    /// Looks at a single row, out of turn, as a scrub does. What it finds counts for none.
+    pub(crate) async fn look_at_row(self: &Rc<Self>, row: Row) {
+        let mut at = Place { row, col: 0 };
+        while at.row == row {
+            let (pieces, next) = self.next_pieces(at, 1);
+            for piece in pieces.iter().filter(|piece| piece.row == row) {
+                // What is in its way, or is to be tried later, is tried again with the row.
+                let _ = self.look_at(piece).await;
+            }
+            if pieces.is_empty() {
+                return;
+            }
+            at = next;
+        }
+    }
+
     /// The next pieces at or after `at`, and where the walk is after them.
     fn next_pieces(&self, at: Place, most: usize) -> (Vec<Piece>, Place) {
         let blocks = self.geometry.chunk_blocks();

@@ -44,6 +44,9 @@ const APPLY_AFTER: Duration = Duration::from_millis(300);
 /// As long as clients keep the array busy, and the journal has room, it waits for so many times that:
 /// a burst has the disks for itself, and rows are written once for more of their writes.
 const PAUSES_MAX: u32 = 10;
+/// How often an array that stops tries rows that it can't finish, and how long it waits each time.
+const UNFINISHED_TRIES: u32 = 10;
+const UNFINISHED_PAUSE: Duration = Duration::from_secs(1);
 /// Rows of a cycle at most. Their notes must fit in the part of the journal that is kept for them.
 const ROWS_MAX: usize = 4096;
 
@@ -143,6 +146,46 @@ impl Array {
         self.apply_all().await
     }
 
+    /// The same for an array that stops, and the logs' records as well; false if there are rows that can't be
+    /// finished. The next start finds them in the journal.
+    pub(crate) async fn empty_journal(self: &Rc<Self>) -> bool {
+        let Some(journal) = self.journal() else {
+            return true;
+        };
+        for _ in 0..2 {
+            let target = journal.next();
+            if !self.cycles_until(|| journal.applied() >= target).await {
+                return false;
+            }
+        }
+        if self.log_ids().is_empty() {
+            return true;
+        }
+        // What logs keep would keep everything behind it, to be replayed as if it had been cut off.
+        let target = journal.next();
+        self.renew_logs(target);
+        self.cycles_until(|| journal.floor() >= target).await
+    }
+
+    /// Cycles until it is `done`, or the array has failed, which ends its journal as well; false if it can't be, because of
+    /// rows that aren't finished however often that is tried.
+    async fn cycles_until(self: &Rc<Self>, done: impl Fn() -> bool) -> bool {
+        let mut tries = 0;
+        while !done() && self.check_alive().is_ok() {
+            let before = self.dirty_rows.first();
+            self.run_cycle().await;
+            if self.unfinished.borrow().is_empty() || self.dirty_rows.first() != before {
+                tries = 0;
+            } else if tries < UNFINISHED_TRIES {
+                tries += 1;
+                self.env.clock.sleep(UNFINISHED_PAUSE).await;
+            } else {
+                return done();
+            }
+        }
+        true
+    }
+
     /// Applies until everything that is logged now is in place.
     pub(crate) async fn apply_all(self: &Rc<Self>) -> Result<(), IoErrorKind> {
         let Some(journal) = self.journal() else {
@@ -188,6 +231,8 @@ impl Array {
         self.check_alive()?;
         // Complete rows that are in place by now are durable after this cycle's flush.
         let in_place = std::mem::take(&mut *self.bypassed.borrow_mut());
+        let is_dirty = |row: &Row| self.dirty_rows.hull(*row).is_some();
+        self.unfinished.borrow_mut().retain(is_dirty);
         let rows = self.choose_rows();
         let units: u32 = rows.iter().map(|row| self.cost(*row)).sum();
         let memory = self.memory.acquire(units).await;
@@ -305,11 +350,15 @@ impl Array {
         match parity {
             Ok(parity) => {
                 work.parity = parity;
+                self.unfinished.borrow_mut().remove(&work.row);
                 Some(work)
             }
             Err(kind) => {
-                let detail = format!("row {} can't be applied yet: {kind}", work.row.0);
-                self.report(EventKind::ApplyStuck, None, detail);
+                // Said once, however often it is tried.
+                if self.unfinished.borrow_mut().insert(work.row) {
+                    let detail = format!("row {} can't be applied yet: {kind}", work.row.0);
+                    self.report(EventKind::ApplyStuck, None, detail);
+                }
                 self.dirty_rows.thaw(work.row, work.first);
                 let (array, row) = (Rc::clone(self), work.row);
                 drop(work);

@@ -11,7 +11,8 @@
 //! - Of a row that was never written the parity is durable before any of its data is in place: if a
 //!   crash takes a member along, its blocks can be solved, or the data hadn't all arrived and the row is
 //!   as it was, zeros. (A row that was written has its old data to lose as well: the exception.)
-//! - What the last intent of a row announced is durable before the row gets another one, or a note.
+//! - What the last intent of a row announced is durable before the row gets another one, or a note; and that what it
+//!   healed is off the bad-block list, before it gets another one.
 //! - Older records of the row stay in the journal until what was written here is flushed.
 //! - A chunk without a member to go to is in the journal.
 
@@ -145,6 +146,7 @@ impl Array {
         }
         // An intent says that the one before it is in place, durably.
         self.flush_bypassed([row]).await?;
+        self.settle_healed(row).await?;
         let _sums = self
             .sums_ready(row, &(0..self.geometry.chunk_blocks()))
             .await?;

@@ -81,6 +81,17 @@ pub(crate) struct RowHistory {
     settled: Vec<Note>,
     /// Data since the last intent, by its sequence.
     pieces: Vec<Piece>,
+    /// Blocks that were lost since the last intent, and between that and the one before it.
+    lost: [Vec<Lost>; 2],
+}
+
+/// A block that was given up.
+#[derive(Debug, Clone, Copy)]
+struct Lost {
+    index: usize,
+    col: u64,
+    /// The list says so as well.
+    is_listed: bool,
 }
 
 struct Piece {
@@ -99,6 +110,7 @@ impl RowHistory {
             notes: Vec::new(),
             settled: Vec::new(),
             pieces: Vec::new(),
+            lost: [Vec::new(), Vec::new()],
         }
     }
 
@@ -164,11 +176,34 @@ impl RowHistory {
         });
     }
 
-    pub(crate) fn intent(&mut self, sums: Vec<u32>) {
+    /// Takes an intent. Gives the blocks that are healed by the one before it, which is in place now: what was lost
+    /// before that and not since, and isn't on the list, which leaves out what it healed before another may follow.
+    pub(crate) fn intent(&mut self, sums: Vec<u32>) -> Vec<(usize, u64)> {
         self.notes.clear();
         self.settled.clear();
         self.pieces.clear();
         self.layers.push(Layer::Intent(sums));
+        let [since, before] = &mut self.lost;
+        let is_lost_again = |lost: &Lost| {
+            let mut again = since.iter();
+            again.any(|other| (other.index, other.col) == (lost.index, lost.col))
+        };
+        let healed = before
+            .iter()
+            .filter(|lost| !lost.is_listed && !is_lost_again(lost));
+        let healed = healed.map(|lost| (lost.index, lost.col)).collect();
+        *before = std::mem::take(since);
+        healed
+    }
+
+    /// A block was lost, and zeros took its place.
+    pub(crate) fn lost(&mut self, index: usize, col: u64, is_listed: bool) {
+        let [since, _] = &mut self.lost;
+        since.push(Lost {
+            index,
+            col,
+            is_listed,
+        });
     }
 
     /// Whether the newest notes are a cycle's, which may not have come to its end. A replay that put the row together
@@ -219,6 +254,23 @@ mod tests {
             ..Entry::without_payload(Kind::Note, 0, BLOCK, Vec::new())
         };
         Note::new(&entry, 0..1)
+    }
+
+    #[test]
+    fn what_an_intent_healed_stays_healed_once_another_follows() {
+        let mut history = RowHistory::new(2, Seq(1));
+        history.lost(0, 3, false);
+        history.lost(1, 3, true);
+        history.lost(1, 4, false);
+        assert_eq!(history.intent(Vec::new()), [], "it may not be in place");
+        history.lost(1, 4, false);
+        assert_eq!(
+            history.intent(Vec::new()),
+            [(0, 3)],
+            "not what the list says, nor what was lost again"
+        );
+        assert_eq!(history.intent(Vec::new()), [(1, 4)]);
+        assert_eq!(history.intent(Vec::new()), []);
     }
 
     /// A start was cut off once it had put the row in place and let its intent go: what is in place is newer than what

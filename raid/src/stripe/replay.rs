@@ -15,7 +15,7 @@
 //!   same end.
 //! - An older record never goes over a newer one, nor over a complete row that was written past it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, u64_of, usize_of};
@@ -31,7 +31,7 @@ use super::word::bytes_of;
 use crate::array::Array;
 use crate::array::disk::Disk;
 use crate::array::flights::Patience;
-use crate::defects::Reason;
+use crate::defects::{Place, Reason};
 use crate::error::RaidError;
 use crate::events::EventKind;
 use crate::geometry::{Columns, Role, Row, Slot};
@@ -151,6 +151,10 @@ impl Array {
     /// Goes through the records: the map as they leave it, and what each row needs.
     async fn read_histories(self: &Rc<Self>, opened: &Opened) -> Result<Histories, RaidError> {
         let mut rows = Histories::new();
+        let listed: BTreeSet<Place> = {
+            let defects = self.defects.borrow();
+            defects.list().map(|(place, _)| place).collect()
+        };
         for record in opened.records() {
             let entry = &record.entry;
             let (offset, end) = (entry.offset, entry.offset.saturating_add(entry.len));
@@ -178,7 +182,7 @@ impl Array {
                         history.data(record.seq, piece.index, col, part);
                     }
                 }
-                Kind::Zero => self.lose(record, &mut rows),
+                Kind::Zero => self.lose(record, &listed, &mut rows),
                 Kind::Discard => {
                     let (first, last) =
                         (self.geometry.locate(offset).0, self.geometry.locate(end).0);
@@ -220,7 +224,9 @@ impl Array {
                             self.heal_row(row);
                         }
                         let history = rows.entry(row).or_insert_with(|| self.history(record.seq));
-                        history.intent(entry.sums.clone());
+                        for (index, col) in history.intent(entry.sums.clone()) {
+                            self.heal(row, index, &(col..col + 1));
+                        }
                     }
                 }
                 Kind::Note => {
@@ -245,8 +251,8 @@ impl Array {
         Ok(rows)
     }
 
-    /// Zeros that took the place of a block that was lost.
-    fn lose(&self, record: &Record, rows: &mut Histories) {
+    /// Zeros that took the place of a block that was lost. `listed` is on the list whatever the journal says.
+    fn lose(&self, record: &Record, listed: &BTreeSet<Place>, rows: &mut Histories) {
         if !self.is_mapped(record.entry.offset) {
             return;
         }
@@ -257,6 +263,8 @@ impl Array {
             let first = piece.in_chunk / BLOCK;
             for col in first..first + piece.len / BLOCK {
                 self.note_lost(row, piece.index, col, Reason::NotRebuilt);
+                let place = self.place(row, piece.index, col);
+                history.lost(piece.index, col, listed.contains(&place));
             }
             let zeros = self.pool.take_zeroed(usize_of(piece.len)).freeze();
             history.data(record.seq, piece.index, first, zeros);

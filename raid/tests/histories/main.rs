@@ -20,6 +20,7 @@ mod disk;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod healed;
 mod hung;
 #[cfg(test)]
 mod journal_disks;

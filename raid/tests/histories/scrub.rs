@@ -296,6 +296,87 @@ fn checksum_pages_that_are_lost_everywhere_come_back_where_redundancy_agrees() {
     }
 }
 
+/// The pages of the first disks are lost in all that they keep.
+fn lose_pages(lab: &Lab, disks: usize) {
+    for disk in 0..disks {
+        let (offset, _) = zone(&lab.world, disk, ZoneKind::Checksums);
+        lab.world.disks[disk].poke(offset + BLOCK, &vec![0xEE; 1 << 20]);
+    }
+}
+
+/// Writes a block anew.
+fn overwrite(lab: &mut Lab, from: u64) {
+    let block = vec![0x77; usize_of(BLOCK)];
+    let data = Buf::copy_of(&block).freeze();
+    let written = lab.volume.write(from, data, WriteFlags::default());
+    lab.world.run(written).unwrap();
+    let from = usize_of(from);
+    lab.contents[from..from + block.len()].copy_from_slice(&block);
+}
+
+#[test]
+fn what_is_logged_for_a_row_whose_checksums_are_lost_is_put_in_place_without_a_scrub() {
+    for (level, members) in LEVELS {
+        println!("{level} of {members}");
+        let mut lab = Lab::new(37, shape(level, members, true));
+        lab.world.run(lab.array.stop()).unwrap();
+        lose_pages(&lab, members);
+        lab.world.crash(Crash::Kill);
+        lab.reopen();
+        let (sound, rotten) = (lab.rows()[3], lab.rows()[9]);
+        lab.flip(rotten, 0, 1, 3);
+        let mut at = Vec::new();
+        for row in [sound, rotten] {
+            let from = (row.0 - lab.rows()[0].0) * lab.geometry.row_bytes();
+            overwrite(&mut lab, from);
+            at.push(usize_of(from));
+        }
+        lab.world.run(lab.array.drain()).unwrap();
+        let times = lab.world.host.count("ApplyStuck");
+        assert!((1..=2).contains(&times), "{level}: {times} times");
+        let bad = lab.array.status().bad_blocks;
+        assert!(!bad.is_empty(), "the word that disagrees");
+        assert!(bad.iter().all(|bad| bad.row == rotten.0), "{bad:?}");
+        lab.world.run(lab.array.stop()).unwrap();
+        lab.world.crash(Crash::Kill);
+        lab.reopen();
+        // The sound row whole, of the other one what was written.
+        for (from, len) in [(at[0], lab.geometry.row_bytes()), (at[1], BLOCK)] {
+            let read = lab.read(u64_of(from), len).unwrap();
+            assert!(
+                read == lab.contents[from..from + usize_of(len)],
+                "{level}: {from}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_array_that_cannot_finish_a_row_stops_all_the_same_and_keeps_its_records() {
+    let mut lab = Lab::new(41, shape(Level::Raid6, 5, true));
+    lab.world.run(lab.array.stop()).unwrap();
+    lose_pages(&lab, 5);
+    lab.world.crash(Crash::Kill);
+    lab.reopen();
+    // A member is out: what it has might tell more, so nothing is given up.
+    let path = lab.world.path(4);
+    lab.world.run(lab.array.fail_member(&path)).unwrap();
+    let from = 3 * lab.geometry.row_bytes();
+    overwrite(&mut lab, from);
+    lab.world.sleep(60_000);
+    assert_eq!(lab.array.status().bad_blocks_total, 0);
+    assert_eq!(lab.world.host.count("ApplyStuck"), 1, "said once");
+    let began = lab.world.env.clock.now();
+    lab.world.run(lab.array.stop()).unwrap();
+    let took = lab.world.env.clock.now().since(began);
+    assert!(took.as_secs() < 60, "{took:?}");
+    let events = lab.world.host.events.borrow();
+    let told = events
+        .iter()
+        .any(|event| event.detail.contains("wait in the journal"));
+    assert!(told, "{events:?}");
+}
+
 #[test]
 fn d8_scrub_mends_labels_and_maps() {
     let lab = Lab::new(31, shape(Level::Raid6, 4, true));
