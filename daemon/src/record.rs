@@ -129,6 +129,22 @@ impl ArrayRecord {
         *self = new;
     }
 
+    /// What an engine says of disks that it knows by their labels alone, with where they were last seen.
+    pub fn name_disks(&self, text: &str) -> String {
+        let named = |text: String, disk: &KnownDisk| {
+            let slot = disk
+                .slot
+                .map_or_else(String::new, |slot| format!("slot {slot}, "));
+            let name = format!("{} ({slot}last seen at {})", disk.uuid, disk.path);
+            text.replace(&disk.uuid, &name)
+        };
+        let known = self
+            .disks
+            .iter()
+            .filter(|disk| !disk.path.is_empty() && !disk.uuid.is_empty());
+        known.fold(text.to_owned(), named)
+    }
+
     /// Fills in where a missing disk was last seen, unless another disk of the array is there now.
     pub fn fill_paths(&self, array: &mut Array) {
         let mut taken: BTreeSet<String> = array.members.iter().map(|m| m.path.clone()).collect();
@@ -325,6 +341,19 @@ mod tests {
         record.fill_paths(&mut shown);
         let paths: Vec<_> = shown.members.iter().map(|m| m.path.as_str()).collect();
         assert_eq!(paths, ["/d0", "/d1", "", "/d2"]);
+    }
+
+    #[test]
+    fn a_disk_that_is_known_by_its_label_alone_is_named_by_where_it_was() {
+        let mut shown = array("pool");
+        for (member, uuid) in shown.members.iter_mut().zip(["aa-1", "bb-2", "", "dd-4"]) {
+            member.uuid = uuid.into();
+        }
+        let record = ArrayRecord::of(Uuid::nil(), &shown, 0);
+        assert_eq!(
+            record.name_disks("2 are needed; missing: bb-2, dd-4, ee-5"),
+            "2 are needed; missing: bb-2 (slot 1, last seen at /d1), dd-4 (slot 3, last seen at /d3), ee-5"
+        );
     }
 
     #[test]

@@ -224,11 +224,18 @@ pub fn array(status: &ArrayStatus) -> Array {
 }
 
 fn memory(status: &ArrayStatus) -> ArrayMemory {
-    let MemoryStatus { used, share } = status.memory;
+    let MemoryStatus {
+        used,
+        share,
+        checksum_hits,
+        checksum_misses,
+    } = status.memory;
     let journal = status.journal_room;
     ArrayMemory {
         checksum_cache_bytes: used.checksum_cache_bytes,
         checksum_cache_bytes_max: share.checksum_cache_bytes,
+        checksum_cache_hits: checksum_hits,
+        checksum_cache_misses: checksum_misses,
         row_cache_bytes: used.row_cache_bytes,
         row_cache_bytes_max: share.row_cache_bytes,
         journal_bytes: journal.map_or(0, |journal| journal.used_bytes),
@@ -285,6 +292,8 @@ mod tests {
             memory: MemoryStatus {
                 used: MemoryShare::LEAST,
                 share: MemoryShare::FULL,
+                checksum_hits: 0,
+                checksum_misses: 0,
             },
             event_count: 3,
             created_ms: 0,

@@ -160,6 +160,8 @@ mod tests {
             memory: cairn_raid::MemoryStatus {
                 used: cairn_raid::MemoryShare::LEAST,
                 share: cairn_raid::MemoryShare::FULL,
+                checksum_hits: 0,
+                checksum_misses: 0,
             },
             event_count,
             created_ms: 0,

@@ -313,6 +313,12 @@ pub struct ArrayMemory {
     pub checksum_cache_bytes: u64,
     /// What these may take: the array's part of `memory.checksum_cache_bytes`.
     pub checksum_cache_bytes_max: u64,
+    /// Pages that a request needed and that were here, since the array was started.
+    #[serde(default)]
+    pub checksum_cache_hits: u64,
+    /// Pages that had to be read first: each is a disk's read more.
+    #[serde(default)]
+    pub checksum_cache_misses: u64,
     /// Rows that are being worked on, and what is logged and not in place yet.
     pub row_cache_bytes: u64,
     /// What these may take: the array's part of `memory.row_cache_bytes`.

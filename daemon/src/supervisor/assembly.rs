@@ -386,9 +386,11 @@ impl Supervisor {
         let started = self.start_engine(uuid, found, force, waited).await;
         let (engine, array) = match started {
             Ok(started) => started,
-            Err(refused) => {
+            Err(mut refused) => {
                 if let (Some(entry), Some(before)) = (entry, before) {
                     entry.set_run(before);
+                    let detail = &mut refused.detail;
+                    detail.message = entry.record().name_disks(&detail.message);
                 }
                 return Err(refused);
             }

@@ -14,7 +14,7 @@ use crate::engine::EngineHandle;
 use crate::refuse::{self, Answer, refuse};
 use crate::schedule::{Moment, Situation, Step, decide};
 
-/// How often windows are looked at.
+/// How often windows are looked at, besides when the configuration has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 
 /// What of the settings an array takes over.
@@ -102,7 +102,10 @@ impl Supervisor {
     /// arrays, for as long as the daemon runs.
     pub async fn keep_scrubs(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = self.config_changed.notified() => {}
+            }
             // First: one array that is busy with a change mustn't keep the others from it.
             for entry in self.entries() {
                 self.hand_settings_to(&entry).await;

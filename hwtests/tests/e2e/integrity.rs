@@ -114,8 +114,10 @@ fn d8_bytes_flipped_on_a_running_array_are_never_read_and_are_mended() {
     let path = world.disks[2].clone();
     let all = places(&path);
     for round in 1..4 {
-        flip(&path, &all, round + 1);
+        let before = corruption(&world, 2);
+        assert!(flip(&path, &all, round + 1) > 30);
         io(&world.uri, &[READ]);
+        assert!(corruption(&world, 2) > before, "seen in round {round}");
     }
     is_mended(&world, READ);
     holds_without(&world, &[0, 4], READ);
@@ -145,7 +147,9 @@ fn d7_blocks_that_changed_places_on_and_between_members_are_found_out_and_mended
     }
     world.host.up();
     let read = "read -P 0x5d 64M 60M";
+    assert_eq!(corruption(&world, 1), 0);
     is_mended(&world, read);
+    assert!(corruption(&world, 1) >= 80, "{:#?}", world.array());
     ledger.verify(&socket, "pg");
     holds_without(&world, &[3, 4], read);
     ledger.verify(&socket, "pg");

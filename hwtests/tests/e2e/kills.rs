@@ -4,7 +4,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use cairn_api::{Array, ArrayState, Volume};
+use cairn_api::{Array, ArrayState, SyncAction, Volume};
 use cairn_hwtests::acked::Ledger;
 use cairn_hwtests::disks::{self, Loop};
 use cairn_hwtests::full;
@@ -12,12 +12,14 @@ use cairn_hwtests::host::Host;
 use cairn_hwtests::program;
 use cairn_hwtests::scratch::Scratch;
 
-use crate::world::DISK_MIB;
+use crate::world::{DISK_MIB, io};
 
 const MEMBERS: usize = 6;
 const LEDGER_BYTES: u64 = 64 << 20;
 /// A kill comes within this many milliseconds of work.
 const MOMENT_MS_MAX: u64 = 400;
+/// The same while a disk is filled, which is soon full.
+const FILLING_MS_MAX: u64 = 60;
 
 /// What is going on when the daemon is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,14 +29,18 @@ enum State {
     Degraded,
     CatchingUp,
     Twice,
+    Rebuilding,
+    Replacing,
 }
 
-const STATES: [State; 5] = [
+const STATES: [State; 7] = [
     State::Healthy,
     State::Degraded,
     State::CatchingUp,
     State::Scrubbing,
     State::Twice,
+    State::Rebuilding,
+    State::Replacing,
 ];
 
 /// fio's writes of a round, to 24 MiB of `target`. All that is written has its offset and the round's number, and is
@@ -64,7 +70,13 @@ fn fio(target: &[String], round: u32, further: &[&str]) -> Command {
 struct Rounds {
     host: Host,
     members: Vec<String>,
+    /// The disk that isn't in the array: it takes a member's place in some rounds.
+    fresh: String,
+    /// Kills while a disk was being rebuilt, and while one was being replaced.
+    filling: [u32; 2],
     uri: String,
+    /// Written once, and read at the end.
+    bulk: String,
     random: u64,
     _loops: Vec<Loop>,
     scratch: Scratch,
@@ -74,16 +86,23 @@ impl Rounds {
     fn new(seed: u64) -> Self {
         let scratch = Scratch::new();
         let ram = scratch.ram("ram", 8 * DISK_MIB);
-        let loops = disks::loops(&ram, "d", MEMBERS, DISK_MIB, 512);
-        let members = disks::devices(&loops);
+        let loops = disks::loops(&ram, "d", MEMBERS + 1, DISK_MIB, 512);
+        let mut members = disks::devices(&loops);
+        let fresh = members.split_off(MEMBERS).remove(0);
         let host = Host::start(&scratch);
         host.create("pool", "raid6", &members, &[]);
         host.volume("pg", "pool", "128MiB", &scratch.text("pg.sock"));
         let uri = host.volume("fio", "pool", "64MiB", &scratch.text("fio.sock"));
+        // What a disk is filled with takes longer than the way to its kill.
+        let bulk = host.volume("bulk", "pool", "384MiB", &scratch.text("bulk.sock"));
+        io(&bulk, &["write -P 0x3c 0 384M", "flush"]);
         Self {
             host,
             members,
+            fresh,
+            filling: [0; 2],
             uri,
+            bulk,
             random: seed,
             _loops: loops,
             scratch,
@@ -113,10 +132,22 @@ impl Rounds {
     }
 
     fn prepare(&mut self, state: State) {
-        let victim = usize::try_from(self.below(6)).unwrap();
-        let victim = self.members[victim].clone();
+        let slot = usize::try_from(self.below(6)).unwrap();
+        let victim = self.members[slot].clone();
         match state {
             State::Healthy | State::Twice => {}
+            State::Rebuilding | State::Replacing => {
+                let fresh = std::mem::replace(&mut self.fresh, victim.clone());
+                if state == State::Rebuilding {
+                    self.host.ok(&["disk", "fail", &victim, "--yes"]);
+                    let add = ["array", "spare", "add", "pool", &fresh, "--wipe"];
+                    self.host.ok(&add);
+                } else {
+                    let replace = ["disk", "replace", &victim, &fresh, "--wipe"];
+                    self.host.ok(&replace);
+                }
+                self.members[slot] = fresh;
+            }
             State::Scrubbing => {
                 self.host.ok(&["array", "scrub", "pool", "--no-wait"]);
             }
@@ -144,7 +175,10 @@ impl Rounds {
         program::finish(self.fio(0, number, &["--do_verify=0"])).ok();
         let writers = ledger.write(&socket, "pg");
         writers.progress(20);
-        self.prepare(state);
+        let fills = matches!(state, State::Rebuilding | State::Replacing);
+        if !fills {
+            self.prepare(state);
+        }
         let mut load = self.fio(
             1,
             number,
@@ -152,9 +186,18 @@ impl Rounds {
         );
         load.stdout(Stdio::null()).stderr(Stdio::null());
         let load = program::start(load);
-        let moment = self.below(MOMENT_MS_MAX);
+        let moment = self.below(if fills { FILLING_MS_MAX } else { MOMENT_MS_MAX });
+        if fills {
+            std::thread::sleep(Duration::from_millis(MOMENT_MS_MAX));
+            self.prepare(state);
+        }
         println!("round {number}: {state:?}, killed after {moment} ms");
         std::thread::sleep(Duration::from_millis(moment));
+        if fills {
+            let underway = self.array().sync.action != SyncAction::Idle;
+            let of_a_replace = usize::from(state == State::Replacing);
+            self.filling[of_a_replace] += u32::from(underway);
+        }
         self.host.kill();
         ledger = writers.finish();
         // Its server is gone; what it says of that is no news.
@@ -183,13 +226,18 @@ impl Rounds {
 
 #[test]
 fn h1_what_is_acknowledged_survives_kill_9_at_random_moments_in_every_state() {
-    let rounds = full::rounds(5, 100);
+    let rounds = full::rounds(7, 100);
     let seed = full::seed();
     let mut world = Rounds::new(seed);
     let mut ledger = Ledger::new(seed, LEDGER_BYTES);
     for number in 0..rounds {
         ledger = world.round(number, ledger);
     }
+    let filling = world.filling;
+    assert!(
+        filling.iter().all(|kills| *kills > 0),
+        "killed too late: {filling:?}"
+    );
     let socket = world.scratch.join("pg.sock");
     world.host.ok(&["array", "scrub", "pool", "--wait"]);
     let array = world.array();
@@ -204,6 +252,7 @@ fn h1_what_is_acknowledged_survives_kill_9_at_random_moments_in_every_state() {
         world.host.ok(&["disk", "fail", disk, "--yes"]);
     }
     ledger.verify(&socket, "pg");
+    io(&world.bulk, &["read -P 0x3c 0 384M"]);
     world.host.down();
 }
 

@@ -98,9 +98,10 @@ fn too_many_members_without_labels_leave_the_array_unstarted_and_said_so() {
     }
     world.host.up();
     assert_eq!(world.array().state, ArrayState::Incomplete);
+    let was = format!("last seen at {}", world.disks[1]);
     world
         .host
-        .refuses(&["array", "assemble", "pool"], 1, &["pool", "next:"]);
+        .refuses(&["array", "assemble", "pool"], 1, &["pool", &was, "next:"]);
     world
         .host
         .refuses(&["array", "assemble", "pool", "--force"], 1, &["pool"]);

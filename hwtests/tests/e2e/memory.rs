@@ -6,7 +6,7 @@ use cairn_hwtests::host::Host;
 use cairn_hwtests::program::run;
 use cairn_hwtests::scratch::Scratch;
 
-use crate::world::{DISK_MIB, create_line};
+use crate::world::{DISK_MIB, World, create_line, io};
 
 const MIB: u64 = 1 << 20;
 
@@ -46,4 +46,30 @@ fn arrays_share_the_memory_that_the_configuration_gives_evenly() {
     std::fs::write(scratch.join("state.toml"), text).unwrap();
     run("kill", &["-HUP", &host.pid().to_string()]).ok();
     host.wait_array("one", "less", |array| share(array).0 == 16);
+}
+
+#[test]
+fn checksum_pages_are_counted_as_they_are_found_in_the_cache_or_read() {
+    let mut world = World::new("raid6", 5, 0, "128MiB");
+    io(&world.uri, &["write -P 0x3a 0 64M", "flush"]);
+    world.host.down();
+    world.host.up();
+    let counts = |world: &World| {
+        let memory = world.array().memory.unwrap();
+        (memory.checksum_cache_hits, memory.checksum_cache_misses)
+    };
+    let before = counts(&world);
+    io(&world.uri, &["read -P 0x3a 0 64M"]);
+    let first = counts(&world);
+    assert!(first.1 > before.1, "none were there: {before:?}, {first:?}");
+    io(&world.uri, &["read -P 0x3a 0 64M"]);
+    let second = counts(&world);
+    assert!(
+        second.0 > first.0 && second.1 == first.1,
+        "{first:?}, {second:?}"
+    );
+    world
+        .host
+        .ok(&["array", "show", "pool"])
+        .says(&["checksum cache hits", "checksum cache misses"]);
 }
