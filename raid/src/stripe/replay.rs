@@ -535,6 +535,19 @@ impl Array {
         wanted: &Blocks,
         versions: &[(&Overlay, &Note)],
     ) -> Vec<BTreeMap<usize, SharedBuf>> {
+        self.solutions_of(view, col, wanted, versions, |_| true)
+            .await
+    }
+
+    /// The same by those parities that `is_trusted` takes.
+    pub(super) async fn solutions_of(
+        &self,
+        view: &RowView,
+        col: u64,
+        wanted: &Blocks,
+        versions: &[(&Overlay, &Note)],
+        is_trusted: impl Fn(&Speaking) -> bool,
+    ) -> Vec<BTreeMap<usize, SharedBuf>> {
         let cols = col..col + 1;
         let mut in_place: Blocks = Vec::with_capacity(wanted.len());
         for (index, wanted) in wanted.iter().enumerate() {
@@ -567,7 +580,8 @@ impl Array {
                     .iter()
                     .map(|(_, note)| note.sums(role, col))
                     .collect();
-                parities.push(Speaking::new(role, block.freeze(), &notes));
+                let speaking = Speaking::new(role, block.freeze(), &notes);
+                parities.extend(Some(speaking).filter(&is_trusted));
             }
         }
         let case = Versions {

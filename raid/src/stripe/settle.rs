@@ -17,7 +17,7 @@ use futures_util::future::join_all;
 
 use super::history::{Layer, Note, RowHistory};
 use super::overlay::Overlay;
-use super::versions::Blocks;
+use super::versions::{Blocks, Speaking};
 use super::view::RowView;
 use crate::array::Array;
 use crate::array::flights::Patience;
@@ -199,6 +199,7 @@ impl Array {
             }
             solutions.extend(self.solutions(view, col, &as_it_lies, &versions).await);
         }
+        let unsettled = column.clone();
         for (index, in_place) in unsolved {
             let found: Vec<SharedBuf> = solutions
                 .iter()
@@ -210,7 +211,13 @@ impl Array {
                 self.is_announced(history, (index, col), block)
                     || by_replay == Some(cairn_blockdev::crc::crc32c(block))
             });
-            if in_place.is_none() && !is_newest && self.seems_in_place(there, history).await {
+            if in_place.is_none()
+                && !is_newest
+                && self.seems_in_place(there, history).await
+                && !self
+                    .is_by_replay(view, history, (index, col), &unsettled, block.as_ref())
+                    .await
+            {
                 // It may have been acked: what is older must not stand for it.
                 block = None;
             } else if block.is_none() {
@@ -278,6 +285,29 @@ impl Array {
         let slot = self.geometry.data_slot(view.row, index);
         let page = self.expected_sum(view.row, col, slot);
         page.filter(|sum| Some(*sum) != announced && *sum != before)
+    }
+
+    /// Whether an earlier replay put such a block in the row, by the parity in place: every sector of that is what the
+    /// replay's note announced.
+    async fn is_by_replay(
+        &self,
+        view: &RowView,
+        history: &RowHistory,
+        (index, col): (usize, u64),
+        column: &Blocks,
+        block: Option<&SharedBuf>,
+    ) -> bool {
+        let mut notes = history.settled().iter();
+        let Some(note) = notes.find(|note| note.cols.contains(&col)) else {
+            return false;
+        };
+        let settled = settled_so_far(col, column);
+        let versions = [(&settled, note)];
+        let is_noted = |parity: &Speaking| parity.of.iter().all(|version| *version == 0);
+        let solutions = self.solutions_of(view, col, column, &versions, is_noted);
+        let solutions = solutions.await;
+        let mut solved = solutions.iter().filter_map(|solved| solved.get(&index));
+        block.is_some_and(|block| solved.any(|solved| solved[..] == block[..]))
     }
 
     /// Those of a column's blocks that lie in place as something else than the last intent announced, and

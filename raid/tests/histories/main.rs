@@ -47,6 +47,7 @@ mod region;
 #[cfg(test)]
 mod replay;
 #[cfg(test)]
+mod resettled;
 mod resume;
 #[cfg(test)]
 mod returns;
