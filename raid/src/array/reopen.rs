@@ -5,6 +5,8 @@
 
 use std::rc::Rc;
 
+use cairn_blockdev::IoErrorKind;
+
 use super::Array;
 use crate::error::RaidError;
 use crate::journal::log::Journal;
@@ -76,12 +78,26 @@ impl Array {
         }
         // What is still in the rings is behind us: the new epoch doesn't look at it.
         let begun = self.begin_epoch(&journal).await;
-        begun.map_err(|_| self.lost_error())?;
+        begun.map_err(|kind| match kind {
+            IoErrorKind::NoSpace => self.no_room_for_logs(),
+            _ => self.lost_error(),
+        })?;
         self.forget_lost_copies().await?;
         if unclean {
             self.mark_clean().await?;
         }
         Ok(())
+    }
+
+    fn no_room_for_logs(&self) -> RaidError {
+        RaidError::NotStarted {
+            array: self.name.to_string(),
+            reason: "the journal's rings have no room for what logs of prepared writes still need of it; bring more \
+                     members, or journal disks, back"
+                .into(),
+            wait_may_help: true,
+            force_may_help: false,
+        }
     }
 
     pub(super) fn journal_error(&self, error: &OpenError) -> RaidError {

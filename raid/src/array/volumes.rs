@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::Array;
 use crate::error::RaidError;
 use crate::geometry::Row;
+use crate::journal::admission::Admission;
 use crate::journal::entry::{Entry, Kind, Tag};
 use crate::label::valid_name;
 use crate::mutation::{Mutation, on};
@@ -256,7 +257,13 @@ impl Array {
             let gate = self.gates.close(extent).await;
             // A discard that was on its way may have given it back, and it may be another's by now.
             if self.space.borrow().owner(extent) == Some(owner) {
-                self.unmap(extent).await.map_err(|_| self.lost_error())?;
+                // A volume may have more extents than the rings have room for records.
+                let admission = match self.journal() {
+                    Some(journal) => Some(journal.admit(0).await.map_err(|_| self.lost_error())?),
+                    None => None,
+                };
+                let unmapped = self.unmap(extent, admission).await;
+                unmapped.map_err(|_| self.lost_error())?;
                 if early {
                     self.space.borrow_mut().release(extent);
                 }
@@ -322,7 +329,7 @@ impl Array {
             return Ok(());
         }
         let returning = self.gates.returning();
-        self.unmap(extent).await?;
+        self.unmap(extent, None).await?;
         if !on(Mutation::ReuseBeforeUnmapDurable) {
             self.settle_map().await?;
             self.flush_all().await?;
@@ -347,7 +354,11 @@ impl Array {
 
     /// Unmaps an extent: what is logged for it is revoked, and nothing of it is on its way. The
     /// caller keeps its gate shut.
-    async fn unmap(self: &Rc<Self>, extent: ExtentId) -> Result<(), IoErrorKind> {
+    async fn unmap(
+        self: &Rc<Self>,
+        extent: ExtentId,
+        admission: Option<Admission>,
+    ) -> Result<(), IoErrorKind> {
         let rows = self.rows_of(extent);
         let whole = 0..self.geometry.chunk_blocks();
         for row in rows.start().0..=rows.end().0 {
@@ -366,7 +377,7 @@ impl Array {
             let bytes = self.space.borrow().extent_bytes();
             let at = self.space.borrow().extent_offset(extent);
             let entry = Entry::without_payload(Kind::Unmap, at, bytes, Vec::new());
-            self.log(&journal, entry, Vec::new(), None);
+            self.log(&journal, entry, Vec::new(), admission);
         }
         self.space.borrow_mut().unmap(extent);
         Ok(())

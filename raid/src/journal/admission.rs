@@ -116,14 +116,23 @@ impl Journal {
         ring.is_some_and(|ring| ring.free_bytes() >= bytes)
     }
 
-    fn units_of(&self, payload: usize) -> u32 {
-        let units = u32::try_from(admission_bytes(payload) / BLOCK).unwrap_or(u32::MAX);
+    fn units_of(&self, bytes: u64) -> u32 {
+        let units = u32::try_from(bytes / BLOCK).unwrap_or(u32::MAX);
         units.min(self.admission.size())
     }
 
     /// Room for a record of so many payload bytes, if there is some now.
     pub(crate) fn try_admit(&self, payload: usize) -> Option<Admission> {
-        let units = self.units_of(payload);
+        self.try_admit_bytes(admission_bytes(payload))
+    }
+
+    /// Room for a prepared operation of so many payload bytes, if there is some now.
+    pub(crate) fn try_admit_operation(&self, payload: usize) -> Option<Admission> {
+        self.try_admit_bytes(operation_bytes(payload))
+    }
+
+    fn try_admit_bytes(&self, bytes: u64) -> Option<Admission> {
+        let units = self.units_of(bytes);
         self.admission.try_acquire(units)?.forget();
         Some(Admission {
             from: self.admission.clone(),
@@ -139,7 +148,16 @@ impl Journal {
 
     /// Waits for room for a record of so many payload bytes.
     pub(crate) async fn admit(&self, payload: usize) -> Result<Admission, IoErrorKind> {
-        let units = self.units_of(payload);
+        self.admit_sum(admission_bytes(payload)).await
+    }
+
+    /// Waits for room for a prepared operation of so many payload bytes.
+    pub(crate) async fn admit_operation(&self, payload: usize) -> Result<Admission, IoErrorKind> {
+        self.admit_sum(operation_bytes(payload)).await
+    }
+
+    async fn admit_sum(&self, bytes: u64) -> Result<Admission, IoErrorKind> {
+        let units = self.units_of(bytes);
         let permit = self.admission.acquire(units).await;
         let stopped = |_| self.failed.get().unwrap_or(IoErrorKind::Stopped);
         permit.map_err(stopped)?.forget();
@@ -160,6 +178,12 @@ impl Journal {
 pub(crate) fn admission_bytes(payload: usize) -> u64 {
     let payload = u64_of(payload);
     (payload + BLOCK).max(2 * payload).next_multiple_of(BLOCK)
+}
+
+/// The same for a prepared operation. What is said of it later (its commit, or its abort) may have a group of its own, and
+/// a copy of it has to find room beside it.
+pub(crate) fn operation_bytes(payload: usize) -> u64 {
+    admission_bytes(payload) + 2 * BLOCK
 }
 
 /// What is admitted within so many bytes.

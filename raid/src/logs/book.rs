@@ -146,6 +146,11 @@ impl Book {
         self.logs.values().map(Log::payload_bytes).sum()
     }
 
+    /// Untrimmed records.
+    pub(crate) fn records_total(&self) -> u64 {
+        self.logs.values().map(Log::records_total).sum()
+    }
+
     // --- the journal
 
     /// Everything in the lane below this is in place and flushed.

@@ -11,7 +11,7 @@ use cairn_blockdev::SharedBuf;
 use cairn_blockdev::units::u64_of;
 
 use super::codec::{Said, State};
-use crate::journal::admission::admission_bytes;
+use crate::journal::admission::operation_bytes;
 use crate::journal::entry::{Entry, Seq};
 use crate::space::ExtentId;
 
@@ -30,7 +30,7 @@ pub(crate) struct Held {
 
 impl Held {
     pub(crate) fn cost(&self) -> u64 {
-        admission_bytes(self.payload.iter().map(|part| part.len()).sum())
+        operation_bytes(self.payload.iter().map(|part| part.len()).sum())
     }
 }
 
@@ -353,6 +353,11 @@ impl Log {
     /// Bytes of untrimmed records.
     pub(crate) fn used(&self) -> u64 {
         self.records.values().map(|held| held.cost()).sum()
+    }
+
+    /// Untrimmed records.
+    pub(crate) fn records_total(&self) -> u64 {
+        u64_of(self.records.len())
     }
 
     /// Payload of all untrimmed records.

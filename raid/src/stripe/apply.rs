@@ -172,9 +172,14 @@ impl Array {
     async fn cycles_until(self: &Rc<Self>, done: impl Fn() -> bool) -> bool {
         let mut tries = 0;
         while !done() && self.check_alive().is_ok() {
-            let before = self.dirty_rows.first();
+            let state = || {
+                let journal = self.journal();
+                let floor = journal.map(|journal| (journal.applied(), journal.floor()));
+                (floor, self.dirty_rows.first())
+            };
+            let before = state();
             self.run_cycle().await;
-            if self.unfinished.borrow().is_empty() || self.dirty_rows.first() != before {
+            if state() != before {
                 tries = 0;
             } else if tries < UNFINISHED_TRIES {
                 tries += 1;

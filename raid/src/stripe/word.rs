@@ -231,6 +231,9 @@ impl Array {
     /// A disk gave an error once, and everything the next time: where the weak sector is, it alone knows. What was
     /// asked for is written anew, so that it gets the sector in order or another in its place.
     pub(super) async fn refresh(self: &Rc<Self>, view: &RowView, slot: Slot, cols: &Columns) {
+        if self.is_read_only() {
+            return;
+        }
         let right = if self.has_sums() {
             let mut around = view.clone();
             self.contents_of(&mut around, slot, cols).await.ok()

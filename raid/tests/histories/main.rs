@@ -21,6 +21,7 @@ mod disk;
 mod faults;
 #[cfg(test)]
 mod healed;
+#[cfg(test)]
 mod hung;
 #[cfg(test)]
 mod journal_disks;
@@ -48,6 +49,7 @@ mod region;
 mod replay;
 #[cfg(test)]
 mod resettled;
+#[cfg(test)]
 mod resume;
 #[cfg(test)]
 mod returns;

@@ -55,7 +55,7 @@ impl Array {
         let journal = self.journal_for_logs()?;
         self.turn(&ticket, &journal, bytes).await?;
         let active = self.begin_write().await?;
-        let admission = journal.admit(bytes).await?;
+        let admission = journal.admit_operation(bytes).await?;
         let (pins, guards) = reserve().await?;
         let begun = self.check_alive().and_then(|()| self.logs.begin(&ticket));
         if let Err(kind) = begun {

@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use cairn_blockdev::IoErrorKind;
 use cairn_blockdev::prepared::{LogId, Seq as LogSeq};
-use cairn_blockdev::units::{KIB, usize_of};
+use cairn_blockdev::units::{KIB, MIB, usize_of};
 
 use super::place::payload_bytes;
 use crate::array::Array;
@@ -25,8 +25,11 @@ use crate::logs::log::Log;
 
 /// Part of what the journal admits that one cycle copies at most.
 const ROUND_SHARE: u64 = 16;
-/// Room in the rings beside copies, for what is logged while the floor isn't there yet.
-const COPIES_SPARE: u64 = 64 * KIB;
+/// Room in the rings beside copies: two groups of the largest kind that find no place in a part that is free, and what is
+/// logged while the floor isn't there yet.
+const COPIES_SPARE: u64 = 2 * MIB + 192 * KIB;
+/// What a record takes in a group's descriptor at most.
+const RECORD_BYTES: u64 = 256;
 /// Part of what the journal admits that has to be in vain before anything is copied.
 const GARBAGE_SHARE: u64 = 16;
 
@@ -130,17 +133,29 @@ impl Array {
         if let Some(cut) = begun.filter(|cut| *cut > journal.floor()) {
             return Some(cut);
         }
-        let needed = self.logs.book.borrow().payload_bytes();
-        let needed = needed + needed / 16 + COPIES_SPARE;
-        let own = self.rings_of_their_own(journal);
-        let disks = if own.is_empty() { self.in_sync() } else { own };
-        let room = disks.iter().filter(|disk| journal.has_free(disk, needed));
-        if room.count() < self.copies_wanted(disks.len()) {
+        if !self.has_room_for_copies(journal) {
             return None;
         }
         let cut = journal.next();
         self.logs.cut.set(Some(cut));
         Some(cut)
+    }
+
+    /// Whether the rings that groups go to now can take everything that logs need once more.
+    fn has_room_for_copies(&self, journal: &Journal) -> bool {
+        let needed = {
+            let book = self.logs.book.borrow();
+            // A ring's free parts aren't in one piece: each may end with room that is too little for a group.
+            book.payload_bytes() + book.records_total() * RECORD_BYTES + COPIES_SPARE
+        };
+        let own = self.rings_of_their_own(journal);
+        let disks = if own.len() < self.copies_wanted(usize::MAX) {
+            self.in_sync()
+        } else {
+            own
+        };
+        let room = disks.iter().filter(|disk| journal.has_free(disk, needed));
+        room.count() >= self.copies_wanted(disks.len())
     }
 
     /// Whether the journal fills with what isn't the logs', or with what they said of their records. Not in a replay:
@@ -199,11 +214,16 @@ impl Array {
         } else {
             step
         };
+        // What nothing frees room for would wait for ever.
+        let has_logs = !self.logs.book.borrow().is_empty();
+        if has_logs && !self.has_room_for_copies(journal) {
+            return Err(IoErrorKind::NoSpace);
+        }
         journal.begin_epoch(1 + step);
         let first = journal.next();
         let all = self.logs.book.borrow().movable(first, first);
         for (id, seq, held) in all {
-            let admission = journal.try_admit(usize_of(payload_bytes(&held.payload)));
+            let admission = journal.try_admit_operation(usize_of(payload_bytes(&held.payload)));
             let (entry, payload) = (held.entry.clone(), held.payload.clone());
             let lane = self.log(journal, entry, payload, admission);
             self.logs.change(id, |log| log.note_moved(seq, lane));

@@ -14,7 +14,7 @@ use cairn_blockdev::prepared::{BeforeTrim, LogId};
 use tokio::sync::Notify;
 
 use crate::array::Array;
-use crate::journal::admission::admission_bytes;
+use crate::journal::admission::operation_bytes;
 use crate::journal::entry::Seq;
 use crate::journal::log::Journal;
 use crate::logs::book::{Book, LOGS_MAX};
@@ -273,7 +273,7 @@ impl Array {
         journal: &Journal,
         payload: usize,
     ) -> Result<(), IoErrorKind> {
-        let cost = admission_bytes(payload);
+        let cost = operation_bytes(payload);
         loop {
             let moved = self.logs.moved.notified();
             ticket.check()?;
