@@ -156,7 +156,7 @@ pub struct ErrorCounters {
     pub write: u64,
     /// Flushes that failed.
     pub flush: u64,
-    /// Blocks whose checksum didn't match.
+    /// Reads with blocks whose checksum didn't match.
     pub corruption: u64,
     /// Blocks that were valid and old.
     pub generation: u64,

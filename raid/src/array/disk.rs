@@ -30,7 +30,7 @@ pub struct ErrorCounts {
     pub write: u64,
     /// Failed flushes.
     pub flush: u64,
-    /// Blocks whose checksum was wrong.
+    /// Reads with blocks whose checksum was wrong.
     pub corruption: u64,
     /// Blocks that were older than they should be.
     pub generation: u64,

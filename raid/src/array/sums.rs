@@ -113,6 +113,8 @@ impl Array {
         if matches!(verdict, Verdict::Absent) {
             let _ready = self.sums_ready(row, cols).await?;
             verdict = sums.verify(row, cols.start, slot, data);
+        } else {
+            sums.note_hit();
         }
         Ok(matches!(verdict, Verdict::Good))
     }

@@ -210,10 +210,15 @@ impl Sums {
         Ok(Ready { pins })
     }
 
+    /// What was asked was answered by a page that was here.
+    pub(crate) fn note_hit(&self) {
+        self.count(|stats| stats.hits += 1);
+    }
+
     fn pin(&self, page: PageNumber) -> Option<Pin> {
         let here = self.cache.borrow_mut().pin(page);
         here.then(|| {
-            self.count(|stats| stats.hits += 1);
+            self.note_hit();
             self.pinned(page)
         })
     }

@@ -298,3 +298,79 @@ fn what_a_commit_gives_back_is_there_as_long_as_the_commit_may_be_lost() {
     assert_eq!(device.watermarks(LOG).committed, Seq::NONE);
     assert_eq!(world.run(block_at(&device, 20)), 9);
 }
+
+/// What logs had said of their records took the room that a start needs to write these anew: it waited for it for ever.
+#[test]
+fn rings_that_logs_and_clients_have_filled_leave_room_for_a_stop_and_for_a_start() {
+    for crash in [None, Some(Crash::Kill)] {
+        let (mut world, array, device) = open(11, Shape::new(Level::Raid1, 2, 0, 65536));
+        // Small operations, each with a commit of its own, of which nobody lets any go.
+        let fill = async {
+            for log in (1..=8).map(LogId) {
+                for seq in 1.. {
+                    let op = write(u64::from(log.0) * 4096 + seq, 1, 1);
+                    let prepared = device.prepare(log, Seq(seq), tag_of(seq), op);
+                    let room = world.env.clock.sleep(Duration::from_millis(50));
+                    let prepared = std::pin::pin!(prepared);
+                    match futures_util::future::select(prepared, room).await {
+                        futures_util::future::Either::Left((done, _)) => done.unwrap(),
+                        futures_util::future::Either::Right(_) => break,
+                    }
+                    device.commit(log, Seq(seq));
+                    device.flush().await.unwrap();
+                }
+                let last = device.watermarks(log).contiguous;
+                device.abort(log, last.next()).await.unwrap();
+            }
+        };
+        world.run(fill);
+        // And all that clients may log while a cycle is on its way.
+        let journal = zone(&world, 0, ZoneKind::Journal);
+        for disk in &world.disks {
+            disk.hold_writes(journal.end..256 << 20);
+        }
+        for client in 0..4 {
+            let device = Rc::clone(&device);
+            world.env.spawn.spawn(Box::pin(async move {
+                for block in 0..2000 {
+                    let flags = WriteFlags::default();
+                    let at = (100_000 + client * 5000 + block) * 4096;
+                    if device.write(at, filled(1, 9), flags).await.is_err() {
+                        return;
+                    }
+                }
+            }));
+        }
+        let admitted = || array.status().journal_room.unwrap();
+        let mut before = 0;
+        loop {
+            world.sleep(200);
+            let used = admitted().used_bytes;
+            if used == before {
+                break;
+            }
+            before = used;
+        }
+        let room = admitted();
+        assert!(room.used_bytes * 8 > room.total_bytes * 7, "{room:?}");
+        if crash.is_none() {
+            world.disks.iter().for_each(|disk| disk.release());
+            let stopped = world.sim.run_until(array.stop(), 5_000_000);
+            stopped.expect("a stop that ends").unwrap();
+        }
+        drop((array, device));
+        world.crash(crash.unwrap_or(Crash::Kill));
+        let all = world.all();
+        let start = world.assemble_later(&all, false);
+        let started = world.sim.run_until(start, 5_000_000);
+        let array = started.expect("a start that ends").unwrap();
+        let device = array.open_prepared("v").unwrap();
+        for log in (1..=8).map(LogId) {
+            let marks = device.watermarks(log);
+            assert!(
+                marks.committed >= Seq(1) && marks.trimmed == Seq::NONE,
+                "{marks:?}"
+            );
+        }
+    }
+}
