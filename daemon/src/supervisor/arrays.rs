@@ -127,6 +127,7 @@ impl Supervisor {
             Run::Running(engine),
         ));
         self.add_entry(uuid, Arc::clone(&entry));
+        self.settings_changed.notify_one();
         self.remember(&entry).await;
         Ok(Changed {
             changed: true,
@@ -176,6 +177,7 @@ impl Supervisor {
         // Even an unclean stop is one: the array must not start again by itself.
         entry.update(|record| record.stopped = true);
         entry.set_run(Run::Stopped);
+        self.settings_changed.notify_one();
         self.remember(&entry).await;
         if let Err(why) = stopped {
             // What it says of itself is of the time before.

@@ -410,6 +410,7 @@ impl Supervisor {
             entry
         };
         entry.set_run(Run::Running(engine.clone()));
+        self.settings_changed.notify_one();
         self.remember(&entry).await;
         // Nobody ends or makes an export of it meanwhile.
         let within = entry.changes.lock().await;

@@ -75,8 +75,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(90);
 /// See the module.
 pub struct Supervisor {
     config: RwLock<Config>,
-    /// Told when that is another.
-    config_changed: Notify,
+    /// Told when arrays may have other settings to take over: that is another, or there are more or fewer to share memory.
+    settings_changed: Notify,
     host: Host,
     state: StateDir,
     store: Arc<dyn MetaStore>,
@@ -175,7 +175,7 @@ impl Supervisor {
             arrivals: Mutex::default(),
             pool: Mutex::new(remembered),
             pool_wake: Notify::new(),
-            config_changed: Notify::new(),
+            settings_changed: Notify::new(),
             changes: tokio::sync::Mutex::default(),
             changed,
             store_error: Mutex::default(),
@@ -237,7 +237,7 @@ impl Supervisor {
     pub fn set_config(&self, config: Config) -> Result<(), String> {
         self.tls.reload(config.nbd_tls.as_ref())?;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
-        self.config_changed.notify_one();
+        self.settings_changed.notify_one();
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use crate::engine::EngineHandle;
 use crate::refuse::{self, Answer, refuse};
 use crate::schedule::{Moment, Situation, Step, decide};
 
-/// How often windows are looked at, besides when the configuration has changed.
+/// How often windows are looked at, besides when something of the settings has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 
 /// What of the settings an array takes over.
@@ -104,7 +104,7 @@ impl Supervisor {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
-                () = self.config_changed.notified() => {}
+                () = self.settings_changed.notified() => {}
             }
             // First: one array that is busy with a change mustn't keep the others from it.
             for entry in self.entries() {

@@ -94,11 +94,13 @@ fn a4_a_spare_that_fails_during_its_rebuild_is_followed_by_the_next() {
     let scratch = Scratch::new();
     let ram = scratch.ram("ram", 9 * DISK_MIB);
     let members = disks::loops(&ram, "d", 6, DISK_MIB, 512);
-    let second = disks::loops(&ram, "s", 1, DISK_MIB, 512);
+    // The smallest goes first.
+    let second = disks::loops(&ram, "s", 1, DISK_MIB + 64, 512);
     let first = Pullable::make(&scratch, &ram, "p", DISK_MIB, 512);
     let (members, second) = (disks::devices(&members), disks::devices(&second));
     let host = Host::start(&scratch);
-    host.create("pool", "raid6", &members, &[first.device().to_owned()]);
+    let spares = [first.device().to_owned(), second[0].clone()];
+    host.create("pool", "raid6", &members, &spares);
     host.volume("pg", "pool", "768MiB", &scratch.text("pg.sock"));
     let socket = scratch.join("pg.sock");
     let writers = Ledger::new(23, 512 << 20).write(&socket, "pg");
@@ -107,7 +109,9 @@ fn a4_a_spare_that_fails_during_its_rebuild_is_followed_by_the_next() {
     first.hang();
     let filling = host.array("pool");
     assert_eq!(filling.sync.action, SyncAction::Rebuild, "{filling:#?}");
-    host.ok(&["array", "spare", "add", "pool", &second[0]]);
+    let mut members_now = filling.members.iter();
+    let target = members_now.find(|member| member.state == MemberState::Rebuilding);
+    assert_eq!(target.map(|member| &*member.path), Some(first.device()));
     first.fail(Failing::Writes);
     first.resume();
     writers.progress(200);
