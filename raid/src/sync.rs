@@ -155,8 +155,18 @@ impl Array {
             };
             // Not before its end is durable and told.
             *self.sync.progress.borrow_mut() = None;
+            let end = match (end, done) {
+                (PassEnd::Complete, Err(_))
+                    if self.is_stopping() || self.check_alive().is_err() =>
+                {
+                    return;
+                }
+                (PassEnd::Complete, Err(_)) => {
+                    PassEnd::Stuck("what is logged can't be put in place yet".into())
+                }
+                (end, _) => end,
+            };
             match end {
-                PassEnd::Complete if done.is_err() => return,
                 PassEnd::Complete => *self.sync.stuck.borrow_mut() = None,
                 PassEnd::Changed => {}
                 PassEnd::Stopping => {
@@ -537,7 +547,11 @@ impl Array {
         self.commit_event(&held).await?;
         drop(held);
         // And what was logged while that was committed: until then no more disks may be lost than before.
-        self.drain_journal().await.map_err(|_| self.lost_error())?;
+        while self.drain_journal().await.is_err() {
+            if self.is_stopping() || self.check_alive().is_err() {
+                return Err(self.lost_error());
+            }
+        }
         self.sync.joining.set(0);
         for old in replaced {
             self.dismiss(&old).await;

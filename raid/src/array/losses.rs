@@ -13,6 +13,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 use cairn_blockdev::IoErrorKind;
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, u32_of, u64_of, usize_of};
@@ -26,6 +27,11 @@ use crate::events::EventKind;
 use crate::geometry::{Columns, Row, Set, Slot};
 use crate::journal::entry::{Entry, Kind};
 use crate::stripe::view::RowView;
+
+/// How long a row waits for checksums that can't be had before it is looked at without them.
+const LOOK_AFTER: Duration = Duration::from_secs(10);
+/// How often it is looked whether what is given up has been.
+const GIVING_UP_LOOK: Duration = Duration::from_millis(2);
 
 impl Array {
     pub(crate) fn place(&self, row: Row, index: usize, col: u64) -> Place {
@@ -198,20 +204,68 @@ impl Array {
 
     /// Gives up what can't be had of a row, block by block, so that the rest can go on. If that is for want of checksums and
     /// all members are here, a scrub's look tells first what of it is sound: nobody who might come back knows better.
+    ///
+    /// Not at once: what several disks couldn't read together may have been a controller's.
     pub(crate) async fn give_up(self: &Rc<Self>, row: Row) -> Result<(), IoErrorKind> {
         let given_up = self.give_up_once(row).await;
-        if given_up.is_ok() || self.unvouched.get() != Some(row) || !self.is_whole(row) {
+        let since = self.unfinished.borrow().get(&row).copied();
+        let now = self.env.clock.now();
+        let is_long = since.is_some_and(|since| now.since(since) >= LOOK_AFTER);
+        let is_unvouched = given_up.is_err() && self.unvouched.get() == Some(row);
+        if !is_unvouched || !self.is_open() || !is_long || !self.is_whole() {
             return given_up;
         }
         self.look_at_row(row).await;
-        self.unvouched.set(None);
         self.give_up_once(row).await
     }
 
-    /// Whether every member has its chunk of a row.
-    fn is_whole(&self, row: Row) -> bool {
-        let view = self.view(row);
-        (0..self.geometry.members()).all(|slot| view.reader(Slot(slot)).is_some())
+    /// In a replay a row can't be finished for want of checksums. That waits a little, then a scrub's look tells what of it is
+    /// sound, if all members are here; true if it may be tried once more.
+    pub(crate) async fn look_in_replay(self: &Rc<Self>, row: Row) -> bool {
+        let times = {
+            let mut looked = self.looked.borrow_mut();
+            let times = looked.entry(row).or_insert(0);
+            *times += 1;
+            *times
+        };
+        match times {
+            1 => self.env.clock.sleep(LOOK_AFTER).await,
+            2 if self.is_whole() => self.look_at_row(row).await,
+            _ => return false,
+        }
+        true
+    }
+
+    /// The replay is over.
+    pub(crate) fn forget_looks(&self) {
+        self.looked.borrow_mut().clear();
+    }
+
+    /// Whether every member is here and in sync, so that nobody is away who may know what is missing.
+    fn is_whole(&self) -> bool {
+        let members = self.in_sync();
+        members.len() == self.geometry.members() && !members.iter().any(|disk| disk.is_slow())
+    }
+
+    /// A row can't be finished; true if that is news.
+    pub(crate) fn note_unfinished(&self, row: Row) -> bool {
+        let now = self.env.clock.now();
+        let mut unfinished = self.unfinished.borrow_mut();
+        let news = !unfinished.contains_key(&row);
+        unfinished.entry(row).or_insert(now);
+        news
+    }
+
+    /// A task that gives up what can't be had is under way until this is dropped.
+    pub(crate) fn begin_giving_up(&self) -> Rc<()> {
+        Rc::clone(&self.giving_up)
+    }
+
+    /// Waits until no such task is under way.
+    pub(crate) async fn given_up(&self) {
+        while Rc::strong_count(&self.giving_up) > 1 {
+            self.env.clock.sleep(GIVING_UP_LOOK).await;
+        }
     }
 
     async fn give_up_once(self: &Rc<Self>, row: Row) -> Result<(), IoErrorKind> {
@@ -223,11 +277,11 @@ impl Array {
         let _active = self.begin_write().await.ok();
         let lock = self.cache.lock(row, 0..self.geometry.chunk_blocks()).await;
         self.check_alive()?;
+        let sums = self.sums_ready(row, lock.cols()).await;
+        let _sums = sums.inspect_err(|_| self.unvouched.set(Some(row)))?;
         if !self.space.borrow().is_written(row) {
             return Ok(());
         }
-        let sums = self.sums_ready(row, lock.cols()).await;
-        let _sums = sums.inspect_err(|_| self.unvouched.set(Some(row)))?;
         let mut lost = Vec::new();
         for col in lock.cols().clone() {
             for index in self.lost_in(row, col).await {
@@ -319,6 +373,12 @@ impl Array {
         self.check_alive()
     }
 
+    /// Whether what is logged for columns of a chunk is all that they are to hold.
+    pub(crate) fn is_logged(&self, row: Row, index: usize, cols: &Columns) -> bool {
+        let covered = self.dirty_rows.cover(row, index, cols);
+        covered.iter().all(|cover| cover.data.is_some())
+    }
+
     /// Data blocks of one column that neither a member nor the others can give, and that no logged
     /// write is about to replace.
     async fn lost_in(self: &Rc<Self>, row: Row, col: u64) -> Vec<usize> {
@@ -330,8 +390,7 @@ impl Array {
         }
         let mut lost = Vec::new();
         for index in all.iter() {
-            let covered = self.dirty_rows.cover(row, index, &cols);
-            if covered.iter().all(|cover| cover.data.is_some()) {
+            if self.is_logged(row, index, &cols) {
                 continue;
             }
             let one = Set::EMPTY.with(index);

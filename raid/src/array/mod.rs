@@ -174,8 +174,14 @@ pub struct Array {
     unlisted: RefCell<BTreeSet<Place>>,
     /// The last row of which nothing could be given up, because its checksums can't be had.
     unvouched: Cell<Option<Row>>,
-    /// Rows that the last cycle with them couldn't finish.
-    pub(crate) unfinished: RefCell<BTreeSet<Row>>,
+    /// Rows that the last cycle with them couldn't finish, and since when that is so.
+    pub(crate) unfinished: RefCell<BTreeMap<Row, Ticks>>,
+    /// Rows that a replay couldn't finish for want of checksums, and how often that was so.
+    looked: RefCell<BTreeMap<Row, u32>>,
+    /// Tasks that give up what can't be had of a row: one for each clone.
+    giving_up: Rc<()>,
+    /// Checksum pages that are lost, and when that was said.
+    pages_told: RefCell<BTreeMap<u64, Ticks>>,
     /// Rows of which blocks have left the list, and the generation of the list that says so first.
     healed: RefCell<BTreeMap<Row, u64>>,
     defect_saves: Rc<Turnstile>,
@@ -268,6 +274,9 @@ impl Array {
             unlisted: RefCell::default(),
             unvouched: Cell::new(None),
             unfinished: RefCell::default(),
+            looked: RefCell::default(),
+            giving_up: Rc::new(()),
+            pages_told: RefCell::default(),
             healed: RefCell::default(),
             defect_saves: Rc::default(),
             missed: Missed::default(),

@@ -382,10 +382,12 @@ impl Array {
 
     /// Ends with rows in the journal that can't be finished: as a crash would, but that everything is flushed.
     async fn close_unfinished(self: &Rc<Self>) {
-        let rows = self.unfinished.borrow().len();
-        let detail = format!(
-            "stopped; records of {rows} rows that can't be put in place now wait in the journal for the next start"
-        );
+        self.given_up().await;
+        let what = match self.unfinished.borrow().len() {
+            0 => "what logs keep".to_owned(),
+            rows => format!("records of {rows} rows that can't be put in place now"),
+        };
+        let detail = format!("stopped; {what} wait in the journal for the next start");
         self.report(EventKind::DeviceDisappeared, None, detail);
         let _held = self.labels.lock().await;
         self.ledger.borrow_mut().close();

@@ -95,7 +95,7 @@ impl Array {
             reason: "the journal's rings have no room for what logs of prepared writes still need of it; bring more \
                      members, or journal disks, back"
                 .into(),
-            wait_may_help: true,
+            wait_may_help: self.in_sync().len() < self.geometry.members(),
             force_may_help: false,
         }
     }

@@ -7,6 +7,7 @@
 //! - An array without checksums passes through here without I/O.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use cairn_blockdev::IoErrorKind;
 use cairn_blockdev::units::{BLOCK_BYTES, u64_of, usize_of};
@@ -23,6 +24,9 @@ use crate::mutation::{Mutation, on};
 use crate::stripe::overlay::Overlay;
 use crate::stripe::transaction::NewParity;
 use crate::stripe::view::RowView;
+
+/// A page that is lost is told of again after this long, if it is asked for.
+const TOLD_AGAIN_AFTER: Duration = Duration::from_mins(10);
 
 impl Array {
     /// The members in sync, by slot: those whose copies of pages count.
@@ -67,8 +71,23 @@ impl Array {
     }
 
     fn sums_lost(&self, error: &SumsError) -> IoErrorKind {
-        self.report(EventKind::BadBlock, None, error.to_string());
+        if self.is_news(error) {
+            self.report(EventKind::BadBlock, None, error.to_string());
+        }
         IoErrorKind::Lost
+    }
+
+    /// Whether that hasn't been said lately: who waits for a page asks for it again and again.
+    fn is_news(&self, error: &SumsError) -> bool {
+        let SumsError::Lost { page, .. } = error else {
+            return true;
+        };
+        let now = self.env.clock.now();
+        let mut told = self.pages_told.borrow_mut();
+        told.retain(|_, at| now.since(*at) < TOLD_AGAIN_AFTER);
+        let news = !told.contains_key(page);
+        told.entry(*page).or_insert(now);
+        news
     }
 
     /// Counts what was found wrong with copies of pages. After a crash a copy may be behind; that is

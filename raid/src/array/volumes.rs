@@ -19,13 +19,14 @@ use uuid::Uuid;
 use super::Array;
 use crate::error::RaidError;
 use crate::geometry::Row;
-use crate::journal::admission::Admission;
 use crate::journal::entry::{Entry, Kind, Tag};
 use crate::label::valid_name;
 use crate::mutation::{Mutation, on};
 use crate::space::{ExtentId, VOLUMES_MAX, VolumeId, VolumeRecord};
 use crate::volume::Volume;
 
+/// Extents of a volume that is deleted whose records have room in the rings together, whatever else these hold.
+const UNMAPS_AT_ONCE: usize = 1024;
 /// Volumes' sizes are multiples of this.
 const VOLUME_UNIT: u64 = 4096;
 /// Largest volume: what an NBD client can address with room to spare, and far above any array.
@@ -257,17 +258,15 @@ impl Array {
             let gate = self.gates.close(extent).await;
             // A discard that was on its way may have given it back, and it may be another's by now.
             if self.space.borrow().owner(extent) == Some(owner) {
-                // A volume may have more extents than the rings have room for records.
-                let admission = match self.journal() {
-                    Some(journal) => Some(journal.admit(0).await.map_err(|_| self.lost_error())?),
-                    None => None,
-                };
-                let unmapped = self.unmap(extent, admission).await;
-                unmapped.map_err(|_| self.lost_error())?;
+                self.unmap(extent).await.map_err(|_| self.lost_error())?;
                 if early {
                     self.space.borrow_mut().release(extent);
                 }
                 closed.push((extent, gate));
+                // A volume may have more extents than the rings have room for records.
+                if closed.len().is_multiple_of(UNMAPS_AT_ONCE) && self.journal().is_some() {
+                    self.run_cycle().await;
+                }
             }
         }
         let returning = self.gates.returning();
@@ -329,7 +328,7 @@ impl Array {
             return Ok(());
         }
         let returning = self.gates.returning();
-        self.unmap(extent, None).await?;
+        self.unmap(extent).await?;
         if !on(Mutation::ReuseBeforeUnmapDurable) {
             self.settle_map().await?;
             self.flush_all().await?;
@@ -354,11 +353,7 @@ impl Array {
 
     /// Unmaps an extent: what is logged for it is revoked, and nothing of it is on its way. The
     /// caller keeps its gate shut.
-    async fn unmap(
-        self: &Rc<Self>,
-        extent: ExtentId,
-        admission: Option<Admission>,
-    ) -> Result<(), IoErrorKind> {
+    async fn unmap(self: &Rc<Self>, extent: ExtentId) -> Result<(), IoErrorKind> {
         let rows = self.rows_of(extent);
         let whole = 0..self.geometry.chunk_blocks();
         for row in rows.start().0..=rows.end().0 {
@@ -377,7 +372,7 @@ impl Array {
             let bytes = self.space.borrow().extent_bytes();
             let at = self.space.borrow().extent_offset(extent);
             let entry = Entry::without_payload(Kind::Unmap, at, bytes, Vec::new());
-            self.log(&journal, entry, Vec::new(), admission);
+            self.log(&journal, entry, Vec::new(), None);
         }
         self.space.borrow_mut().unmap(extent);
         Ok(())

@@ -109,11 +109,10 @@ impl Journal {
         rings.any(|ring| ring.used_bytes() > admitted + ring.len_bytes() / 16)
     }
 
-    /// Whether a disk's ring has so many bytes free.
-    pub(crate) fn has_free(&self, disk: &Disk, bytes: u64) -> bool {
+    /// Bytes that are free in a disk's ring.
+    pub(crate) fn free_bytes(&self, disk: &Disk) -> u64 {
         let rings = self.rings.borrow();
-        let ring = rings.get(&disk.uuid);
-        ring.is_some_and(|ring| ring.free_bytes() >= bytes)
+        rings.get(&disk.uuid).map_or(0, Ring::free_bytes)
     }
 
     fn units_of(&self, bytes: u64) -> u32 {

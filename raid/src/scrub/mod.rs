@@ -17,6 +17,7 @@ mod pace;
 mod word;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use crate::array::{Array, SyncAction, SyncStatus};
 use crate::defects::{ENTRIES_MAX, ScrubRecord, ScrubState};
 use crate::error::RaidError;
 use crate::events::EventKind;
-use crate::geometry::{Columns, Row};
+use crate::geometry::{Columns, Role, Row};
 use pace::{Pace, Requests, Turn};
 
 /// Bytes read from all members together for one piece, about.
@@ -401,6 +402,32 @@ impl Array {
 
     /// Looks at a single row, out of turn, as a scrub does. What it finds counts for none.
     pub(crate) async fn look_at_row(self: &Rc<Self>, row: Row) {
+        let whole = 0..self.geometry.chunk_blocks();
+        if !self.space.borrow().is_written(row) {
+            // It holds nothing; its checksums begin anew.
+            let _lock = self.cache.lock(row, whole.clone()).await;
+            let _ = self.vouch_for(row, &whole).await;
+            return;
+        }
+        let listed = |array: &Self| -> BTreeSet<crate::defects::Place> {
+            let defects = array.defects.borrow();
+            let listed = defects.in_columns(row, &whole);
+            listed.map(|(place, _)| place).collect()
+        };
+        let before = listed(self);
+        self.look_at_columns(row).await;
+        // What is logged for a block is what it is to hold.
+        for place in listed(self).difference(&before) {
+            let (col, slot) = (u64::from(place.col), place.slot);
+            if let Role::Data(index) = self.geometry.role(row, slot)
+                && self.is_logged(row, index, &(col..col + 1))
+            {
+                self.heal(row, index, &(col..col + 1));
+            }
+        }
+    }
+
+    async fn look_at_columns(self: &Rc<Self>, row: Row) {
         let mut at = Place { row, col: 0 };
         while at.row == row {
             let (pieces, next) = self.next_pieces(at, 1);

@@ -44,9 +44,12 @@ const APPLY_AFTER: Duration = Duration::from_millis(300);
 /// As long as clients keep the array busy, and the journal has room, it waits for so many times that:
 /// a burst has the disks for itself, and rows are written once for more of their writes.
 const PAUSES_MAX: u32 = 10;
-/// How often an array that stops tries rows that it can't finish, and how long it waits each time.
-const UNFINISHED_TRIES: u32 = 10;
+/// How long an array that stops tries on when nothing comes forward any more, and how long a rebuild does.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+const DRAIN_PATIENCE: Duration = Duration::from_mins(1);
+/// A pause between cycles that bring nothing forward: with rows that can't be finished, and without.
 const UNFINISHED_PAUSE: Duration = Duration::from_secs(1);
+const UNMOVED_PAUSE: Duration = Duration::from_millis(5);
 /// Rows of a cycle at most. Their notes must fit in the part of the journal that is kept for them.
 const ROWS_MAX: usize = 4096;
 
@@ -154,7 +157,10 @@ impl Array {
         };
         for _ in 0..2 {
             let target = journal.next();
-            if !self.cycles_until(|| journal.applied() >= target).await {
+            if !self
+                .cycles_until(|| journal.applied() >= target, || STOP_PATIENCE)
+                .await
+            {
                 return false;
             }
         }
@@ -164,31 +170,47 @@ impl Array {
         // What logs keep would keep everything behind it, to be replayed as if it had been cut off.
         let target = journal.next();
         self.renew_logs(target);
-        self.cycles_until(|| journal.floor() >= target).await
+        self.cycles_until(|| journal.floor() >= target, || STOP_PATIENCE)
+            .await
     }
 
-    /// Cycles until it is `done`, or the array has failed, which ends its journal as well; false if it can't be, because of
-    /// rows that aren't finished however often that is tried.
-    async fn cycles_until(self: &Rc<Self>, done: impl Fn() -> bool) -> bool {
-        let mut tries = 0;
+    /// Cycles until it is `done`, or the array has failed, which ends its journal as well; false if nothing has come
+    /// forward for as long as `patience`.
+    async fn cycles_until(
+        self: &Rc<Self>,
+        done: impl Fn() -> bool,
+        patience: impl Fn() -> Duration,
+    ) -> bool {
+        let mut moved = self.env.clock.now();
         while !done() && self.check_alive().is_ok() {
-            let state = || {
-                let journal = self.journal();
-                let floor = journal.map(|journal| (journal.applied(), journal.floor()));
-                (floor, self.dirty_rows.first())
-            };
-            let before = state();
-            self.run_cycle().await;
-            if state() != before {
-                tries = 0;
-            } else if tries < UNFINISHED_TRIES {
-                tries += 1;
-                self.env.clock.sleep(UNFINISHED_PAUSE).await;
-            } else {
+            if self.cycle_moves().await {
+                moved = self.env.clock.now();
+            } else if self.env.clock.now().since(moved) >= patience() {
                 return done();
             }
         }
         true
+    }
+
+    /// A cycle, and a pause if it has brought nothing forward; false then.
+    async fn cycle_moves(self: &Rc<Self>) -> bool {
+        let state = || {
+            let journal = self.journal();
+            let journal = journal.map(|journal| (journal.applied(), journal.floor()));
+            (journal, self.dirty_rows.first())
+        };
+        let before = state();
+        self.run_cycle().await;
+        let moved = state() != before;
+        if !moved {
+            let pause = if self.unfinished.borrow().is_empty() {
+                UNMOVED_PAUSE
+            } else {
+                UNFINISHED_PAUSE
+            };
+            self.env.clock.sleep(pause).await;
+        }
+        moved
     }
 
     /// Applies until everything that is logged now is in place.
@@ -199,24 +221,31 @@ impl Array {
         let target = journal.next();
         while journal.applied() < target {
             self.check_alive()?;
-            self.run_cycle().await;
+            self.cycle_moves().await;
         }
         Ok(())
     }
 
     /// Applies until everything that is logged now is in place and trimmed. What logs still need of it
-    /// is written anew, with as many copies as the members of now give it.
+    /// is written anew, with as many copies as the members of now give it. Fails if that isn't to be had now.
     pub(crate) async fn drain_journal(self: &Rc<Self>) -> Result<(), IoErrorKind> {
         let Some(journal) = self.journal() else {
             return Ok(());
         };
         let target = journal.next();
         self.renew_logs(target);
-        while journal.floor() < target {
-            self.check_alive()?;
-            self.run_cycle().await;
+        let patience = || {
+            if self.is_stopping() {
+                STOP_PATIENCE
+            } else {
+                DRAIN_PATIENCE
+            }
+        };
+        let drained = self.cycles_until(|| journal.floor() >= target, patience);
+        if !drained.await {
+            return Err(IoErrorKind::Busy);
         }
-        Ok(())
+        self.check_alive()
     }
 
     /// Brings everything that is logged now to its place: what an audit of the members wants first.
@@ -237,7 +266,7 @@ impl Array {
         // Complete rows that are in place by now are durable after this cycle's flush.
         let in_place = std::mem::take(&mut *self.bypassed.borrow_mut());
         let is_dirty = |row: &Row| self.dirty_rows.hull(*row).is_some();
-        self.unfinished.borrow_mut().retain(is_dirty);
+        self.unfinished.borrow_mut().retain(|row, _| is_dirty(row));
         let rows = self.choose_rows();
         let units: u32 = rows.iter().map(|row| self.cost(*row)).sum();
         let memory = self.memory.acquire(units).await;
@@ -360,17 +389,19 @@ impl Array {
             }
             Err(kind) => {
                 // Said once, however often it is tried.
-                if self.unfinished.borrow_mut().insert(work.row) {
+                if self.note_unfinished(work.row) {
                     let detail = format!("row {} can't be applied yet: {kind}", work.row.0);
                     self.report(EventKind::ApplyStuck, None, detail);
                 }
                 self.dirty_rows.thaw(work.row, work.first);
                 let (array, row) = (Rc::clone(self), work.row);
                 drop(work);
+                let under_way = self.begin_giving_up();
                 self.env.spawn.spawn(Box::pin(async move {
                     // An error means that the array has failed, or that its list is full: both are
                     // said elsewhere, and the row waits.
                     let _ = array.give_up(row).await;
+                    drop(under_way);
                 }));
                 None
             }

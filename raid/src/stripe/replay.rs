@@ -91,6 +91,7 @@ impl Array {
             self.cycle_of_replay(|| journal.applied()).await?;
         }
         self.settled.borrow_mut().clear();
+        self.forget_looks();
         self.report(EventKind::JournalReplayed, None, detail);
         Ok(())
     }
@@ -141,9 +142,13 @@ impl Array {
         self.check_alive().map_err(|_| self.lost_error())?;
         let before = progress();
         self.run_cycle().await;
+        // What this one couldn't finish is known only then.
+        self.given_up().await;
         self.check_listed()?;
         match self.take_unvouched() {
-            Some(row) if progress() == before => Err(self.stuck_at(row, IoErrorKind::Lost)),
+            Some(row) if progress() == before && !self.look_in_replay(row).await => {
+                Err(self.stuck_at(row, IoErrorKind::Lost))
+            }
             _ => Ok(()),
         }
     }

@@ -10,7 +10,7 @@ use cairn_raid::label::Label;
 use cairn_raid::layout::{LABEL_A, LABEL_B, ZoneKind};
 use cairn_raid::{Level, Role, Slot};
 
-use crate::lab::{BLOCK, CHUNK, LEVELS, Lab, shape, zone};
+use crate::lab::{BLOCK, CHUNK, LEVELS, Lab, ROWS, shape, zone};
 use crate::model::Crash;
 use crate::story::Story;
 use crate::world::Shape;
@@ -349,6 +349,82 @@ fn what_is_logged_for_a_row_whose_checksums_are_lost_is_put_in_place_without_a_s
             );
         }
     }
+}
+
+#[test]
+fn a_start_looks_at_rows_whose_checksums_are_lost_if_all_members_are_here() {
+    for (level, members) in LEVELS {
+        for missing in [false, true] {
+            println!("{level} of {members}, one missing: {missing}");
+            let mut lab = Lab::new(39, shape(level, members, true));
+            lab.world.run(lab.array.stop()).unwrap();
+            lose_pages(&lab, members);
+            lab.world.crash(Crash::Kill);
+            lab.reopen();
+            // A part of a row that is written, and the first of one that isn't.
+            let rows = [3, ROWS].map(|row| row * lab.geometry.row_bytes());
+            lab.contents
+                .resize(usize_of((ROWS + 1) * lab.geometry.row_bytes()), 0);
+            let size = u64_of(lab.contents.len());
+            lab.world.run(lab.array.resize_volume("v", size)).unwrap();
+            lab.volume = lab.array.open_volume("v").unwrap();
+            for from in rows {
+                overwrite(&mut lab, from);
+            }
+            lab.world.run(lab.volume.flush()).unwrap();
+            lab.world.crash(Crash::Kill);
+            let mut present = lab.world.all();
+            if missing {
+                present.pop();
+                let refused = lab.world.assemble(&present, false).unwrap_err();
+                assert!(
+                    refused.to_string().contains("bring more members back"),
+                    "{refused}"
+                );
+                continue;
+            }
+            lab.reopen();
+            assert_eq!(lab.array.status().bad_blocks, [], "{level}: all was sound");
+            for from in rows {
+                let len = lab.geometry.row_bytes();
+                let read = lab.read(from, len).unwrap();
+                let from = usize_of(from);
+                assert!(
+                    read == lab.contents[from..from + usize_of(len)],
+                    "{level}: {from}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rebuild_beside_a_row_that_cannot_be_finished_says_so_and_holds_up_no_stop() {
+    let mut shape = shape(Level::Raid5, 4, true);
+    shape.spares = 1;
+    let mut lab = Lab::new(43, shape);
+    lab.world.run(lab.array.stop()).unwrap();
+    lose_pages(&lab, 4);
+    lab.world.crash(Crash::Kill);
+    lab.reopen();
+    let path = lab.world.path(1);
+    lab.world.run(lab.array.fail_member(&path)).unwrap();
+    let from = 3 * lab.geometry.row_bytes();
+    overwrite(&mut lab, from);
+    let host = Rc::clone(&lab.world.host);
+    for _ in 0..300 {
+        lab.world.sleep(1_000);
+    }
+    assert!(host.saw("RebuildStopped"));
+    assert!(
+        host.count("BadBlock") < 60,
+        "{} times",
+        host.count("BadBlock")
+    );
+    let began = lab.world.env.clock.now();
+    lab.world.run(lab.array.stop()).unwrap();
+    let took = lab.world.env.clock.now().since(began);
+    assert!(took.as_secs() < 60, "{took:?}");
 }
 
 #[test]

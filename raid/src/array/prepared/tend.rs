@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use cairn_blockdev::IoErrorKind;
 use cairn_blockdev::prepared::{LogId, Seq as LogSeq};
-use cairn_blockdev::units::{KIB, MIB, usize_of};
+use cairn_blockdev::units::{KIB, MIB, u64_of, usize_of};
 
 use super::place::payload_bytes;
 use crate::array::Array;
@@ -25,9 +25,10 @@ use crate::logs::log::Log;
 
 /// Part of what the journal admits that one cycle copies at most.
 const ROUND_SHARE: u64 = 16;
-/// Room in the rings beside copies: two groups of the largest kind that find no place in a part that is free, and what is
-/// logged while the floor isn't there yet.
-const COPIES_SPARE: u64 = 2 * MIB + 192 * KIB;
+/// Room in the rings beside copies, for what is logged while the floor isn't there yet.
+const COPIES_SPARE: u64 = 192 * KIB;
+/// A group of the largest kind.
+const GROUP_BYTES: u64 = MIB + 64 * KIB;
 /// What a record takes in a group's descriptor at most.
 const RECORD_BYTES: u64 = 256;
 /// Part of what the journal admits that has to be in vain before anything is copied.
@@ -145,7 +146,6 @@ impl Array {
     fn has_room_for_copies(&self, journal: &Journal) -> bool {
         let needed = {
             let book = self.logs.book.borrow();
-            // A ring's free parts aren't in one piece: each may end with room that is too little for a group.
             book.payload_bytes() + book.records_total() * RECORD_BYTES + COPIES_SPARE
         };
         let own = self.rings_of_their_own(journal);
@@ -154,8 +154,13 @@ impl Array {
         } else {
             own
         };
-        let room = disks.iter().filter(|disk| journal.has_free(disk, needed));
-        room.count() >= self.copies_wanted(disks.len())
+        // Groups go to all rings in turn, each to so many; no ring takes one twice.
+        let room = disks.iter().map(|disk| {
+            // A ring's free parts aren't in one piece: there may be room that is too little for a group.
+            let free = journal.free_bytes(disk).saturating_sub(GROUP_BYTES);
+            free.min(needed)
+        });
+        room.sum::<u64>() >= needed * u64_of(self.copies_wanted(disks.len()))
     }
 
     /// Whether the journal fills with what isn't the logs', or with what they said of their records. Not in a replay:
