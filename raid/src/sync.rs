@@ -37,6 +37,8 @@ const BYTES_AT_ONCE: u64 = 16 << 20;
 const CLIENT_ACTIVE: Duration = Duration::from_millis(100);
 /// How often the cursor goes into the labels.
 const CURSOR_EVERY: Duration = Duration::from_secs(5);
+/// Why a rebuild can't end.
+const LOGGED_WAITS: &str = "what is logged can't be put in place yet";
 /// A pass that couldn't go on is tried again after this long: what held it up may be over.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 /// Events tell of every so many per cent.
@@ -161,9 +163,7 @@ impl Array {
                 {
                     return;
                 }
-                (PassEnd::Complete, Err(_)) => {
-                    PassEnd::Stuck("what is logged can't be put in place yet".into())
-                }
+                (PassEnd::Complete, Err(_)) => PassEnd::Stuck(LOGGED_WAITS.into()),
                 (end, _) => end,
             };
             match end {
@@ -547,10 +547,15 @@ impl Array {
         self.commit_event(&held).await?;
         drop(held);
         // And what was logged while that was committed: until then no more disks may be lost than before.
+        let mut told = false;
         while self.drain_journal().await.is_err() {
             if self.is_stopping() || self.check_alive().is_err() {
                 return Err(self.lost_error());
             }
+            if !std::mem::replace(&mut told, true) {
+                self.report(EventKind::RebuildStopped, None, LOGGED_WAITS.into());
+            }
+            self.env.clock.sleep(RETRY_AFTER).await;
         }
         self.sync.joining.set(0);
         for old in replaced {

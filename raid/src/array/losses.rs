@@ -30,8 +30,23 @@ use crate::stripe::view::RowView;
 
 /// How long a row waits for checksums that can't be had before it is looked at without them.
 const LOOK_AFTER: Duration = Duration::from_secs(10);
+/// How long it may wait for a disk that is slow meanwhile, in a start, and how often that is tried.
+const LOOK_PATIENCE: Duration = Duration::from_secs(90);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often it is looked whether what is given up has been.
 const GIVING_UP_LOOK: Duration = Duration::from_millis(2);
+
+/// What can't be had of a row is being given up.
+pub(crate) struct GivingUp {
+    array: Rc<Array>,
+    row: Row,
+}
+
+impl Drop for GivingUp {
+    fn drop(&mut self) {
+        self.array.giving_up.borrow_mut().remove(&self.row);
+    }
+}
 
 impl Array {
     pub(crate) fn place(&self, row: Row, index: usize, col: u64) -> Place {
@@ -215,23 +230,35 @@ impl Array {
         if !is_unvouched || !self.is_open() || !is_long || !self.is_whole() {
             return given_up;
         }
-        self.look_at_row(row).await;
+        let _ = self.look_at_row(row).await;
         self.give_up_once(row).await
     }
 
     /// In a replay a row can't be finished for want of checksums. That waits a little, then a scrub's look tells what of it is
-    /// sound, if all members are here; true if it may be tried once more.
+    /// sound; true if it may be tried once more.
     pub(crate) async fn look_in_replay(self: &Rc<Self>, row: Row) -> bool {
-        let times = {
-            let mut looked = self.looked.borrow_mut();
-            let times = looked.entry(row).or_insert(0);
-            *times += 1;
-            *times
-        };
-        match times {
-            1 => self.env.clock.sleep(LOOK_AFTER).await,
-            2 if self.is_whole() => self.look_at_row(row).await,
-            _ => return false,
+        // Who is away may know what is missing.
+        let all_here = self.in_sync().len() == self.geometry.members();
+        if !all_here || self.looked.borrow().contains(&row) {
+            return false;
+        }
+        let now = self.env.clock.now();
+        let since = self.looks_since.get().unwrap_or(now);
+        self.looks_since.set(Some(since));
+        let waited = now.since(since);
+        if waited < LOOK_AFTER {
+            // One wait for all of them.
+            self.env
+                .clock
+                .sleep(LOOK_AFTER.saturating_sub(waited))
+                .await;
+        } else if self.is_whole() && self.look_at_row(row).await {
+            self.looked.borrow_mut().insert(row);
+        } else if waited < LOOK_AFTER + LOOK_PATIENCE {
+            // A disk is slow.
+            self.env.clock.sleep(LOOK_AGAIN).await;
+        } else {
+            return false;
         }
         true
     }
@@ -239,6 +266,7 @@ impl Array {
     /// The replay is over.
     pub(crate) fn forget_looks(&self) {
         self.looked.borrow_mut().clear();
+        self.looks_since.set(None);
     }
 
     /// Whether every member is here and in sync, so that nobody is away who may know what is missing.
@@ -256,14 +284,18 @@ impl Array {
         news
     }
 
-    /// A task that gives up what can't be had is under way until this is dropped.
-    pub(crate) fn begin_giving_up(&self) -> Rc<()> {
-        Rc::clone(&self.giving_up)
+    /// A task that gives up what can't be had of a row is under way until this is dropped; [`None`] if one is already.
+    pub(crate) fn begin_giving_up(self: &Rc<Self>, row: Row) -> Option<GivingUp> {
+        let is_new = self.giving_up.borrow_mut().insert(row);
+        is_new.then(|| GivingUp {
+            array: Rc::clone(self),
+            row,
+        })
     }
 
     /// Waits until no such task is under way.
     pub(crate) async fn given_up(&self) {
-        while Rc::strong_count(&self.giving_up) > 1 {
+        while !self.giving_up.borrow().is_empty() {
             self.env.clock.sleep(GIVING_UP_LOOK).await;
         }
     }

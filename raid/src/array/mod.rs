@@ -176,10 +176,13 @@ pub struct Array {
     unvouched: Cell<Option<Row>>,
     /// Rows that the last cycle with them couldn't finish, and since when that is so.
     pub(crate) unfinished: RefCell<BTreeMap<Row, Ticks>>,
-    /// Rows that a replay couldn't finish for want of checksums, and how often that was so.
-    looked: RefCell<BTreeMap<Row, u32>>,
-    /// Tasks that give up what can't be had of a row: one for each clone.
-    giving_up: Rc<()>,
+    /// It has stopped, and has no disks any more.
+    closed: Cell<bool>,
+    /// Rows without checksums that a replay has looked at, and since when there are some.
+    looked: RefCell<BTreeSet<Row>>,
+    looks_since: Cell<Option<Ticks>>,
+    /// Rows of which tasks give up what can't be had.
+    giving_up: RefCell<BTreeSet<Row>>,
     /// Checksum pages that are lost, and when that was said.
     pages_told: RefCell<BTreeMap<u64, Ticks>>,
     /// Rows of which blocks have left the list, and the generation of the list that says so first.
@@ -274,8 +277,10 @@ impl Array {
             unlisted: RefCell::default(),
             unvouched: Cell::new(None),
             unfinished: RefCell::default(),
+            closed: Cell::new(false),
             looked: RefCell::default(),
-            giving_up: Rc::new(()),
+            looks_since: Cell::new(None),
+            giving_up: RefCell::default(),
             pages_told: RefCell::default(),
             healed: RefCell::default(),
             defect_saves: Rc::default(),
@@ -457,6 +462,8 @@ impl Array {
     pub(crate) fn check_alive(&self) -> Result<(), IoErrorKind> {
         if self.broken.borrow().is_some() {
             Err(IoErrorKind::Lost)
+        } else if self.closed.get() {
+            Err(IoErrorKind::Stopped)
         } else {
             Ok(())
         }

@@ -375,6 +375,7 @@ impl Array {
                 self.report(EventKind::DeviceDisappeared, None, "stopped".into());
             }
             let _held = self.labels.lock().await;
+            self.closed.set(true);
             self.ledger.borrow_mut().close();
             broken
         })
@@ -390,6 +391,7 @@ impl Array {
         let detail = format!("stopped; {what} wait in the journal for the next start");
         self.report(EventKind::DeviceDisappeared, None, detail);
         let _held = self.labels.lock().await;
+        self.closed.set(true);
         self.ledger.borrow_mut().close();
     }
 

@@ -17,7 +17,6 @@ mod pace;
 mod word;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -400,24 +399,24 @@ impl Array {
         Ok(())
     }
 
-    /// Looks at a single row, out of turn, as a scrub does. What it finds counts for none.
-    pub(crate) async fn look_at_row(self: &Rc<Self>, row: Row) {
+    /// Looks at a single row, out of turn, as a scrub does; false if it couldn't look at all of it now. What it finds counts
+    /// for none.
+    pub(crate) async fn look_at_row(self: &Rc<Self>, row: Row) -> bool {
         let whole = 0..self.geometry.chunk_blocks();
         if !self.space.borrow().is_written(row) {
             // It holds nothing; its checksums begin anew.
             let _lock = self.cache.lock(row, whole.clone()).await;
-            let _ = self.vouch_for(row, &whole).await;
-            return;
+            return self.vouch_for(row, &whole).await.is_ok();
         }
-        let listed = |array: &Self| -> BTreeSet<crate::defects::Place> {
-            let defects = array.defects.borrow();
-            let listed = defects.in_columns(row, &whole);
-            listed.map(|(place, _)| place).collect()
+        let is_whole = self.look_at_columns(row).await;
+        // What is logged for a block is what it is to hold. Of what is given up it is zeros.
+        let found: Vec<_> = {
+            let defects = self.defects.borrow();
+            let found = defects.in_columns(row, &whole);
+            let found = found.filter(|(_, defect)| !defect.reason.is_given_up());
+            found.map(|(place, _)| place).collect()
         };
-        let before = listed(self);
-        self.look_at_columns(row).await;
-        // What is logged for a block is what it is to hold.
-        for place in listed(self).difference(&before) {
+        for place in found {
             let (col, slot) = (u64::from(place.col), place.slot);
             if let Role::Data(index) = self.geometry.role(row, slot)
                 && self.is_logged(row, index, &(col..col + 1))
@@ -425,21 +424,23 @@ impl Array {
                 self.heal(row, index, &(col..col + 1));
             }
         }
+        is_whole
     }
 
-    async fn look_at_columns(self: &Rc<Self>, row: Row) {
+    async fn look_at_columns(self: &Rc<Self>, row: Row) -> bool {
         let mut at = Place { row, col: 0 };
+        let mut is_whole = true;
         while at.row == row {
             let (pieces, next) = self.next_pieces(at, 1);
             for piece in pieces.iter().filter(|piece| piece.row == row) {
-                // What is in its way, or is to be tried later, is tried again with the row.
-                let _ = self.look_at(piece).await;
+                is_whole &= matches!(self.look_at(piece).await, Ok(Looked::Done(_)));
             }
             if pieces.is_empty() {
-                return;
+                break;
             }
             at = next;
         }
+        is_whole
     }
 
     /// The next pieces at or after `at`, and where the walk is after them.

@@ -47,6 +47,8 @@ const PAUSES_MAX: u32 = 10;
 /// How long an array that stops tries on when nothing comes forward any more, and how long a rebuild does.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 const DRAIN_PATIENCE: Duration = Duration::from_mins(1);
+/// Cycles that it takes at least.
+const CYCLES_IN_VAIN: u32 = 3;
 /// A pause between cycles that bring nothing forward: with rows that can't be finished, and without.
 const UNFINISHED_PAUSE: Duration = Duration::from_secs(1);
 const UNMOVED_PAUSE: Duration = Duration::from_millis(5);
@@ -181,11 +183,15 @@ impl Array {
         done: impl Fn() -> bool,
         patience: impl Fn() -> Duration,
     ) -> bool {
-        let mut moved = self.env.clock.now();
+        let (mut moved, mut in_vain) = (self.env.clock.now(), 0);
         while !done() && self.check_alive().is_ok() {
             if self.cycle_moves().await {
-                moved = self.env.clock.now();
-            } else if self.env.clock.now().since(moved) >= patience() {
+                (moved, in_vain) = (self.env.clock.now(), 0);
+                continue;
+            }
+            in_vain += 1;
+            // A single one may take as long.
+            if in_vain >= CYCLES_IN_VAIN && self.env.clock.now().since(moved) >= patience() {
                 return done();
             }
         }
@@ -396,13 +402,14 @@ impl Array {
                 self.dirty_rows.thaw(work.row, work.first);
                 let (array, row) = (Rc::clone(self), work.row);
                 drop(work);
-                let under_way = self.begin_giving_up();
-                self.env.spawn.spawn(Box::pin(async move {
-                    // An error means that the array has failed, or that its list is full: both are
-                    // said elsewhere, and the row waits.
-                    let _ = array.give_up(row).await;
-                    drop(under_way);
-                }));
+                if let Some(under_way) = self.begin_giving_up(row) {
+                    self.env.spawn.spawn(Box::pin(async move {
+                        // An error means that the array has failed, or that its list is full: both are
+                        // said elsewhere, and the row waits.
+                        let _ = array.give_up(row).await;
+                        drop(under_way);
+                    }));
+                }
                 None
             }
         }

@@ -18,6 +18,7 @@ use cairn_blockdev::units::{KIB, MIB, u64_of, usize_of};
 
 use super::place::payload_bytes;
 use crate::array::Array;
+use crate::array::disk::Disk;
 use crate::journal::entry::Seq;
 use crate::journal::log::Journal;
 use crate::logs::codec::of_state;
@@ -154,13 +155,13 @@ impl Array {
         } else {
             own
         };
-        // Groups go to all rings in turn, each to so many; no ring takes one twice.
-        let room = disks.iter().map(|disk| {
-            // A ring's free parts aren't in one piece: there may be room that is too little for a group.
-            let free = journal.free_bytes(disk).saturating_sub(GROUP_BYTES);
-            free.min(needed)
-        });
-        room.sum::<u64>() >= needed * u64_of(self.copies_wanted(disks.len()))
+        // A ring's free parts aren't in one piece: there may be room that is too little for a group.
+        let free = |disk: &Rc<Disk>| journal.free_bytes(disk).saturating_sub(GROUP_BYTES);
+        rings_take(
+            disks.iter().map(free).collect(),
+            self.copies_wanted(disks.len()),
+            needed,
+        )
     }
 
     /// Whether the journal fills with what isn't the logs', or with what they said of their records. Not in a replay:
@@ -244,5 +245,42 @@ impl Array {
         journal.trimmed(first);
         self.logs.book.borrow_mut().passed(first);
         Ok(())
+    }
+}
+
+/// Whether rings with so many bytes `free` take so many `copies` of so many bytes. Groups go to the rings in turn, each to
+/// as many as there are copies, and no ring takes one twice: the fullest ones drop out first.
+fn rings_take(mut free: Vec<u64>, copies: usize, mut bytes: u64) -> bool {
+    free.sort_unstable();
+    let (copies, mut given) = (u64_of(copies.max(1)), 0);
+    for (at, room) in free.iter().enumerate() {
+        let active = u64_of(free.len() - at);
+        if active < copies {
+            return false;
+        }
+        let takes = room.saturating_sub(given).saturating_mul(active) / copies;
+        if takes >= bytes {
+            return true;
+        }
+        bytes -= takes;
+        given = *room;
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_take_what_goes_to_them_in_turn() {
+        assert!(rings_take(vec![10, 10], 2, 10));
+        assert!(!rings_take(vec![10, 9], 2, 10));
+        assert!(rings_take(vec![10; 24], 3, 80));
+        assert!(!rings_take(vec![10; 24], 3, 81));
+        // In turn the two that have less are full before the third one has taken half of it.
+        assert!(!rings_take(vec![100, 50, 50], 2, 100));
+        assert!(rings_take(vec![100, 50, 50], 2, 75));
+        assert!(!rings_take(vec![100], 2, 1) && !rings_take(Vec::new(), 1, 1));
     }
 }
