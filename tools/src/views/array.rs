@@ -444,7 +444,7 @@ mod tests {
         let mut value = samples::rebuilding_array();
         value.host_spares.need_bytes = 5678;
         let text = Painter::new(false).view(&array(&value));
-        assert!(text.contains("host spares        0\n"), "{text}");
+        assert!(text.contains("host spares            0\n"), "{text}");
         value.host_spares.too_small = 1;
         value.host_spares.too_small_bytes = 1234;
         let text = Painter::new(false).view(&array(&value));
@@ -457,7 +457,7 @@ mod tests {
     fn a_person_sees_the_rebuild_and_the_errors() {
         let text = Painter::new(false).view(&array(&samples::rebuilding_array()));
         assert!(
-            text.contains("sync action        rebuild 25 %, 300 MiB/s, 12 s left\n"),
+            text.contains("sync action            rebuild 25 %, 300 MiB/s, 12 s left\n"),
             "{text}"
         );
         let line = text.lines().find(|line| line.contains("/d/0")).unwrap();
