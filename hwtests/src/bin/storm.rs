@@ -99,7 +99,7 @@ fn tell_of(told: &Told, again: &str) -> bool {
     println!("{}", told.totals);
     println!("hash {:016x}", told.hash);
     if let Some(finding) = &told.finding {
-        println!("FOUND {}", finding.what);
+        println!("FOUND {finding}");
         println!("again: {again}");
     }
     told.finding.is_none()
@@ -121,7 +121,7 @@ fn run_hunt(args: &Args) -> bool {
     match caught.finding {
         None => true,
         Some((seed, finding)) => {
-            println!("FOUND {}", finding.what);
+            println!("FOUND {finding}");
             println!("again: storm --seed {seed} --ops {}", hunt::OPS);
             false
         }
@@ -172,7 +172,7 @@ fn run_exhaustive(args: &Args) -> bool {
                 if was_cut { "cut" } else { "ended before" }
             );
             if let Some(finding) = told.finding {
-                println!("FOUND at cut {at}: {}", finding.what);
+                println!("FOUND at cut {at}: {finding}");
                 fine = false;
             }
             continue;
@@ -180,7 +180,7 @@ fn run_exhaustive(args: &Args) -> bool {
         let outcome = cut_everywhere(subject, args.jobs);
         println!("{subject:?}: {} cuts", outcome.cuts);
         if let Some((at, finding)) = outcome.finding {
-            println!("FOUND at cut {at}: {}", finding.what);
+            println!("FOUND at cut {at}: {finding}");
             println!(
                 "again: storm --exhaustive --cut {at} --seed {}",
                 subject.seed

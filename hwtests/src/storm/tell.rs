@@ -1,6 +1,7 @@
 //! Tells one history and catches what it finds: a broken promise or an assert of the engine.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::Once;
 
@@ -12,6 +13,18 @@ use super::world::World;
 pub struct Finding {
     /// The reason.
     pub what: String,
+    /// The last things that the array told before.
+    pub told: Vec<String>,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.what)?;
+        for line in &self.told {
+            write!(f, "\n  told before: {line}")?;
+        }
+        Ok(())
+    }
 }
 
 /// How a history went.
@@ -53,6 +66,7 @@ pub fn tell(mut world: World, story: impl FnOnce(&mut World)) -> Told {
     CATCHING.set(false);
     let finding = ended.err().map(|_| Finding {
         what: CAUGHT.take().unwrap_or_else(|| "a panic".into()),
+        told: world.told(),
     });
     Told {
         totals: world.totals(),

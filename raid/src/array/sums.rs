@@ -65,9 +65,32 @@ impl Array {
         let Some(sums) = &self.sums else {
             return Ok(None);
         };
-        let ready = sums.ready(&self.sums_disks(), row, cols.clone()).await;
+        let disks = self.sums_disks();
+        let mut ready = sums.ready(&disks, row, cols.clone()).await;
+        // What nothing was written to yet isn't lost with it: damage in a page that was never used is found by no scrub.
+        if matches!(ready, Err(SumsError::Lost { .. })) && self.sums_speak_of_nothing(row, cols) {
+            ready = sums.ready_or_blank(&disks, row, cols.clone()).await;
+        }
         self.take_findings(sums);
         ready.map(Some).map_err(|error| self.sums_lost(&error))
+    }
+
+    /// Whether no row that the pages of some columns speak of was written. What is written is in the map after its
+    /// pages are durable; before that it is in the journal, sums and all.
+    fn sums_speak_of_nothing(&self, row: Row, cols: &Columns) -> bool {
+        let Some(sums) = &self.sums else {
+            return true;
+        };
+        let space = self.space.borrow();
+        let mut rows = sums
+            .places()
+            .runs(row, cols.clone())
+            .map(|run| sums.places().rows(run.page));
+        rows.all(|rows| {
+            space
+                .next_written(rows.start)
+                .is_none_or(|next| next >= rows.end)
+        })
     }
 
     fn sums_lost(&self, error: &SumsError) -> IoErrorKind {

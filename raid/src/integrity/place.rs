@@ -195,6 +195,13 @@ impl Places {
         })
     }
 
+    /// The rows that a page speaks of, in whole or in part.
+    pub fn rows(&self, page: PageNumber) -> std::ops::Range<Row> {
+        let first = page.0 * self.words_per_page;
+        let end = (first + self.words_per_page).div_ceil(self.chunk_blocks);
+        Row(first / self.chunk_blocks)..Row(end)
+    }
+
     /// The copies of a page, on different members.
     ///
     /// # Panics
@@ -224,7 +231,7 @@ mod tests {
     use super::*;
     use crate::geometry::Set;
     use crate::level::{Level, MEMBERS_MAX};
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     fn every_geometry() -> impl Iterator<Item = Geometry> {
         [Level::Raid1, Level::Raid5, Level::Raid6]
@@ -252,6 +259,25 @@ mod tests {
                 places.sums_per_page() * 2 > SUMS_MAX - geometry.members(),
                 "{geometry:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_page_s_rows_are_those_whose_columns_are_cut_to_it() {
+        for geometry in every_geometry() {
+            let places = Places::new(&geometry, 1 << 31);
+            let mut rows: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+            for row in 0..300 {
+                for run in places.runs(Row(row), 0..geometry.chunk_blocks()) {
+                    rows.entry(run.page.0).or_default().insert(row);
+                }
+            }
+            // The last one goes on behind the rows that were asked.
+            rows.pop_last();
+            for (page, rows) in rows {
+                let said = places.rows(PageNumber(page));
+                assert!((said.start.0..said.end.0).eq(rows), "page {page}: {said:?}");
+            }
         }
     }
 

@@ -103,6 +103,14 @@ impl Lab {
         self.world.disks[disk].poke(offset, &block);
     }
 
+    /// The checksum pages of the first disks are lost in all that they keep.
+    pub(crate) fn lose_pages(&self, disks: usize) {
+        for disk in 0..disks {
+            let (offset, _) = zone(&self.world, disk, ZoneKind::Checksums);
+            self.world.disks[disk].poke(offset + BLOCK, &vec![0xEE; 1 << 20]);
+        }
+    }
+
     /// Everything that the members hold in their data zones.
     pub(crate) fn image(&self) -> Vec<Vec<u8>> {
         let slots = 0..self.geometry.members();

@@ -247,10 +247,7 @@ fn a_rebuild_that_could_not_go_on_does_so_when_it_can() {
 fn sound_blocks_whose_checksums_are_lost_are_never_given_up_before_a_scrub_has_looked() {
     let mut lab = Lab::new(47, shape(Level::Raid5, 4, true));
     lab.world.run(lab.array.stop()).unwrap();
-    for disk in 0..4 {
-        let (offset, _) = zone(&lab.world, disk, ZoneKind::Checksums);
-        lab.world.disks[disk].poke(offset + BLOCK, &vec![0xEE; 1 << 20]);
-    }
+    lab.lose_pages(4);
     lab.world.crash(Crash::Kill);
     lab.reopen();
     // A part of a late row waits for its checksums, and whoever applies it asks again and again.

@@ -36,6 +36,8 @@ mod members;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod pages;
+#[cfg(test)]
 mod pool;
 #[cfg(test)]
 mod put_back;

@@ -274,10 +274,7 @@ fn checksum_pages_that_are_lost_everywhere_come_back_where_redundancy_agrees() {
     for (level, members) in LEVELS {
         let mut lab = Lab::new(29, shape(level, members, true));
         lab.world.run(lab.array.stop()).unwrap();
-        for disk in 0..members {
-            let (offset, _) = zone(&lab.world, disk, ZoneKind::Checksums);
-            lab.world.disks[disk].poke(offset + BLOCK, &vec![0xEE; 1 << 20]);
-        }
+        lab.lose_pages(members);
         lab.world.crash(Crash::Kill);
         lab.reopen();
         let row = lab.rows()[9];
@@ -293,14 +290,6 @@ fn checksum_pages_that_are_lost_everywhere_come_back_where_redundancy_agrees() {
         // The others read as before.
         let rest = usize_of((row.0 - lab.rows()[0].0) * lab.geometry.row_bytes());
         assert!(lab.read(0, u64_of(rest)).unwrap() == lab.contents[..rest]);
-    }
-}
-
-/// The pages of the first disks are lost in all that they keep.
-fn lose_pages(lab: &Lab, disks: usize) {
-    for disk in 0..disks {
-        let (offset, _) = zone(&lab.world, disk, ZoneKind::Checksums);
-        lab.world.disks[disk].poke(offset + BLOCK, &vec![0xEE; 1 << 20]);
     }
 }
 
@@ -320,7 +309,7 @@ fn what_is_logged_for_a_row_whose_checksums_are_lost_is_put_in_place_without_a_s
         println!("{level} of {members}");
         let mut lab = Lab::new(37, shape(level, members, true));
         lab.world.run(lab.array.stop()).unwrap();
-        lose_pages(&lab, members);
+        lab.lose_pages(members);
         lab.world.crash(Crash::Kill);
         lab.reopen();
         let (sound, rotten) = (lab.rows()[3], lab.rows()[9]);
@@ -358,7 +347,7 @@ fn a_start_looks_at_rows_whose_checksums_are_lost_if_all_members_are_here() {
             println!("{level} of {members}, one missing: {missing}");
             let mut lab = Lab::new(39, shape(level, members, true));
             lab.world.run(lab.array.stop()).unwrap();
-            lose_pages(&lab, members);
+            lab.lose_pages(members);
             lab.world.crash(Crash::Kill);
             lab.reopen();
             // A part of a row that is written, and the first of one that isn't.
@@ -404,7 +393,7 @@ fn a_rebuild_beside_a_row_that_cannot_be_finished_says_so_and_holds_up_no_stop()
     shape.spares = 1;
     let mut lab = Lab::new(43, shape);
     lab.world.run(lab.array.stop()).unwrap();
-    lose_pages(&lab, 4);
+    lab.lose_pages(4);
     lab.world.crash(Crash::Kill);
     lab.reopen();
     let path = lab.world.path(1);
@@ -431,7 +420,7 @@ fn a_rebuild_beside_a_row_that_cannot_be_finished_says_so_and_holds_up_no_stop()
 fn an_array_that_cannot_finish_a_row_stops_all_the_same_and_keeps_its_records() {
     let mut lab = Lab::new(41, shape(Level::Raid6, 5, true));
     lab.world.run(lab.array.stop()).unwrap();
-    lose_pages(&lab, 5);
+    lab.lose_pages(5);
     lab.world.crash(Crash::Kill);
     lab.reopen();
     // A member is out: what it has might tell more, so nothing is given up.
