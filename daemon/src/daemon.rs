@@ -82,6 +82,7 @@ pub fn run(
         let scrubs = tokio::spawn(Arc::clone(&supervisor).keep_scrubs());
         let members = tokio::spawn(Arc::clone(&supervisor).keep_members());
         let pool = tokio::spawn(Arc::clone(&supervisor).keep_pool());
+        let work = tokio::spawn(Arc::clone(&supervisor).keep_work());
         let notifier = Arc::new(Notifier::from_environment());
         let watchdog = tokio::spawn(watchdog(Arc::clone(&supervisor), Arc::clone(&notifier)));
         let telling = {
@@ -139,7 +140,7 @@ pub fn run(
         server.abort();
         // Not before: an array that was being started is stopped cleanly above.
         for task in [
-            assembling, behind, keeper, scrubs, members, pool, watchdog, telling,
+            assembling, behind, keeper, scrubs, members, pool, work, watchdog, telling,
         ] {
             task.abort();
         }

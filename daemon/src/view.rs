@@ -23,7 +23,7 @@ fn level(level: cairn_raid::Level) -> Level {
     }
 }
 
-fn member_state(state: cairn_raid::MemberState) -> MemberState {
+pub(crate) fn member_state(state: cairn_raid::MemberState) -> MemberState {
     use cairn_raid::MemberState as Raid;
     match state {
         Raid::InSync => MemberState::InSync,
@@ -37,7 +37,7 @@ fn member_state(state: cairn_raid::MemberState) -> MemberState {
     }
 }
 
-fn errors(counts: ErrorCounts) -> ErrorCounters {
+pub(crate) fn errors(counts: ErrorCounts) -> ErrorCounters {
     ErrorCounters {
         read: counts.read,
         write: counts.write,
@@ -48,7 +48,7 @@ fn errors(counts: ErrorCounts) -> ErrorCounters {
     }
 }
 
-fn slot_number(slot: usize) -> u32 {
+pub(crate) fn slot_number(slot: usize) -> u32 {
     u32::try_from(slot).unwrap_or(u32::MAX)
 }
 

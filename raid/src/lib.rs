@@ -26,6 +26,7 @@ mod scrub;
 pub mod space;
 mod stripe;
 mod sync;
+mod tally;
 mod turnstile;
 mod volume;
 
@@ -33,9 +34,9 @@ pub use array::assemble::{AssembleOptions, assemble};
 pub use array::create::{CreateSpec, NewDisks, create, create_with, wipe_label};
 pub use array::probe::{Identity, Probe, probe};
 pub use array::{
-    Array, ArrayState, ArrayStatus, BadBlock, Deadlines, ErrorCounts, JournalRoom, JournalStatus,
-    ListedLog, MemberDisk, MemberStatus, Readded, SpaceStatus, SyncAction, SyncStatus, Unanswered,
-    VolumeInfo, list_logs,
+    Array, ArrayState, ArrayStatus, ArrayWork, BadBlock, Deadlines, DiskWork, ErrorCounts,
+    JournalRoom, JournalStatus, ListedLog, MemberDisk, MemberStatus, Readded, SpaceStatus,
+    SyncAction, SyncStatus, Unanswered, VolumeInfo, VolumeWork, list_logs,
 };
 pub use error::RaidError;
 pub use events::{ArrayEvent, EventKind, EventSink, Hooks, Witness, WitnessStore};
@@ -44,3 +45,4 @@ pub use host_spare::{HOST_SPARE_BYTES_MIN, HostSpare, write_host_spare};
 pub use level::{Level, MEMBERS_MAX};
 pub use member::MemberState;
 pub use memory::{MemoryShare, MemoryStatus};
+pub use tally::{Count, Tally};

@@ -41,6 +41,8 @@ const CURSOR_EVERY: Duration = Duration::from_secs(5);
 const LOGGED_WAITS: &str = "what is logged can't be put in place yet";
 /// A pass that couldn't go on is tried again after this long: what held it up may be over.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// A drain that was in vain is tried again after this long: somebody may be waiting to stop.
+const DRAIN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Events tell of every so many per cent.
 const PERCENT_STEP: u64 = 20;
 
@@ -555,7 +557,7 @@ impl Array {
             if !std::mem::replace(&mut told, true) {
                 self.report(EventKind::RebuildStopped, None, LOGGED_WAITS.into());
             }
-            self.env.clock.sleep(RETRY_AFTER).await;
+            self.env.clock.sleep(DRAIN_AGAIN_AFTER).await;
         }
         self.sync.joining.set(0);
         for old in replaced {

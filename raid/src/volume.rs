@@ -10,7 +10,7 @@ use std::rc::Rc;
 use cairn_blockdev::units::{BLOCK, SECTOR, align_down, u64_of, usize_of};
 use cairn_blockdev::{
     BlockDevice, BlockStatus, Buf, DeviceGeometry, IoError, IoErrorKind, IoFuture, IoOp,
-    LocalFuture, ReadResult, SharedBuf, StatusRun, WriteFlags, ZeroFlags,
+    LocalFuture, ReadResult, SharedBuf, StatusRun, Ticks, WriteFlags, ZeroFlags,
 };
 use futures_util::future::join_all;
 
@@ -18,6 +18,7 @@ use crate::array::Array;
 use crate::geometry::Row;
 use crate::journal::entry::{Entry, Kind};
 use crate::space::{ExtentId, VolumeId, VolumeRecord};
+use crate::tally::{Asked, Counters, Ended};
 
 /// Zeros of partly trimmed rows go out in pieces of this size.
 const ZERO_PIECE: u64 = 1 << 20;
@@ -31,6 +32,7 @@ pub(crate) struct Volume {
     id: VolumeId,
     name: Rc<str>,
     uuid: uuid::Uuid,
+    counters: Rc<Counters>,
 }
 
 /// A part of a request that lies in one extent.
@@ -44,6 +46,7 @@ struct Part {
 impl Volume {
     pub(crate) fn new(array: Rc<Array>, id: VolumeId, record: &VolumeRecord) -> Self {
         Self {
+            counters: array.counters_of(record.uuid),
             array,
             id,
             name: Rc::from(record.name.as_str()),
@@ -318,6 +321,22 @@ impl Volume {
         runs
     }
 
+    /// A read or write has ended: who works in the background steps back by how long they take.
+    fn note_end(&self, asked: Asked, began: Ticks, bytes: u64, failed: bool) {
+        self.array.note_request(began);
+        self.count(asked, began, bytes, failed);
+    }
+
+    fn count(&self, asked: Asked, began: Ticks, bytes: u64, failed: bool) {
+        let took = self.array.env.clock.now().since(began);
+        let ended = Ended {
+            bytes,
+            took,
+            failed,
+        };
+        self.counters.note(asked, &ended);
+    }
+
     fn fail(&self, op: IoOp, offset: u64, len: u64) -> impl Fn(IoErrorKind) -> IoError + use<> {
         let name = self.name();
         move |kind| IoError::new(kind, &name, op, offset, len)
@@ -352,7 +371,7 @@ impl BlockDevice for Volume {
             }
             let began = volume.array.env.clock.now();
             let (buf, result) = volume.do_read(offset, buf).await;
-            volume.array.note_request(began);
+            volume.note_end(Asked::Read, began, len, result.is_err());
             (buf, result.map_err(volume.fail(IoOp::Read, offset, len)))
         })
     }
@@ -367,8 +386,8 @@ impl BlockDevice for Volume {
             // To its end even if the caller gives up: the row cache has it, and its extent must stay.
             let write = async move { work.do_write(offset, data, flags.fua).await };
             let written = volume.array.detached(write).await;
-            volume.array.note_request(began);
             let written = written.unwrap_or(Err(IoErrorKind::Stopped));
+            volume.note_end(Asked::Write, began, len, written.is_err());
             written.map_err(volume.fail(IoOp::Write, offset, len))
         })
     }
@@ -376,9 +395,12 @@ impl BlockDevice for Volume {
     fn flush(&self) -> IoFuture<()> {
         let volume = self.clone();
         Box::pin(async move {
-            let settled = volume.array.settle_commits().await;
-            settled.map_err(volume.fail(IoOp::Flush, 0, 0))?;
-            let flushed = volume.array.flush_acked().await;
+            let began = volume.array.env.clock.now();
+            let mut flushed = volume.array.settle_commits().await;
+            if flushed.is_ok() {
+                flushed = volume.array.flush_acked().await;
+            }
+            volume.count(Asked::Flush, began, 0, flushed.is_err());
             flushed.map_err(volume.fail(IoOp::Flush, 0, 0))
         })
     }
@@ -387,7 +409,9 @@ impl BlockDevice for Volume {
         let volume = self.clone();
         Box::pin(async move {
             volume.check(IoOp::Discard, offset, len)?;
+            let began = volume.array.env.clock.now();
             let zeroed = volume.zero(offset, len, ZeroFlags::default(), true).await;
+            volume.count(Asked::Zeros, began, len, zeroed.is_err());
             zeroed.map_err(volume.fail(IoOp::Discard, offset, len))
         })
     }
@@ -396,7 +420,9 @@ impl BlockDevice for Volume {
         let volume = self.clone();
         Box::pin(async move {
             volume.check(IoOp::Write, offset, len)?;
+            let began = volume.array.env.clock.now();
             let zeroed = volume.zero(offset, len, flags, !flags.no_hole).await;
+            volume.count(Asked::Zeros, began, len, zeroed.is_err());
             zeroed.map_err(volume.fail(IoOp::Write, offset, len))
         })
     }

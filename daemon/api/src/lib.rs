@@ -16,12 +16,14 @@ pub mod disk;
 pub mod error;
 pub mod events;
 pub mod name;
+pub mod page;
 pub mod reply;
 pub mod routes;
 pub mod scrub;
 pub mod status;
 pub mod volume;
 mod wire;
+pub mod work;
 
 pub use array::{
     Array, ArrayFlag, ArrayList, ArrayMemory, ArrayState, AssembleArray, CreateArray, DestroyArray,
@@ -46,6 +48,7 @@ pub use volume::{
     BlockChoice, CreateVolume, DeleteVolume, Export, ExportState, ExportVolume, KERNEL, NbdAddress,
     ResizeVolume, UBLK, UnexportVolume, Volume, VolumeList,
 };
+pub use work::{ArrayWork, Count, DiskWork, Tally, VolumeWork, Work};
 
 /// The admin socket when neither the command line nor the environment names one.
 pub const DEFAULT_SOCKET: &str = "/run/cairn/cairnd.sock";

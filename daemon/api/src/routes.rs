@@ -36,6 +36,8 @@ const fn post(path: &'static str) -> Route {
     }
 }
 
+/// → the text that Prometheus reads: the one route that isn't JSON.
+pub const METRICS: Route = get("/metrics");
 /// → [`crate::Version`].
 pub const VERSION: Route = get("/v1/version");
 /// → [`crate::Status`].
@@ -97,7 +99,8 @@ pub const VOLUME_EXPORT: Route = post("/v1/volumes/{name}/export");
 pub const VOLUME_UNEXPORT: Route = post("/v1/volumes/{name}/unexport");
 
 /// Every route, for the server's registration test.
-pub const ALL: [Route; 28] = [
+pub const ALL: [Route; 29] = [
+    METRICS,
     VERSION,
     STATUS,
     HEALTH,

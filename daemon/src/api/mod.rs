@@ -4,7 +4,7 @@
 //! (root) can open it. Peer credentials are logged with each change, not checked again.
 //!
 //! Invariants
-//! - Every answer is JSON with `schema`, errors too, for unknown routes and malformed bodies as well.
+//! - Every answer is JSON with `schema`, errors too, for unknown routes and malformed bodies as well; but `/metrics`.
 //! - A body is at most [`cairn_api::REQUEST_BYTES_MAX`] bytes.
 //! - A change runs to its end even if its client goes away.
 
@@ -33,6 +33,7 @@ pub type Shared = Arc<Supervisor>;
 pub fn router(supervisor: Shared) -> Router {
     let mut router = Router::new();
     let gets = [
+        (routes::METRICS, get(host::metrics)),
         (routes::VERSION, get(host::version)),
         (routes::STATUS, get(host::status)),
         (routes::HEALTH, get(host::health)),

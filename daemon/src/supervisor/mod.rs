@@ -36,13 +36,14 @@ mod returning;
 mod scrubs;
 mod spares;
 mod volumes;
+mod work;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use cairn_api::{Array, BackendKind, Df, Health, HostInfo, IoBackend, Status, Version};
+use cairn_api::{Array, BackendKind, Df, Health, HostInfo, IoBackend, Status, Version, Work};
 use cairn_blockdev::disk::IoKind;
 use cairn_raid::MemoryShare;
 use cairn_replication::{LocalStore, MetaStore};
@@ -103,6 +104,8 @@ pub struct Supervisor {
     store_error: Mutex<Option<String>>,
     /// True once the daemon is stopping; what takes long looks at it.
     stopping: watch::Sender<bool>,
+    /// What was done, as it was written last.
+    work: Mutex<Arc<Work>>,
     /// Held from reading an array's record to its being stored, so that no older one lands later.
     saving: tokio::sync::Mutex<()>,
     started: Instant,
@@ -180,6 +183,7 @@ impl Supervisor {
             changed,
             store_error: Mutex::default(),
             stopping: watch::Sender::new(false),
+            work: Mutex::default(),
             saving: tokio::sync::Mutex::default(),
             started: Instant::now(),
             started_unix_ms: u64::try_from(now).unwrap_or(0),

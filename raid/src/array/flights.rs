@@ -15,9 +15,11 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
-use cairn_blockdev::{IoError, IoErrorKind, IoOp};
+use cairn_blockdev::{IoError, IoErrorKind, IoOp, Ticks};
 use tokio::sync::Notify;
 use uuid::Uuid;
+
+use crate::tally::{Asked, Counters, Ended};
 
 /// How long an array waits for the answer of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +60,21 @@ pub(crate) struct Request {
     pub(crate) patience: Patience,
 }
 
+impl Request {
+    fn asked(&self) -> Asked {
+        match self.op {
+            IoOp::Read | IoOp::Open => Asked::Read,
+            IoOp::Write => Asked::Write,
+            IoOp::Flush => Asked::Flush,
+            IoOp::Discard => Asked::Zeros,
+        }
+    }
+}
+
 struct Flight {
+    /// By the watch's time, which stands still when the engine does.
     started: Duration,
+    began: Ticks,
     request: Request,
     /// It is older than the first deadline.
     overdue: bool,
@@ -95,6 +110,7 @@ pub(crate) struct Flights {
     hung: Cell<bool>,
     retired: Cell<bool>,
     timeouts: Cell<u64>,
+    counters: Counters,
     told_slow: Cell<bool>,
     told_at: Cell<Option<Duration>>,
     /// Told when the last operation ends, and when the disk becomes slow.
@@ -113,6 +129,7 @@ impl Flights {
             hung: Cell::new(false),
             retired: Cell::new(false),
             timeouts: Cell::new(0),
+            counters: Counters::default(),
             told_slow: Cell::new(false),
             told_at: Cell::new(None),
             changed: Notify::new(),
@@ -147,6 +164,11 @@ impl Flights {
         self.timeouts.get()
     }
 
+    /// What the device has ended.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// Begins no further operation: the disk has left the array.
     pub(crate) fn retire(&self) {
         self.retired.set(true);
@@ -167,11 +189,12 @@ impl Flights {
     }
 
     /// Enters an operation; gives its number.
-    pub(crate) fn start(&self, now: Duration, request: Request) -> u64 {
+    pub(crate) fn start(&self, now: Duration, began: Ticks, request: Request) -> u64 {
         let number = self.next.get();
         self.next.set(number + 1);
         let flight = Flight {
             started: now,
+            began,
             request,
             overdue: false,
             given_up: false,
@@ -205,13 +228,23 @@ impl Flights {
     }
 
     /// The device has ended an operation.
-    pub(crate) fn finish(&self, number: u64) {
+    pub(crate) fn finish(&self, number: u64, now: Ticks, failed: bool) {
         let (ended, left) = {
             let mut table = self.table.borrow_mut();
             (table.remove(&number), table.len())
         };
-        if ended.is_some_and(|flight| flight.overdue) {
-            self.overdue.set(self.overdue.get() - 1);
+        if let Some(flight) = ended {
+            if flight.overdue {
+                self.overdue.set(self.overdue.get() - 1);
+            }
+            let took = now.since(flight.began);
+            let bytes = flight.request.len;
+            let ended = Ended {
+                bytes,
+                took,
+                failed,
+            };
+            self.counters.note(flight.request.asked(), &ended);
         }
         if left == 0 {
             self.changed.notify_waiters();
@@ -361,8 +394,8 @@ mod tests {
         let flights = Flights::new("/dev/x".into());
         let deadlines = Deadlines::default();
         let waker = Waker::noop();
-        let hasty = flights.start(at(0), request(Patience::Reconstruct));
-        let patient = flights.start(at(0), request(Patience::Eject));
+        let hasty = flights.start(at(0), Ticks(0), request(Patience::Reconstruct));
+        let patient = flights.start(at(0), Ticks(0), request(Patience::Eject));
         assert_eq!(flights.look(at(2000), &deadlines, GRAIN), Seen::Nothing);
         assert!(flights.wait(hasty, waker).is_none());
         let seen = flights.look(at(2250), &deadlines, GRAIN);
@@ -375,9 +408,9 @@ mod tests {
         assert!(flights.wait(patient, waker).is_none());
         assert!(flights.is_slow() && flights.timeouts() == 1);
         // The answers come after all.
-        flights.finish(hasty);
+        flights.finish(hasty, Ticks(0), false);
         assert!(flights.is_slow());
-        flights.finish(patient);
+        flights.finish(patient, Ticks(0), false);
         assert!(!flights.is_slow());
         assert_eq!(flights.look(at(2500), &deadlines, GRAIN), Seen::Answers);
         assert!(flights.refuses(&request(Patience::Eject)).is_none());
@@ -387,8 +420,8 @@ mod tests {
     fn d4_a_disk_that_never_answers_is_given_up_with_all_that_it_was_asked() {
         let flights = Flights::new("/dev/x".into());
         let deadlines = Deadlines::default();
-        let first = flights.start(at(0), request(Patience::Eject));
-        let last = flights.start(at(29_000), request(Patience::Eject));
+        let first = flights.start(at(0), Ticks(0), request(Patience::Eject));
+        let last = flights.start(at(29_000), Ticks(0), request(Patience::Eject));
         flights.look(at(2250), &deadlines, GRAIN);
         let seen = flights.look(at(30_250), &deadlines, GRAIN);
         assert!(matches!(seen, Seen::Hung(_)), "{seen:?}");
@@ -398,9 +431,9 @@ mod tests {
         let refused = flights.refuses(&request(Patience::Eject)).unwrap();
         assert_eq!(refused.kind, IoErrorKind::TimedOut);
         // d13: it isn't quiet before the last one has ended.
-        flights.finish(last);
+        flights.finish(last, Ticks(0), false);
         assert_eq!(flights.look(at(31_000), &deadlines, GRAIN), Seen::Nothing);
-        flights.finish(first);
+        flights.finish(first, Ticks(0), false);
         assert_eq!(flights.look(at(90_000), &deadlines, GRAIN), Seen::Quiet);
         assert!(flights.refuses(&request(Patience::Eject)).is_some());
     }
@@ -412,11 +445,11 @@ mod tests {
         let mut told = 0;
         for turn in 0..40u64 {
             let start = turn * 3000;
-            let number = flights.start(at(start), request(Patience::Reconstruct));
+            let number = flights.start(at(start), Ticks(0), request(Patience::Reconstruct));
             let seen = flights.look(at(start + 2500), &deadlines, GRAIN);
             told += u32::from(matches!(seen, Seen::Slow(_)));
             assert!(flights.is_slow());
-            flights.finish(number);
+            flights.finish(number, Ticks(0), false);
             flights.look(at(start + 2750), &deadlines, GRAIN);
         }
         assert_eq!(told, 2);

@@ -38,6 +38,7 @@ mod sums;
 pub(crate) mod volumes;
 pub(crate) mod vouch;
 pub(crate) mod watch;
+mod work;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,6 +60,7 @@ pub use status::{
     SyncStatus,
 };
 pub use volumes::VolumeInfo;
+pub use work::{ArrayWork, DiskWork, VolumeWork};
 
 use crate::defects::{Defects, Place};
 use crate::error::RaidError;
@@ -77,6 +79,7 @@ use crate::stripe::cleared::Cleared;
 use crate::stripe::dirty::Dirty;
 use crate::stripe::view::{RowView, SlotView};
 use crate::sync::SyncState;
+use crate::tally::Counters;
 use crate::turnstile::Turnstile;
 use disk::{Disk, is_late};
 use ledger::Ledger;
@@ -183,6 +186,8 @@ pub struct Array {
     looks_since: Cell<Option<Ticks>>,
     /// Rows of which tasks give up what can't be had.
     giving_up: RefCell<BTreeSet<Row>>,
+    /// What was asked of volumes that were opened, by their identity.
+    asked: RefCell<BTreeMap<Uuid, Rc<Counters>>>,
     /// Checksum pages that are lost, and when that was said.
     pages_told: RefCell<BTreeMap<u64, Ticks>>,
     /// Rows of which blocks have left the list, and the generation of the list that says so first.
@@ -281,6 +286,7 @@ impl Array {
             looked: RefCell::default(),
             looks_since: Cell::new(None),
             giving_up: RefCell::default(),
+            asked: RefCell::default(),
             pages_told: RefCell::default(),
             healed: RefCell::default(),
             defect_saves: Rc::default(),

@@ -36,7 +36,8 @@ const LOOK_MAX: Duration = Duration::from_millis(500);
 
 /// An operation that outlived its caller.
 struct Orphan {
-    work: LocalFuture<()>,
+    /// Gives whether it failed.
+    work: LocalFuture<bool>,
     flights: Rc<Flights>,
     number: u64,
 }
@@ -174,9 +175,10 @@ impl Watch {
 
     fn place_orphans(&self) {
         for orphan in self.orphans.take() {
+            let clock = Rc::clone(&self.env.clock);
             self.env.spawn.spawn(Box::pin(async move {
-                orphan.work.await;
-                orphan.flights.finish(orphan.number);
+                let failed = orphan.work.await;
+                orphan.flights.finish(orphan.number, clock.now(), failed);
             }));
         }
     }
@@ -202,17 +204,27 @@ pub(crate) trait Answer: Unpin + 'static {
     /// The answer in the place of one that didn't come. The memory of the operation isn't the
     /// caller's any more; a read gets other memory back.
     fn timed_out(error: IoError) -> Self;
+
+    fn has_failed(&self) -> bool;
 }
 
 impl Answer for Result<(), IoError> {
     fn timed_out(error: IoError) -> Self {
         Err(error)
     }
+
+    fn has_failed(&self) -> bool {
+        self.is_err()
+    }
 }
 
 impl Answer for ReadResult {
     fn timed_out(error: IoError) -> Self {
         (Buf::zeroed(usize_of(error.len)), Err(error))
+    }
+
+    fn has_failed(&self) -> bool {
+        self.1.is_err()
     }
 }
 
@@ -242,7 +254,7 @@ impl<T: Answer> Operation<T> {
         } = std::mem::replace(&mut self.0, State::Ended)
         {
             watch.adopt(Orphan {
-                work: Box::pin(async move { drop(work.await) }),
+                work: Box::pin(async move { work.await.has_failed() }),
                 flights,
                 number,
             });
@@ -259,10 +271,10 @@ impl<T: Answer> Future for Operation<T> {
                 work,
                 number,
                 flights,
-                ..
+                watch,
             } => match work.as_mut().poll(context) {
                 Poll::Ready(answer) => {
-                    flights.finish(*number);
+                    flights.finish(*number, watch.env.clock.now(), answer.has_failed());
                     self.0 = State::Ended;
                     return Poll::Ready(answer);
                 }
@@ -309,7 +321,8 @@ impl Watched {
     }
 
     fn begin<T: Answer>(&self, request: Request, work: LocalFuture<T>) -> Operation<T> {
-        let number = self.flights.start(self.watch.time.get(), request);
+        let began = self.watch.env.clock.now();
+        let number = self.flights.start(self.watch.time.get(), began, request);
         self.watch.note_start(&self.flights);
         Operation(State::Flying {
             work,
