@@ -66,11 +66,13 @@ pub enum Mutation {
     WholeBlockTorn,
     /// What a slow disk may have in its cache alone counts as durable.
     SlowDiskCounted,
+    /// Disks that replace members have no copies of what was logged before they are members.
+    SuccessorWithoutCopies,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::AckBeforeJournal,
         Self::AckOutOfSequence,
         Self::OneCopyTooFew,
@@ -99,6 +101,7 @@ impl Mutation {
         Self::OnlyCopyNotKept,
         Self::WholeBlockTorn,
         Self::SlowDiskCounted,
+        Self::SuccessorWithoutCopies,
     ];
 }
 

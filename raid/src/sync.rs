@@ -17,6 +17,7 @@ use cairn_blockdev::units::{BLOCK_BYTES, u64_of, usize_of};
 use cairn_blockdev::{Buf, IoErrorKind, SharedBuf, Ticks};
 use futures_util::future::join_all;
 use tokio::sync::MutexGuard;
+use uuid::Uuid;
 
 use crate::array::disk::Disk;
 use crate::array::{Array, SyncAction, SyncStatus};
@@ -24,6 +25,7 @@ use crate::error::RaidError;
 use crate::events::EventKind;
 use crate::geometry::{Role, Row, Set, Slot};
 use crate::journal::entry::Seq;
+use crate::journal::log::Joining;
 use crate::level::Level;
 use crate::member::MemberState;
 use crate::mutation::{self, Mutation};
@@ -46,6 +48,28 @@ const DRAIN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Events tell of every so many per cent.
 const PERCENT_STEP: u64 = 20;
 
+/// Disks that get a copy of everything that is logged.
+struct Joined {
+    disks: Vec<Rc<Disk>>,
+    /// `None`: there is no journal.
+    joining: Option<Joining>,
+}
+
+impl Joined {
+    /// Whether all that aren't out have a copy of everything since they joined.
+    fn has_all(&self) -> bool {
+        let Some(joining) = &self.joining else {
+            return true;
+        };
+        if mutation::on(Mutation::SuccessorWithoutCopies) {
+            return true;
+        }
+        let have = joining.disks();
+        let mut disks = self.disks.iter().filter(|disk| !disk.out.get());
+        disks.all(|disk| have.iter().any(|one| Rc::ptr_eq(one, disk)))
+    }
+}
+
 /// What the filling task has to tell.
 #[derive(Default)]
 pub(crate) struct SyncState {
@@ -57,6 +81,8 @@ pub(crate) struct SyncState {
     retry_due: Cell<bool>,
     /// Why the last pass couldn't go on.
     stuck: RefCell<Option<String>>,
+    /// Disks that became members and whose labels don't say so yet.
+    promoted: RefCell<Vec<Uuid>>,
     /// Members that have just joined, while records are in the journal that were logged without them.
     joining: Cell<usize>,
 }
@@ -523,31 +549,75 @@ impl Array {
         flushed.await.map_err(|_| self.lost_error())
     }
 
-    /// The targets are members now.
-    async fn complete(self: &Rc<Self>, targets: &[Target]) -> Result<(), RaidError> {
-        // What was logged while members were missing has fewer copies than will be counted on.
-        self.drain_journal().await.map_err(|_| self.lost_error())?;
-        if let Some(journal) = self.journal() {
-            let disks: Vec<_> = targets
-                .iter()
-                .map(|target| Rc::clone(&target.disk))
-                .collect();
-            self.write_journal_headers(&journal, &disks).await;
+    /// Has everything in place that was logged, and gives the targets a copy of everything that is logged from now on: what
+    /// was logged before has fewer copies than will be counted on, on members that are missing, and what isn't on the targets
+    /// has none on who replaces the members that have it.
+    async fn join_journal(self: &Rc<Self>, targets: &[Target]) -> Result<Joined, RaidError> {
+        let disks: Vec<_> = targets
+            .iter()
+            .map(|target| Rc::clone(&target.disk))
+            .filter(|disk| !disk.out.get())
+            .collect();
+        let journal = self.journal();
+        let mut joining = None;
+        if let Some(journal) = &journal {
+            self.write_headers_and_to(journal, &disks).await;
             for disk in &disks {
                 journal.add_ring(disk);
             }
+            joining = Some(journal.join(disks.clone()));
+            if mutation::on(Mutation::SuccessorWithoutCopies) {
+                journal.joins_nobody();
+            }
+        }
+        self.drain_journal().await.map_err(|_| self.lost_error())?;
+        if let Some(journal) = &journal {
+            // What the drain has passed isn't looked for in their rings.
+            self.write_headers_and_to(journal, &disks).await;
         }
         self.flush_filled().await?;
-        let held = self.lock_labels().await;
+        Ok(Joined { disks, joining })
+    }
+
+    /// The targets are members now.
+    async fn complete(self: &Rc<Self>, targets: &[Target]) -> Result<(), RaidError> {
+        let (held, joining) = loop {
+            let joined = self.join_journal(targets).await?;
+            let held = self.lock_labels().await;
+            // From here to the last promotion nothing awaits.
+            if joined.has_all() {
+                break (held, joined);
+            }
+            drop((held, joined));
+            // One was slow: nobody is to wait for it, and it joins anew.
+            self.env.clock.sleep(DRAIN_AGAIN_AFTER).await;
+            if self.is_stopping() || self.check_alive().is_err() {
+                return Err(self.lost_error());
+            }
+        };
+        let journal = self.journal();
+        let ready = |target: &&Target| !target.disk.out.get();
+        // Until the labels say who the members are, a start may find those of before: what is put in place without
+        // them meanwhile stays in the journal.
+        let hold = journal
+            .as_ref()
+            .map(|journal| journal.hold(journal.floor()));
         self.sync.joining.set(targets.len());
         let mut done = Vec::new();
         let mut replaced = Vec::new();
-        for target in targets.iter().filter(|target| !target.disk.out.get()) {
-            replaced.extend(self.promote(&target.disk, target.slot.0));
+        for target in targets.iter().filter(ready) {
+            let old = self.promote(&target.disk, target.slot.0);
+            replaced.extend(old.map(|old| (Rc::clone(&target.disk), old)));
+            self.sync.promoted.borrow_mut().push(target.disk.uuid);
             done.push(target);
         }
-        self.commit_event(&held).await?;
-        drop(held);
+        drop(joining);
+        let committed = self.commit_event(&held).await;
+        self.sync.promoted.borrow_mut().clear();
+        committed?;
+        drop((held, hold));
+        // One may have failed in that very moment.
+        done.retain(|target| !target.disk.out.get());
         // And what was logged while that was committed: until then no more disks may be lost than before.
         let mut told = false;
         while self.drain_journal().await.is_err() {
@@ -560,16 +630,32 @@ impl Array {
             self.env.clock.sleep(DRAIN_AGAIN_AFTER).await;
         }
         self.sync.joining.set(0);
-        for old in replaced {
-            self.dismiss(&old).await;
+        for (new, old) in replaced {
+            if !new.out.get() {
+                self.dismiss(&old).await;
+                continue;
+            }
+            let detail = format!(
+                "replaced by {}, which failed at once: its label stays, wipe it before reuse",
+                new.path
+            );
+            self.report(EventKind::DiskRemoved, Some(&old.path), detail);
         }
         self.forget_maps();
+        let is_over = !done.is_empty();
         for target in done {
             let detail = format!("slot {}", target.slot.0);
             self.report(EventKind::SpareActive, Some(&target.disk.path), detail);
         }
-        self.report(EventKind::RebuildFinished, None, String::new());
+        if is_over {
+            self.report(EventKind::RebuildFinished, None, String::new());
+        }
         Ok(())
+    }
+
+    /// Whether a disk has become a member, which no label says yet.
+    pub(crate) fn is_promoted(&self, disk: Uuid) -> bool {
+        self.sync.promoted.borrow().contains(&disk)
     }
 
     /// How far filling is.

@@ -84,9 +84,11 @@ impl Array {
             let label = self.ledger.borrow_mut().next_generation();
             let live = self.ledger.borrow().live();
             // Who joins first: no label of another disk speaks of it before its own does. So a disk of
-            // the host's pool is the pool's until then, and the array's from then on.
-            let (new, known): (Vec<_>, Vec<_>) =
-                live.into_iter().partition(|disk| disk.labelled.get() == 0);
+            // the host's pool is the pool's until then, and the array's from then on; and whom it replaces is done
+            // without only once it says itself that it is a member.
+            let (new, known): (Vec<_>, Vec<_>) = live
+                .into_iter()
+                .partition(|disk| disk.labelled.get() == 0 || self.is_promoted(disk.uuid));
             let mut all_written = true;
             for disks in [new, known] {
                 let results = join_all(disks.iter().map(|disk| write_label(disk, &label))).await;

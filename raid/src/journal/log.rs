@@ -122,6 +122,26 @@ pub(crate) struct Journal {
     holds: RefCell<BTreeMap<Seq, usize>>,
     /// Groups that still go through the disks' caches, for the sake of the next record that wants to.
     through_left: Cell<u32>,
+    /// Disks that are about to be members, perhaps in the places of others: they get a copy of every group.
+    joining: RefCell<Vec<Rc<Disk>>>,
+}
+
+/// Disks get a copy of every group until this is dropped.
+pub(crate) struct Joining {
+    journal: Rc<Journal>,
+}
+
+impl Joining {
+    /// Those that have a copy of every group since then.
+    pub(crate) fn disks(&self) -> Vec<Rc<Disk>> {
+        self.journal.joining()
+    }
+}
+
+impl Drop for Joining {
+    fn drop(&mut self) {
+        self.journal.joins_nobody();
+    }
 }
 
 /// Keeps the floor from passing a record, until dropped.
@@ -257,6 +277,7 @@ impl Journal {
             header_generation: Cell::new(from.header_generation),
             holds: RefCell::default(),
             through_left: Cell::new(0),
+            joining: RefCell::default(),
         })
     }
 
@@ -457,6 +478,27 @@ impl Journal {
             .or_insert_with(|| Ring::new(ring_bytes(disk)));
     }
 
+    /// From now on disks that have a ring get a copy of every group that isn't logged yet.
+    pub(crate) fn join(self: &Rc<Self>, disks: Vec<Rc<Disk>>) -> Joining {
+        *self.joining.borrow_mut() = disks;
+        Joining {
+            journal: Rc::clone(self),
+        }
+    }
+
+    /// Disks that have a copy of every group since they joined. One that is slow isn't waited for: it has to join anew.
+    pub(crate) fn joining(&self) -> Vec<Rc<Disk>> {
+        let mut joining = self.joining.borrow_mut();
+        joining.retain(|disk| !disk.out.get() && !disk.is_slow());
+        joining.clone()
+    }
+
+    /// Nobody gets more copies than it takes.
+    pub(crate) fn joins_nobody(&self) {
+        self.joining.borrow_mut().clear();
+        self.room.notify_waiters();
+    }
+
     /// Whether a disk has its place in the journal.
     pub(crate) fn has_ring(&self, disk: &Disk) -> bool {
         self.rings.borrow().contains_key(&disk.uuid)
@@ -643,7 +685,16 @@ impl Array {
                 journal.fail(IoErrorKind::Lost);
                 return;
             }
-            if copies.len() >= wanted {
+            // A member that was replaced meanwhile keeps its copy to itself.
+            let counts = |disk: &Rc<Disk>| living.iter().any(|one| Rc::ptr_eq(one, disk));
+            let logged = copies.iter().filter(|(disk, _)| counts(disk)).count();
+            let mut owed = if on_own {
+                Vec::new()
+            } else {
+                journal.joining()
+            };
+            owed.retain(|disk| !copies.iter().any(|(copy, _)| Rc::ptr_eq(copy, disk)));
+            if logged >= wanted && owed.is_empty() {
                 break;
             }
             let prompt: Vec<Rc<Disk>> = asked
@@ -651,14 +702,26 @@ impl Array {
                 .filter(|disk| !disk.is_slow() && !disk.out.get())
                 .map(Rc::clone)
                 .collect();
-            let more = wanted.saturating_sub(copies.len() + prompt.len());
+            let promised = prompt.iter().filter(|disk| counts(disk)).count();
+            let more = wanted.saturating_sub(logged + promised);
             let mut others = living;
             let known = || copies.iter().map(|(disk, _)| disk).chain(&asked);
             others.retain(|disk| known().all(|has| has.uuid != disk.uuid));
             if others.iter().any(|disk| !disk.is_slow()) || !asked.is_empty() {
                 others.retain(|disk| !disk.is_slow());
             }
-            let placed = journal.place(&others, more, len, last);
+            let mut placed = journal.place(&others, more, len, last);
+            let taken = |disk: &Rc<Disk>| {
+                placed
+                    .iter()
+                    .map(|(other, _)| other)
+                    .chain(&asked)
+                    .any(|one| Rc::ptr_eq(one, disk))
+            };
+            owed.retain(|disk| !taken(disk));
+            if !owed.is_empty() {
+                placed.extend(journal.place(&owed, owed.len(), len, last));
+            }
             if placed.is_empty() && asked.is_empty() {
                 // Applying is under way and gives room, or the array fails: both wake this.
                 self.kick_apply();

@@ -54,8 +54,24 @@ impl Array {
     /// Writes the floor to every disk with a ring, so that a restart doesn't look below it.
     pub(crate) async fn write_floor(self: &Rc<Self>, journal: &Rc<Journal>, floor: Seq) {
         journal.raise_floor(floor);
-        self.write_journal_headers(journal, &self.with_rings())
-            .await;
+        // Those that join as well: what is below may be overwritten in their rings, too.
+        self.write_headers_and_to(journal, &journal.joining()).await;
+    }
+
+    /// Writes the next header to every disk with a ring, and to disks that get one. To all of them: headers are written to two
+    /// slots in turns, and one that is left out would have the next one go over its newest.
+    pub(crate) async fn write_headers_and_to(
+        self: &Rc<Self>,
+        journal: &Rc<Journal>,
+        more: &[Rc<Disk>],
+    ) {
+        let mut disks = self.with_rings();
+        for disk in more {
+            if !disks.iter().any(|known| Rc::ptr_eq(known, disk)) {
+                disks.push(Rc::clone(disk));
+            }
+        }
+        self.write_journal_headers(journal, &disks).await;
     }
 
     /// Gives disks that a crash left behind the newest header. The next one goes to the other slot then, on

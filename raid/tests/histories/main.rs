@@ -64,4 +64,6 @@ mod stops;
 #[cfg(test)]
 mod story;
 #[cfg(test)]
+mod successors;
+#[cfg(test)]
 mod world;

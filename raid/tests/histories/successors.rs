@@ -1,0 +1,214 @@
+//! Members that are replaced while clients write: what was acked is there with the members of after, wherever it is cut off.
+
+use std::pin::Pin;
+use std::rc::Rc;
+
+use cairn_raid::{Array, Level, MemberState};
+
+use crate::model::Crash;
+use crate::story::Story;
+use crate::world::{Shape, World, is_full};
+
+/// What is replaced, of which array, and what else happens.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    level: Level,
+    members: usize,
+    /// Failed before.
+    failed: Option<usize>,
+    replaced: &'static [usize],
+    /// Gone in the crash, beside what was replaced.
+    lost: Option<usize>,
+}
+
+const CASES: [Case; 5] = [
+    // Both halves of a mirror, for larger ones.
+    Case {
+        level: Level::Raid1,
+        members: 2,
+        failed: None,
+        replaced: &[0, 1],
+        lost: None,
+    },
+    // The last one of a mirror.
+    Case {
+        level: Level::Raid1,
+        members: 2,
+        failed: Some(1),
+        replaced: &[0],
+        lost: None,
+    },
+    Case {
+        level: Level::Raid5,
+        members: 4,
+        failed: None,
+        replaced: &[0, 2],
+        lost: None,
+    },
+    // As many as the level survives are lost in that very crash.
+    Case {
+        level: Level::Raid5,
+        members: 4,
+        failed: None,
+        replaced: &[1],
+        lost: Some(3),
+    },
+    Case {
+        level: Level::Raid6,
+        members: 5,
+        failed: Some(4),
+        replaced: &[0, 1, 2],
+        lost: Some(3),
+    },
+];
+
+fn shape(case: &Case) -> Shape {
+    let mut shape = Shape::new(case.level, case.members, case.replaced.len(), 4096);
+    shape.disk_bytes = 330 << 20;
+    shape
+}
+
+/// An array whose members are being replaced.
+struct Scene {
+    story: Story,
+    array: Rc<Array>,
+    new: Vec<String>,
+    clients: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+impl Scene {
+    fn new(case: &Case, seed: u64) -> Self {
+        let mut story = Story::new(shape(case), seed);
+        let array = story.world.create();
+        let chapter = story.chapter(&array, 6);
+        story.world.run(chapter);
+        if let Some(failed) = case.failed {
+            // It isn't to be rebuilt.
+            for at in 0..case.replaced.len() {
+                let spare = story.world.path(case.members + at);
+                story.world.run(array.remove_spare(&spare)).unwrap();
+            }
+            let path = story.world.path(failed);
+            story.world.run(array.fail_member(&path)).unwrap();
+        }
+        let mut new = Vec::new();
+        for (at, old) in case.replaced.iter().enumerate() {
+            let old = story.world.path(*old);
+            let successor = story.world.member(case.members + at);
+            new.push(story.world.path(case.members + at).to_string());
+            story
+                .world
+                .run(array.replace_member(&old, successor))
+                .unwrap();
+        }
+        let clients = Box::pin(story.chapter(&array, 100_000));
+        Self {
+            story,
+            array,
+            new,
+            clients,
+        }
+    }
+
+    fn are_members(&self) -> bool {
+        let in_sync = World::in_state(&self.array, MemberState::InSync);
+        self.new.iter().all(|path| in_sync.contains(path))
+    }
+
+    fn step(&mut self) {
+        self.story.world.sim.run_until(self.clients.as_mut(), STEP);
+    }
+}
+
+/// Polls between two looks.
+const STEP: u64 = 16;
+
+/// Steps until the successors are members.
+fn steps_until_members(case: &Case, seed: u64) -> u64 {
+    let mut scene = Scene::new(case, seed);
+    for step in 0..200_000 {
+        if scene.are_members() {
+            return step;
+        }
+        scene.step();
+    }
+    panic!("seed {seed}: never replaced");
+}
+
+/// True if the successors were members when it was cut off.
+fn cut_off_after(case: &Case, seed: u64, steps: u64, crash: Crash) -> bool {
+    println!("seed {seed}, {steps} steps, {crash:?}");
+    let mut scene = Scene::new(case, seed);
+    for _ in 0..steps {
+        scene.step();
+    }
+    let are_members = scene.are_members();
+    let Scene {
+        mut story,
+        array,
+        clients,
+        ..
+    } = scene;
+    drop((clients, array));
+    story.cut(crash);
+    let lost = case.lost.into_iter().chain(case.failed);
+    let lost: Vec<usize> = lost.collect();
+    let mut present = story.world.labelled();
+    present.retain(|disk| !lost.contains(disk));
+    let array = story.world.assemble(&present, false).unwrap();
+    story.check(&array, crash, false);
+    let chapter = story.chapter(&array, 6);
+    story.world.run(chapter);
+    if case.lost.is_none() && case.failed.is_none() {
+        story.world.run_till("replaced", || {
+            array.status().sync.is_none() && is_full(&array)
+        });
+    }
+    story.check(&array, Crash::Kill, false);
+    are_members
+}
+
+/// Before, in and after the commit that makes the successors members.
+fn cut_off_everywhere(case: &Case) {
+    println!("{case:?}");
+    let mut members = 0;
+    let mut runs = 0;
+    for seed in [4000, 4001] {
+        let end = steps_until_members(case, seed);
+        for steps in (end.saturating_sub(60)..end + 24).step_by(3) {
+            let crash = [Crash::Kill, Crash::Power][usize::try_from(runs % 2).unwrap()];
+            members += u64::from(cut_off_after(case, seed, steps, crash));
+            runs += 1;
+        }
+    }
+    println!("{members} of {runs} were cut off when the successors were members");
+    assert!(
+        members > 3 && members < runs - 3,
+        "{members} of {runs}: {case:?}"
+    );
+}
+
+#[test]
+fn what_was_acked_is_on_both_disks_that_replace_those_of_a_mirror() {
+    cut_off_everywhere(&CASES[0]);
+}
+
+#[test]
+fn what_was_acked_is_on_the_disk_that_replaces_the_last_one_of_a_mirror() {
+    cut_off_everywhere(&CASES[1]);
+}
+
+#[test]
+fn what_was_acked_is_on_two_disks_that_replace_members_of_raid5() {
+    cut_off_everywhere(&CASES[2]);
+}
+
+#[test]
+fn what_was_acked_outlasts_a_member_while_another_is_replaced() {
+    cut_off_everywhere(&CASES[3]);
+}
+
+#[test]
+fn what_was_acked_is_on_three_disks_that_replace_members_of_a_degraded_raid6() {
+    cut_off_everywhere(&CASES[4]);
+}
