@@ -3,6 +3,9 @@
 use std::pin::Pin;
 use std::rc::Rc;
 
+use cairn_blockdev::IoErrorKind;
+use cairn_blockdev::sim::{Effect, On, Strike};
+use cairn_raid::layout::{LABEL_A, ZONES_START};
 use cairn_raid::{Array, Level, MemberState};
 
 use crate::model::Crash;
@@ -211,4 +214,67 @@ fn what_was_acked_outlasts_a_member_while_another_is_replaced() {
 #[test]
 fn what_was_acked_is_on_three_disks_that_replace_members_of_a_degraded_raid6() {
     cut_off_everywhere(&CASES[4]);
+}
+
+#[test]
+fn a_successor_that_fails_in_the_moment_of_its_promotion_takes_nobody_along() {
+    let case = CASES[1];
+    let raid5 = Case {
+        level: Level::Raid5,
+        members: 4,
+        failed: Some(3),
+        ..case
+    };
+    for case in [case, raid5] {
+        let seed = 4100;
+        let end = steps_until_members(&case, seed);
+        let mut failed_first = 0;
+        for k in 0..10 {
+            println!("label write {k}: {case:?}");
+            let mut scene = Scene::new(&case, seed);
+            for _ in 0..end.saturating_sub(40) {
+                scene.step();
+            }
+            let successor = case.members;
+            let fail = Strike::new(On::Write, Effect::Fail(IoErrorKind::Medium));
+            let labels = LABEL_A..ZONES_START;
+            let disk = scene.story.world.disks[successor].clone();
+            disk.sim().strike(fail.after(k).within(labels).always());
+            scene.story.expect_errors();
+            for _ in 0..120 {
+                scene.step();
+            }
+            failed_first += u64::from(!scene.are_members());
+            let Scene {
+                mut story,
+                array,
+                clients,
+                ..
+            } = scene;
+            drop((clients, array));
+            let crash = [Crash::Kill, Crash::Power][usize::try_from(k % 2).unwrap()];
+            story.cut(crash);
+            let was_member = {
+                let mut present = story.world.labelled();
+                present.retain(|at| *at != successor && Some(*at) != case.failed);
+                let started = story.world.assemble(&present, false);
+                match started {
+                    Ok(array) => {
+                        story.check(&array, crash, false);
+                        false
+                    }
+                    Err(_) => true,
+                }
+            };
+            // It was one, whole: nobody has taken the other's place before that.
+            if was_member {
+                story.world.crash(Crash::Kill);
+                let mut present = story.world.labelled();
+                present.retain(|at| Some(*at) != case.failed);
+                let array = story.world.assemble(&present, false).unwrap();
+                story.check(&array, Crash::Kill, false);
+            }
+        }
+        assert!(failed_first > 0);
+    }
 }
