@@ -22,6 +22,9 @@ use crate::refuse::{self, Answer, refuse};
 const OPEN_PATIENCE: Duration = Duration::from_secs(20);
 /// Opens of one path at a time; more than that wait for a disk that hangs.
 const OPENS_MAX: usize = 4;
+/// A disk that is open and gives no answer for so long hangs.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
+const SILENT: &str = "it doesn't answer";
 
 /// What is on a disk.
 #[derive(Debug, Clone)]
@@ -82,8 +85,17 @@ pub fn open_error(error: &OpenError) -> ErrorDetail {
     refuse(code, error.to_string(), "")
 }
 
-/// What is on `device`.
-pub async fn content(device: &dyn BlockDevice) -> Content {
+/// What is on a disk that is open; unreadable where it doesn't answer, and then it stays open until it does.
+pub async fn content(disk: &MemberDisk) -> Content {
+    let device = Rc::clone(&disk.device);
+    let look = tokio::task::spawn_local(async move { content_of(device.as_ref()).await });
+    match tokio::time::timeout(ANSWER_PATIENCE, look).await {
+        Ok(Ok(content)) => content,
+        Ok(Err(_)) | Err(_) => Content::Unreadable(SILENT.into()),
+    }
+}
+
+async fn content_of(device: &dyn BlockDevice) -> Content {
     // Cairn's label first: a disk of ours may still bear remains of what it was before.
     let spare = match cairn_raid::probe(device).await {
         Ok(Probe::Member(identity)) => return Content::Cairn(identity),
@@ -118,10 +130,26 @@ fn signatures(found: Result<Vec<Signature>, IoError>) -> Content {
 
 /// The thread of the engine goes on meanwhile, and a disk that hangs is given up.
 async fn open_in_time(engine: &Rc<Engine>, path: &Path, mode: OpenMode) -> Result<Disk, OpenError> {
+    in_time(engine, path, move |engine, path| async move {
+        Disk::open_apart(&engine.reactor, &path, mode).await
+    })
+    .await
+}
+
+/// The same of anything that begins with opening a disk.
+async fn in_time<T, F>(
+    engine: &Rc<Engine>,
+    path: &Path,
+    work: impl FnOnce(Rc<Engine>, PathBuf) -> F,
+) -> Result<T, OpenError>
+where
+    T: 'static,
+    F: Future<Output = Result<T, OpenError>> + 'static,
+{
     let hung = || OpenError::System {
         path: path.to_owned(),
         what: "open",
-        source: std::io::Error::new(std::io::ErrorKind::TimedOut, "it doesn't answer"),
+        source: std::io::Error::new(std::io::ErrorKind::TimedOut, SILENT),
     };
     let under_way = |engine: &Engine| engine.opening.borrow().get(path).copied().unwrap_or(0);
     if under_way(engine) >= OPENS_MAX {
@@ -133,31 +161,35 @@ async fn open_in_time(engine: &Rc<Engine>, path: &Path, mode: OpenMode) -> Resul
         .entry(path.to_owned())
         .or_default() += 1;
     let (owner, asked) = (Rc::clone(engine), path.to_owned());
+    let work = work(Rc::clone(engine), path.to_owned());
     // Counted to its end, which may be long after its caller's.
     let opening = tokio::task::spawn_local(async move {
-        let disk = Disk::open_apart(&owner.reactor, &asked, mode).await;
+        let outcome = work.await;
         let mut opening = owner.opening.borrow_mut();
         if let Some(count) = opening.get_mut(&asked) {
             *count -= 1;
         }
         opening.retain(|_, count| *count > 0);
-        disk
+        outcome
     });
     match tokio::time::timeout(OPEN_PATIENCE, opening).await {
-        Ok(Ok(disk)) => disk,
+        Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) | Err(_) => Err(hung()),
     }
 }
 
 /// Looks at the disk at `path`.
 pub async fn look(engine: &Rc<Engine>, path: &Path) -> Result<Looked, OpenError> {
-    let disk = open_in_time(engine, path, OpenMode::Probe).await?;
-    Ok(Looked {
-        path: path.to_owned(),
-        geometry: disk.geometry(),
-        is_block: disk.is_block_device(),
-        content: content(&disk).await,
+    in_time(engine, path, |engine, path| async move {
+        let disk = Disk::open_apart(&engine.reactor, &path, OpenMode::Probe).await?;
+        Ok(Looked {
+            geometry: disk.geometry(),
+            is_block: disk.is_block_device(),
+            content: content_of(&disk).await,
+            path,
+        })
     })
+    .await
 }
 
 /// Opens the disk at `path` for itself alone.
@@ -247,7 +279,7 @@ pub async fn take(
             .await
             .map_err(|error| open_error(&error))?;
         let may_wipe = wipe.contains(path);
-        let content = content(disk.device.as_ref()).await;
+        let content = content(&disk).await;
         let has_content = check_content(path, &content, may_wipe)?;
         disks.push((disk, has_content));
     }
@@ -285,21 +317,33 @@ pub(crate) fn check_content(path: &Path, content: &Content, may_wipe: bool) -> A
 /// Whether a disk bears a label of this array.
 pub async fn is_of(disk: &MemberDisk, array: Uuid) -> bool {
     matches!(
-        content(disk.device.as_ref()).await,
+        content(disk).await,
         Content::Cairn(identity) if identity.array_uuid == array
     )
 }
 
-/// Removes labels and signatures from a disk that is open for us alone.
+/// Removes labels and signatures from a disk that is open for us alone. One that doesn't answer stays open until it does: what
+/// is on its way to it lands in nobody else's data.
 pub async fn wipe(disk: &MemberDisk) -> Answer<()> {
-    cairn_raid::wipe_label(disk.device.as_ref())
+    let device = Rc::clone(&disk.device);
+    let wiping = tokio::task::spawn_local(async move { wipe_now(device.as_ref()).await });
+    match tokio::time::timeout(ANSWER_PATIENCE, wiping).await {
+        Ok(Ok(wiped)) => wiped,
+        Ok(Err(_)) | Err(_) => Err(refuse(
+            ErrorCode::Io,
+            format!("{} isn't wiped: {SILENT}", disk.path),
+            "look at the kernel's log for this disk, and disconnect it",
+        )),
+    }
+}
+
+async fn wipe_now(device: &dyn BlockDevice) -> Answer<()> {
+    cairn_raid::wipe_label(device)
         .await
         .map_err(|error| refuse::raid(&error))?;
     let io = |error| refuse::io(&error);
-    let found = signature::probe(disk.device.as_ref()).await.map_err(io)?;
-    signature::wipe(disk.device.as_ref(), &found)
-        .await
-        .map_err(io)
+    let found = signature::probe(device).await.map_err(io)?;
+    signature::wipe(device, &found).await.map_err(io)
 }
 
 #[cfg(test)]

@@ -508,7 +508,7 @@ pub(super) async fn take_one(
     let disk = looking::open(engine, &path)
         .await
         .map_err(|error| looking::open_error(&error))?;
-    let content = looking::content(disk.device.as_ref()).await;
+    let content = looking::content(&disk).await;
     let disk = take_opened(&array, disk, &content, purpose, may_wipe, dry_run).await?;
     Ok((array, disk))
 }

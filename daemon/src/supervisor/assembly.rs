@@ -165,6 +165,11 @@ impl Supervisor {
             if matches!(entry.run(), Run::Running(_) | Run::Stopped) {
                 return true;
             }
+            // Or began to destroy it.
+            if entry.record().destroying {
+                entry.set_run(Run::half_destroyed(&entry.name()));
+                return true;
+            }
         }
         let Some(array) = found.get(&uuid) else {
             if let Some(entry) = entry {
@@ -503,8 +508,22 @@ async fn probe_all(
 ) -> (Vec<(PathBuf, Identity)>, Vec<FoundSpare>) {
     let mut found: Vec<(PathBuf, Identity)> = Vec::new();
     let mut spares = Vec::new();
-    for path in paths {
-        match looking::look(engine, &path).await {
+    // All at once: one that hangs holds up no other.
+    let looks: Vec<_> = paths
+        .into_iter()
+        .map(|path| {
+            let engine = Rc::clone(engine);
+            tokio::task::spawn_local(async move {
+                let looked = looking::look(&engine, &path).await;
+                (path, looked)
+            })
+        })
+        .collect();
+    for look in looks {
+        let Ok((path, looked)) = look.await else {
+            continue;
+        };
+        match looked {
             Ok(looked) => match looked.content {
                 Content::Cairn(identity) => found.push((path, identity)),
                 Content::HostSpare(label) => spares.push(FoundSpare { path, label }),

@@ -23,6 +23,8 @@ impl Supervisor {
         let entry = self.find(name)?;
         let name = entry.name();
         let uuid = entry.uuid();
+        // From the look at its exports on: one that was asked for before is seen, and one that is asked for now waits.
+        let within = entry.changes.lock().await;
         let exported = self.exports_of(uuid);
         if let Some(export) = exported.first() {
             return Err(refuse(
@@ -68,6 +70,8 @@ impl Supervisor {
         let runs = entry.engine().is_some();
         if runs {
             self.destroy_running(&entry).await?;
+        } else {
+            entry.set_run(Run::half_destroyed(&name));
         }
         let warnings = match self.wipe_labels(uuid).await {
             // What is left are disks that had failed before.
@@ -75,6 +79,7 @@ impl Supervisor {
             wiped => wiped?,
         };
         self.forget(uuid).await;
+        drop(within);
         self.events
             .record(NewEvent::new("ArrayDestroyed", "destroyed by request").array(&name));
         Ok(Changed {
@@ -87,7 +92,6 @@ impl Supervisor {
 
     /// Stops a running array and removes its labels.
     async fn destroy_running(&self, entry: &Entry) -> Answer<()> {
-        let _within = entry.changes.lock().await;
         let engine = entry.running()?;
         let destroyed = engine
             .call(|engine| async move {

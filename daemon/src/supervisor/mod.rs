@@ -72,6 +72,9 @@ const STATUS_EVENTS: usize = 10;
 const MOUNTS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for an array at the daemon's stop: NBD clients drain and every disk flushes.
 const STOP_TIMEOUT: Duration = Duration::from_secs(90);
+/// Longest waits then for a change that is under way, and for disks that are in no array. Together below the unit's TimeoutStopSec.
+const CHANGES_PATIENCE: Duration = Duration::from_secs(20);
+const SCANNER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub struct Supervisor {
@@ -483,7 +486,8 @@ impl Supervisor {
     /// writes the last events.
     pub async fn shut_down(&self) {
         self.stopping.send_replace(true);
-        let _changes = self.changes.lock().await;
+        // Whoever has it may be waiting for a disk that hangs: the arrays are stopped all the same.
+        let _changes = tokio::time::timeout(CHANGES_PATIENCE, self.changes.lock()).await;
         // All at once: one slow array must not eat the others' time.
         let mut stops = tokio::task::JoinSet::new();
         for entry in self.entries() {
@@ -503,7 +507,13 @@ impl Supervisor {
             });
         }
         while stops.join_next().await.is_some() {}
-        self.scanner.clone().shut_down().await;
+        let scanner = self.scanner.clone().shut_down();
+        if tokio::time::timeout(SCANNER_PATIENCE, scanner)
+            .await
+            .is_err()
+        {
+            tracing::error!("a disk that is in no array doesn't answer");
+        }
         self.events
             .record(NewEvent::new("DaemonStopped", "cairnd stopped"));
         if let Err(error) = self.events.persist_all(self.store.as_ref()).await {

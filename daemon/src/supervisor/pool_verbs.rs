@@ -46,23 +46,23 @@ impl Supervisor {
             here.map(|disk| disk.label.uuid).collect()
         };
         let (host, dry_run) = (self.host.uuid, request.dry_run);
-        let joined = self
-            .scanner
-            .call(move |engine| async move {
-                let plan = Joining {
-                    host,
-                    here,
-                    needs,
-                    wipe,
-                };
-                let (disks, warnings) = plan.check(&engine, &paths).await?;
-                if dry_run {
-                    return Ok((Vec::new(), warnings, None));
-                }
-                let (joined, failed) = join(&engine, disks).await;
-                Ok((joined, warnings, failed))
-            })
-            .await?;
+        let shown = paths.first().cloned().unwrap_or_default();
+        let joining = self.scanner.call(move |engine| async move {
+            let plan = Joining {
+                host,
+                here,
+                needs,
+                wipe,
+            };
+            let (disks, warnings) = plan.check(&engine, &paths).await?;
+            if dry_run {
+                return Ok((Vec::new(), warnings, None));
+            }
+            let (joined, failed) = join(&engine, disks).await;
+            Ok((joined, warnings, failed))
+        });
+        let joined = tokio::time::timeout(HOLD_PATIENCE, joining).await;
+        let joined = joined.map_err(|_| hung(&shown))??;
         let (joined, warnings, failed) = joined?;
         for disk in joined {
             self.has_joined(disk, "HostSpareAdded", "put in the pool by request")
@@ -203,7 +203,7 @@ impl Joining {
             let disk = looking::open(engine, path)
                 .await
                 .map_err(|error| looking::open_error(&error))?;
-            let content = looking::content(disk.device.as_ref()).await;
+            let content = looking::content(&disk).await;
             let ours = match &content {
                 Content::HostSpare(label)
                     if label.host == self.host && !self.here.contains(&label.uuid) =>

@@ -367,7 +367,7 @@ pub(super) async fn add(
     let disk = looking::open(engine, &path)
         .await
         .map_err(|error| looking::open_error(&error))?;
-    let content = looking::content(disk.device.as_ref()).await;
+    let content = looking::content(&disk).await;
     let raid = |error| refuse::raid(&error);
     let is_ours =
         matches!(&content, Content::Cairn(identity) if identity.array_uuid == array.uuid());

@@ -42,8 +42,7 @@ const POOL_PERIOD: Duration = Duration::from_secs(2);
 /// A disk that was let go a moment ago may still be open: so often, and so long between, it is tried.
 const RELEASE_TRIES: u32 = 20;
 const RELEASE_PAUSE: Duration = Duration::from_millis(100);
-/// Longest wait for a disk of the pool to say what is on it; and to be opened and labelled.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait for a disk of the pool to be opened and labelled.
 pub(super) const HOLD_PATIENCE: Duration = Duration::from_mins(1);
 /// What the pool is called where an array would be.
 pub(super) const POOL: &str = "this host's pool of spares";
@@ -462,9 +461,11 @@ pub(super) async fn open_pooled(
             Err(error) => return Err(looking::open_error(&error)),
         }
     };
-    // A disk that hangs must not hold up the array that wants one.
-    let looked = tokio::time::timeout(ANSWER_PATIENCE, looking::content(disk.device.as_ref()));
-    let content = looked.await.map_err(|_| hung(path))?;
+    let content = looking::content(&disk).await;
+    if matches!(content, Content::Unreadable(_)) {
+        // It must not hold up the array that wants one.
+        return Err(hung(path));
+    }
     if matches!(&content, Content::HostSpare(found) if *found == label) {
         return Ok(disk);
     }
