@@ -139,6 +139,8 @@ pub struct Situation<'a> {
     pub scrub: ScrubRecord,
     /// The operator started it, or resumed it.
     pub by_operator: bool,
+    /// All members are in sync. Of an array without one a scrub gives up what nobody else can vouch for: by request only.
+    pub is_whole: bool,
     /// When the array was created, in ms since 1970.
     pub created_ms: u64,
     /// Now, in ms since 1970.
@@ -158,8 +160,14 @@ pub fn decide(situation: &Situation<'_>) -> Option<Step> {
     let open = windows.any(|window| window.contains(situation.moment));
     match scrub.state {
         ScrubState::Running if situation.by_operator => None,
-        ScrubState::Running => (!open && !situation.windows.is_empty()).then_some(Step::Hold),
-        ScrubState::Waiting => (open || situation.windows.is_empty()).then_some(Step::Resume),
+        ScrubState::Running => {
+            let is_over = !open && !situation.windows.is_empty();
+            (is_over || !situation.is_whole).then_some(Step::Hold)
+        }
+        ScrubState::Waiting => {
+            let may = open || situation.windows.is_empty();
+            (may && situation.is_whole).then_some(Step::Resume)
+        }
         ScrubState::Paused => None,
         ScrubState::Idle | ScrubState::Stopped => {
             // One that the operator stopped counts as a start: it isn't begun anew in the same night.
@@ -168,8 +176,10 @@ pub fn decide(situation: &Situation<'_>) -> Option<Step> {
                 .max(scrub.started_ms)
                 .max(situation.created_ms);
             let interval_ms = u64::try_from(situation.interval.as_millis()).unwrap_or(u64::MAX);
-            let due = situation.now_ms.saturating_sub(last_ms) >= interval_ms;
-            (open && due).then_some(Step::Start)
+            // A time to come was taken from a wrong clock: it says nothing.
+            let since_ms = situation.now_ms.checked_sub(last_ms);
+            let due = since_ms.is_none_or(|since| since >= interval_ms);
+            (open && due && situation.is_whole).then_some(Step::Start)
         }
     }
 }
@@ -233,6 +243,16 @@ mod tests {
     const DAY_MS: u64 = 86_400_000;
 
     fn step(state: ScrubState, by_operator: bool, days: u64, open: bool) -> Option<Step> {
+        step_of(true, state, by_operator, days, open)
+    }
+
+    fn step_of(
+        is_whole: bool,
+        state: ScrubState,
+        by_operator: bool,
+        days: u64,
+        open: bool,
+    ) -> Option<Step> {
         let windows = [Window::parse("Sat 02:00-06:00").unwrap()];
         decide(&Situation {
             scrub: ScrubRecord {
@@ -241,12 +261,41 @@ mod tests {
                 ..ScrubRecord::default()
             },
             by_operator,
+            is_whole,
             created_ms: 50 * DAY_MS,
             now_ms: (100 + days) * DAY_MS,
             moment: if open { at(5, 3, 0) } else { at(5, 7, 0) },
             windows: &windows,
             interval: Duration::from_hours(30 * 24),
         })
+    }
+
+    #[test]
+    fn an_array_that_lacks_a_member_is_scrubbed_by_request_only() {
+        use ScrubState::{Idle, Running, Waiting};
+        assert_eq!(step_of(false, Idle, false, 30, true), None);
+        assert_eq!(step_of(false, Running, false, 1, true), Some(Step::Hold));
+        assert_eq!(step_of(false, Waiting, false, 1, true), None);
+        assert_eq!(step_of(false, Running, true, 1, true), None);
+    }
+
+    #[test]
+    fn h3_a_clock_that_was_ahead_silences_no_scrub() {
+        let windows = [Window::parse("Sat 02:00-06:00").unwrap()];
+        let ahead = decide(&Situation {
+            scrub: ScrubRecord {
+                finished_ms: 1000 * DAY_MS,
+                ..ScrubRecord::default()
+            },
+            by_operator: false,
+            is_whole: true,
+            created_ms: 50 * DAY_MS,
+            now_ms: 100 * DAY_MS,
+            moment: at(5, 3, 0),
+            windows: &windows,
+            interval: Duration::from_hours(30 * 24),
+        });
+        assert_eq!(ahead, Some(Step::Start));
     }
 
     #[test]

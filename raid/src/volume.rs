@@ -60,7 +60,7 @@ impl Volume {
         space
             .volume(self.id)
             .filter(|volume| volume.uuid == self.uuid)
-            .map_or(0, |v| v.size_bytes)
+            .map_or(0, |volume| self.array.durable_size(volume))
     }
 
     fn parts(&self, offset: u64, len: u64) -> Vec<Part> {

@@ -143,12 +143,16 @@ impl Supervisor {
             return Ok(());
         };
         let config = self.config();
-        let _within = entry.changes.lock().await;
+        // A long change of one array isn't waited for: the others have windows, too.
+        let Ok(_within) = entry.changes.try_lock() else {
+            return Ok(());
+        };
         let status = status(&engine).await?;
         let now_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
         let step = decide(&Situation {
             scrub: status.scrub,
             by_operator: entry.record().scrub_by_operator,
+            is_whole: status.state == cairn_raid::ArrayState::Clean,
             created_ms: status.created_ms,
             now_ms,
             moment: Moment::now(),

@@ -186,6 +186,8 @@ pub struct Array {
     looks_since: Cell<Option<Ticks>>,
     /// Rows of which tasks give up what can't be had.
     giving_up: RefCell<BTreeSet<Row>>,
+    /// Volumes whose place in the map, or size, isn't durable yet: what is so far; `None`: they aren't there.
+    pub(crate) unsaved: RefCell<BTreeMap<Uuid, Option<u64>>>,
     /// What was asked of volumes that were opened, by their identity.
     asked: RefCell<BTreeMap<Uuid, Rc<Counters>>>,
     /// Checksum pages that are lost, and when that was said.
@@ -286,6 +288,7 @@ impl Array {
             looked: RefCell::default(),
             looks_since: Cell::new(None),
             giving_up: RefCell::default(),
+            unsaved: RefCell::default(),
             asked: RefCell::default(),
             pages_told: RefCell::default(),
             healed: RefCell::default(),

@@ -16,6 +16,7 @@ use crate::error::RaidError;
 use crate::events::EventKind;
 use crate::label::TABLE_MAX;
 use crate::member::MemberState;
+use crate::stripe::apply::STOP_PATIENCE;
 
 /// How often a stop looks whether the last writes are done.
 const STOP_LOOK: Duration = Duration::from_millis(5);
@@ -345,14 +346,31 @@ impl Array {
         self.stopping.get() && !is_busy
     }
 
+    /// Waits until all that was under way is over. Who waits for room in a journal that nothing leaves is refused.
+    async fn until_ended(&self) {
+        let journal = self.journal();
+        let floor = || journal.as_ref().map(|journal| journal.floor());
+        let mut moved = (floor(), self.env.clock.now());
+        while !self.has_ended() {
+            self.env.clock.sleep(STOP_LOOK).await;
+            let now = self.env.clock.now();
+            if floor() != moved.0 {
+                moved = (floor(), now);
+            } else if now.since(moved.1) >= STOP_PATIENCE
+                && let Some(journal) = &journal
+                && !self.unfinished.borrow().is_empty()
+            {
+                journal.admit_no_more();
+            }
+        }
+    }
+
     /// Stops cleanly: no more requests, everything flushed, labels clean, disks closed.
     pub fn stop(self: &Rc<Self>) -> LocalBoxFuture<'_, Result<(), RaidError>> {
         Box::pin(async move {
             self.stopping.set(true);
             self.scrub.wake();
-            while !self.has_ended() {
-                self.env.clock.sleep(STOP_LOOK).await;
-            }
+            self.until_ended().await;
             let broken = self.check_unbroken();
             if broken.is_ok() && !self.is_read_only() {
                 // A failure has ejected its disk; what is left is flushed.

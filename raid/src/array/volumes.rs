@@ -138,26 +138,70 @@ impl Drop for InUse {
     }
 }
 
+/// A change of the table of volumes that isn't durable yet.
+struct Unsaved {
+    array: Rc<Array>,
+    volume: Option<Uuid>,
+}
+
+impl Drop for Unsaved {
+    fn drop(&mut self) {
+        if let Some(volume) = self.volume {
+            self.array.unsaved.borrow_mut().remove(&volume);
+        }
+    }
+}
+
 impl Array {
     /// The volumes.
     pub fn volumes(&self) -> Vec<VolumeInfo> {
         let space = self.space.borrow();
         space
             .volumes()
-            .map(|(id, volume)| describe(volume, space.allocated_bytes(id)))
+            .filter(|(_, volume)| !self.is_coming(volume))
+            .map(|(id, volume)| {
+                let mut volume = volume.clone();
+                volume.size_bytes = self.durable_size(&volume);
+                describe(&volume, space.allocated_bytes(id))
+            })
             .collect()
     }
 
     /// A volume by name.
     pub fn volume(&self, name: &str) -> Result<VolumeInfo, RaidError> {
-        let (id, record) = self.find_volume(name)?;
+        let (id, mut record) = self.find_volume(name)?;
+        record.size_bytes = self.durable_size(&record);
         Ok(describe(&record, self.space.borrow().allocated_bytes(id)))
+    }
+
+    /// A volume is as it was before, for everybody, until that is dropped.
+    fn unsaved(self: &Rc<Self>, volume: Uuid, before: Option<u64>) -> Unsaved {
+        // Of two changes at once the first says what is durable.
+        let first = !self.unsaved.borrow().contains_key(&volume);
+        if first {
+            self.unsaved.borrow_mut().insert(volume, before);
+        }
+        Unsaved {
+            array: Rc::clone(self),
+            volume: first.then_some(volume),
+        }
+    }
+
+    fn is_coming(&self, volume: &VolumeRecord) -> bool {
+        self.unsaved.borrow().get(&volume.uuid) == Some(&None)
+    }
+
+    /// The size of a volume that no power cut takes back.
+    pub(crate) fn durable_size(&self, volume: &VolumeRecord) -> u64 {
+        let before = self.unsaved.borrow().get(&volume.uuid).copied().flatten();
+        before.unwrap_or(volume.size_bytes)
     }
 
     fn find_volume(&self, name: &str) -> Result<(VolumeId, VolumeRecord), RaidError> {
         let space = self.space.borrow();
         space
             .volume_by_name(name)
+            .filter(|(_, record)| !self.is_coming(record))
             .map(|(id, record)| (id, record.clone()))
             .ok_or_else(|| RaidError::NoVolume {
                 name: name.into(),
@@ -177,7 +221,8 @@ impl Array {
                 return Err(RaidError::BadName { name: name.into() });
             }
             check_size(name, size_bytes)?;
-            if self.find_volume(name).is_ok() {
+            let is_taken = self.space.borrow().volume_by_name(name).is_some();
+            if is_taken {
                 return Err(RaidError::VolumeExists {
                     name: name.into(),
                     array: self.name.to_string(),
@@ -189,6 +234,8 @@ impl Array {
                 size_bytes,
                 created_ms: self.env.clock.unix_ms(),
             };
+            // Nobody writes to what a power cut may take back.
+            let unsaved = self.unsaved(record.uuid, None);
             let added = self.space.borrow_mut().add_volume(record);
             if added.is_none() {
                 return Err(RaidError::TooManyVolumes {
@@ -197,6 +244,7 @@ impl Array {
                 });
             }
             self.save_map().await?;
+            drop(unsaved);
             self.volume(name)
         })
     }
@@ -221,8 +269,10 @@ impl Array {
                     ),
                 });
             }
+            let unsaved = self.unsaved(record.uuid, Some(self.durable_size(&record)));
             self.space.borrow_mut().set_volume_size(id, size_bytes);
             self.save_map().await?;
+            drop(unsaved);
             self.volume(name)
         })
     }

@@ -60,6 +60,11 @@ impl Journal {
         self.admits_bytes().saturating_sub(left)
     }
 
+    /// Whoever waits for room, or asks for it, is refused.
+    pub(crate) fn admit_no_more(&self) {
+        self.admission.close();
+    }
+
     /// A record was copied: the copy takes over what it was admitted with. The copy is the newest record.
     pub(crate) fn readmit(&self, old: Seq, copy: Seq) {
         let mut admitted = self.admitted.borrow_mut();

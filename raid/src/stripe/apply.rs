@@ -45,7 +45,7 @@ const APPLY_AFTER: Duration = Duration::from_millis(300);
 /// a burst has the disks for itself, and rows are written once for more of their writes.
 const PAUSES_MAX: u32 = 10;
 /// How long an array that stops tries on when nothing comes forward any more, and how long a rebuild does.
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const STOP_PATIENCE: Duration = Duration::from_secs(10);
 const DRAIN_PATIENCE: Duration = Duration::from_mins(1);
 /// Cycles that it takes at least.
 const CYCLES_IN_VAIN: u32 = 3;

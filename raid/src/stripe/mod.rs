@@ -3,7 +3,7 @@
 //! [`plan`] decides what to read and compute, as values; [`cache`] holds queued writes and the locks
 //! of columns; `write` and `read` are the thin executors; `word` loads and repairs code words.
 
-mod apply;
+pub(crate) mod apply;
 pub(crate) mod bypass;
 pub(crate) mod cache;
 pub(crate) mod cleared;

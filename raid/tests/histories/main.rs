@@ -66,4 +66,6 @@ mod story;
 #[cfg(test)]
 mod successors;
 #[cfg(test)]
+mod unsaved;
+#[cfg(test)]
 mod world;

@@ -1,5 +1,6 @@
 //! Scrubs (fault D8): what is wrong is found and mended by what verifies, and nothing else is touched.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use cairn_blockdev::sim::{Fault, Rng};
@@ -414,6 +415,37 @@ fn a_rebuild_beside_a_row_that_cannot_be_finished_says_so_and_holds_up_no_stop()
     lab.world.run(lab.array.stop()).unwrap();
     let took = lab.world.env.clock.now().since(began);
     assert!(took.as_secs() < 60, "{took:?}");
+}
+
+#[test]
+fn an_array_that_cannot_finish_a_row_stops_though_clients_wait_for_room() {
+    // With as little memory as can be.
+    let mut lab = Lab::new(42, shape(Level::Raid6, 5, true));
+    lab.world.run(lab.array.stop()).unwrap();
+    lab.lose_pages(5);
+    lab.world.crash(Crash::Kill);
+    lab.reopen();
+    let path = lab.world.path(4);
+    lab.world.run(lab.array.fail_member(&path)).unwrap();
+    let answered = Rc::new(Cell::new(0));
+    let writes = 20_000;
+    for n in 0..writes {
+        let data = Buf::copy_of(&[0x5A; 4096]).freeze();
+        let at = n * BLOCK % u64_of(lab.contents.len());
+        let write = lab.volume.write(at, data, WriteFlags::default());
+        let answered = Rc::clone(&answered);
+        lab.world.env.spawn.spawn(Box::pin(async move {
+            let _ = write.await;
+            answered.set(answered.get() + 1);
+        }));
+    }
+    lab.world.sleep(30_000);
+    assert!(answered.get() < writes, "they don't all find room");
+    let began = lab.world.env.clock.now();
+    lab.world.run(lab.array.stop()).unwrap();
+    let took = lab.world.env.clock.now().since(began);
+    assert!(took.as_secs() < 60, "{took:?}");
+    assert_eq!(answered.get(), writes);
 }
 
 #[test]
