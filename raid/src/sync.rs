@@ -25,7 +25,7 @@ use crate::error::RaidError;
 use crate::events::EventKind;
 use crate::geometry::{Role, Row, Set, Slot};
 use crate::journal::entry::Seq;
-use crate::journal::log::Joining;
+use crate::journal::log::{Hold, Joining};
 use crate::level::Level;
 use crate::member::MemberState;
 use crate::mutation::{self, Mutation};
@@ -81,6 +81,8 @@ pub(crate) struct SyncState {
     retry_due: Cell<bool>,
     /// Why the last pass couldn't go on.
     stuck: RefCell<Option<String>>,
+    /// Keeps what members that were to be replaced lack in the journal of an array that has failed.
+    kept: RefCell<Option<Hold>>,
     /// Disks that became members and whose labels don't say so yet.
     promoted: RefCell<Vec<Uuid>>,
     /// Members that have just joined, while records are in the journal that were logged without them.
@@ -581,27 +583,26 @@ impl Array {
 
     /// The targets are members now.
     async fn complete(self: &Rc<Self>, targets: &[Target]) -> Result<(), RaidError> {
-        let (held, joining) = loop {
+        let (held, joining, hold) = loop {
             let joined = self.join_journal(targets).await?;
+            // Until the labels say who the members are, a start may find those of before: what is put in place, or in
+            // pages, without them meanwhile stays in the journal. A cycle that began before this may trim more.
+            let journal = self.journal();
+            let hold = journal.map(|journal| journal.hold(journal.floor()));
+            self.run_cycle().await;
             let held = self.lock_labels().await;
             // From here to the last promotion nothing awaits.
             if joined.has_all() {
-                break (held, joined);
+                break (held, joined, hold);
             }
-            drop((held, joined));
+            drop((held, joined, hold));
             // One was slow: nobody is to wait for it, and it joins anew.
             self.env.clock.sleep(DRAIN_AGAIN_AFTER).await;
             if self.is_stopping() || self.check_alive().is_err() {
                 return Err(self.lost_error());
             }
         };
-        let journal = self.journal();
         let ready = |target: &&Target| !target.disk.out.get();
-        // Until the labels say who the members are, a start may find those of before: what is put in place without
-        // them meanwhile stays in the journal.
-        let hold = journal
-            .as_ref()
-            .map(|journal| journal.hold(journal.floor()));
         self.sync.joining.set(targets.len());
         let mut done = Vec::new();
         let mut replaced = Vec::new();
@@ -614,7 +615,11 @@ impl Array {
         drop(joining);
         let committed = self.commit_event(&held).await;
         self.sync.promoted.borrow_mut().clear();
-        committed?;
+        if committed.is_err() {
+            // It has failed, and the next start finds the members of before.
+            self.sync.kept.replace(hold);
+            return committed;
+        }
         drop((held, hold));
         // One may have failed in that very moment.
         done.retain(|target| !target.disk.out.get());

@@ -22,6 +22,7 @@ mod paths;
 mod progress;
 mod quantity;
 mod signals;
+mod top;
 mod views;
 
 use std::process::ExitCode;

@@ -241,3 +241,33 @@ fn d13_a_disk_that_owes_answers_is_not_looked_at_and_comes_back_when_it_has_give
     ledger.verify(&socket, "pg");
     world.host.down();
 }
+
+#[test]
+fn d4_a_disk_that_hangs_keeps_no_array_from_starting_and_the_daemon_from_no_stop() {
+    let config = "degraded_wait_seconds = 1\n";
+    let mut world = Plugged::new(config);
+    let uri = format!("nbd+unix:///pg?socket={}", world.scratch.text("pg.sock"));
+    io(&uri, &["write -P 0x31 0 16M"]);
+    world.host.down();
+    world.pulled.hang();
+    // It is asked for its label, and never answers.
+    world.host.up();
+    let array = world.host.array("pool");
+    assert_eq!(array.state, ArrayState::Degraded, "{array:#?}");
+    io(&uri, &["read -P 0x31 0 16M", "write -P 0x32 0 4M"]);
+    // Nothing that looks at it waits for ever either.
+    world.host.ok(&["disk", "list"]);
+    let name = world.name.clone();
+    let refused = world.host.cairn(&[
+        "array", "create", "other", "--level", "raid1", "--disks", &name, &name,
+    ]);
+    assert_ne!(refused.code, Some(0), "{refused}");
+    let began = std::time::Instant::now();
+    world.host.down();
+    println!("stopped in {:?}", began.elapsed());
+    world.pulled.resume();
+    world.host.up();
+    io(&uri, &["read -P 0x32 0 4M"]);
+    assert!(!said(&world.host, "replayed"), "it was a clean stop");
+    world.host.down();
+}

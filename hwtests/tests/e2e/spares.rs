@@ -421,3 +421,29 @@ fn a_spare_of_the_host_that_is_pulled_is_missed_and_is_back_when_it_is_connected
     let array = host.wait_clean("pool");
     assert!(holds(&array, &name), "{array:#?}");
 }
+
+#[test]
+fn a4_a_disk_of_the_pool_that_hangs_keeps_no_array_from_the_next_one() {
+    let mut world = Two::new();
+    io(&world.uri, &["write -P 0x41 0 16M"]);
+    // The smallest that fits is taken first.
+    let ram = world.scratch.ram("ram", 2 * DISK_MIB);
+    let hanging = Pullable::make(&world.scratch, &ram, "h", DISK_MIB, 512);
+    let first = world.scratch.text("p0");
+    std::os::unix::fs::symlink(hanging.device(), &first).unwrap();
+    let second = world.disk("p1", 2 * DISK_MIB);
+    world.host.ok(&["disk", "add", &first, &second]);
+    world.wait_offered("first");
+    hanging.hang();
+    world.host.ok(&["disk", "fail", &world.first[1], "--yes"]);
+    let rebuilt = |array: &Array| array.state == ArrayState::Clean && holds(array, &second);
+    world
+        .host
+        .wait_array("first", "the rebuild onto the other disk", rebuilt);
+    // The array waits for nobody.
+    io(&world.uri, &["read -P 0x41 0 16M"]);
+    world.host.ok(&["volume", "unexport", "pg"]);
+    assert!(world.has_event("HostSpareFailed"), "{:?}", world.events());
+    hanging.resume();
+    world.host.down();
+}

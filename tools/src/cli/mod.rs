@@ -109,6 +109,19 @@ pub(crate) enum Command {
     )]
     Df,
 
+    /// What arrays, volumes and disks do at the moment, and what it costs
+    #[command(
+        after_help = "Reads the statistics page beside the admin socket, which cairnd writes once a second: it answers also \
+                            when cairnd is busy or hangs, and says how old it is.\n\
+                            On a terminal it goes on until it is interrupted; otherwise, and in other formats, it shows one \
+                            sample.\n\n\
+                            Times are what a request took on average, in µs. cpu_us is processor time of the array's thread for \
+                            each request of a client; cpu_percent is of one processor.\n\
+                            Example: cairn -o json top -n 1 --interval 10s | jq '.lines[] | select(.what == \"disk\")'\n\
+                            The same counts, for Prometheus: GET /metrics on the admin socket."
+    )]
+    Top(TopArgs),
+
     /// What happened: failures, rebuilds, new arrays
     #[command(after_help = "Example: cairn -o json events -f   one JSON object per line, for ever")]
     Events(EventsArgs),
@@ -127,6 +140,17 @@ Examples:
   cairn demo --seed 42 --size 1GiB --dir /var/tmp
   cairn demo --keep          leaves it running and says how to use it")]
     Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Show so many samples, and end
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) samples: Option<u32>,
+
+    /// From one sample to the next
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_interval)]
+    pub(crate) interval: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -185,6 +209,15 @@ pub(crate) struct Consent {
 
     #[command(flatten)]
     pub(crate) dry: DryRun,
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        interval if interval < Duration::from_secs(1) => {
+            Err("cairnd writes its page once a second: give 1s or more".to_owned())
+        }
+        interval => Ok(interval),
+    }
 }
 
 fn parse_name(text: &str) -> Result<String, String> {

@@ -36,6 +36,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<Exit, Too
         Command::Check => host::check(context).await,
         Command::Df => show_df(context).await,
         Command::Events(args) => events::run(context, args).await,
+        Command::Top(args) => crate::top::run(context, args).await,
         Command::Version => host::version(context).await,
         Command::Demo(args) => demo::run(context.output, args).await,
     }

@@ -5,6 +5,7 @@ mod change;
 mod disk;
 mod host;
 mod status;
+mod top;
 mod volume;
 
 pub(crate) use array::{array, array_list, rebuild_position};
@@ -12,6 +13,7 @@ pub(crate) use change::changed;
 pub(crate) use disk::{disk, disk_list};
 pub(crate) use host::{EVENT_COLUMNS, df, event_rows, events, health, status_facts, version};
 pub(crate) use status::screen;
+pub(crate) use top::top;
 pub(crate) use volume::{volume, volume_list};
 
 #[cfg(test)]

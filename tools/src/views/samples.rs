@@ -1,10 +1,10 @@
 //! Values that tests render.
 
 use cairn_api::{
-    Array, ArrayFlag, ArrayMemory, ArrayState, BackendKind, BadBlocks, Check, Disk, DiskContent,
-    DiskKind, DiskRole, ErrorCounters, Event, Export, ExportState, Health, HealthCode, HealthLevel,
-    HostInfo, IoBackend, Level, Member, MemberState, Scrub, ScrubState, Space, Spare, Status,
-    SyncAction, SyncStatus, Version, Volume,
+    Array, ArrayFlag, ArrayMemory, ArrayState, ArrayWork, BackendKind, BadBlocks, Check, Disk,
+    DiskContent, DiskKind, DiskRole, DiskWork, ErrorCounters, Event, Export, ExportState, Health,
+    HealthCode, HealthLevel, HostInfo, IoBackend, Level, Member, MemberState, Scrub, ScrubState,
+    Space, Spare, Status, SyncAction, SyncStatus, Tally, Version, Volume, VolumeWork, Work,
 };
 
 pub(crate) fn member(slot: u32, state: MemberState) -> Member {
@@ -205,5 +205,43 @@ pub(crate) fn event() -> Event {
         disk: Some("/d/s0".to_owned()),
         volume: None,
         detail: "slot 1".to_owned(),
+    }
+}
+
+pub(crate) fn work() -> Work {
+    Work {
+        taken_unix_ms: 1_700_000_000_000,
+        pid: 7,
+        arrays: vec![ArrayWork {
+            name: "pool".to_owned(),
+            uuid: "7d0a4a6e-8a0e-4b9c-9d6f-0d2f4b1f6c11".to_owned(),
+            taken_unix_ms: 1_700_000_000_000,
+            running_ns: 5_000_000_000,
+            cpu_ns: 70_000_000,
+            state: ArrayState::Clean,
+            redundancy_left: 2,
+            size_bytes: 1 << 40,
+            free_bytes: 1 << 39,
+            journal_used_bytes: 0,
+            journal_total_bytes: 1 << 26,
+            checksum_cache_hits: 10,
+            checksum_cache_misses: 1,
+            memory_used_bytes: 1 << 20,
+            volumes: vec![VolumeWork {
+                name: "pg".to_owned(),
+                uuid: "v".to_owned(),
+                tally: Tally::default(),
+            }],
+            disks: vec![DiskWork {
+                path: "/d/0".to_owned(),
+                uuid: "d".to_owned(),
+                slot: Some(0),
+                state: MemberState::InSync,
+                in_flight: 2,
+                tally: Tally::default(),
+                errors: ErrorCounters::default(),
+            }],
+        }],
+        idle_volumes_left_out: false,
     }
 }
