@@ -43,6 +43,10 @@ const CURSOR_EVERY: Duration = Duration::from_secs(5);
 const LOGGED_WAITS: &str = "what is logged can't be put in place yet";
 /// A pass that couldn't go on is tried again after this long: what held it up may be over.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// So often a disk joins before it is told that this takes long, and why.
+const JOINS_UNTOLD: u32 = 60;
+const JOIN_WAITS: &str = "all is copied, and a disk is too slow, or has too little room for the journal, to take part in what is \
+     written meanwhile: it is tried again and again";
 /// A drain that was in vain is tried again after this long: somebody may be waiting to stop.
 const DRAIN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Events tell of every so many per cent.
@@ -183,7 +187,7 @@ impl Array {
             let end = self.fill(&targets).await;
             let done = match end {
                 PassEnd::Complete => self.complete(&targets).await,
-                _ => Ok(()),
+                _ => Ok(true),
             };
             // Not before its end is durable and told.
             *self.sync.progress.borrow_mut() = None;
@@ -194,6 +198,7 @@ impl Array {
                     return;
                 }
                 (PassEnd::Complete, Err(_)) => PassEnd::Stuck(LOGGED_WAITS.into()),
+                (PassEnd::Complete, Ok(false)) => PassEnd::Changed,
                 (end, _) => end,
             };
             match end {
@@ -239,8 +244,12 @@ impl Array {
             let Some((slot, spare)) = self.next_spare() else {
                 return Ok(());
             };
-            self.begin_target(&held, &spare, slot, MemberState::Rebuilding)
-                .await?;
+            let began = self.begin_target(&held, &spare, slot, MemberState::Rebuilding);
+            match began.await {
+                // It couldn't even be labelled: the next one.
+                Err(_) if spare.out.get() && self.check_alive().is_ok() => {}
+                began => began?,
+            }
         }
     }
 
@@ -254,6 +263,7 @@ impl Array {
     ) -> Result<(), RaidError> {
         self.start_target(disk, slot, state);
         self.commit_event(held).await?;
+        self.check_in(disk)?;
         let detail = format!("slot {slot} onto {}", disk.path);
         self.report(EventKind::RebuildStarted, Some(&disk.path), detail);
         Ok(())
@@ -581,8 +591,9 @@ impl Array {
         Ok(Joined { disks, joining })
     }
 
-    /// The targets are members now.
-    async fn complete(self: &Rc<Self>, targets: &[Target]) -> Result<(), RaidError> {
+    /// The targets are members now; false: not yet, since something changed.
+    async fn complete(self: &Rc<Self>, targets: &[Target]) -> Result<bool, RaidError> {
+        let mut tries = 0;
         let (held, joining, hold) = loop {
             let joined = self.join_journal(targets).await?;
             // Until the labels say who the members are, a start may find those of before: what is put in place, or in
@@ -591,15 +602,24 @@ impl Array {
             let hold = journal.map(|journal| journal.hold(journal.floor()));
             self.run_cycle().await;
             let held = self.lock_labels().await;
+            // Who can't be labelled is out before anybody is replaced by it.
+            self.commit(&held).await?;
             // From here to the last promotion nothing awaits.
             if joined.has_all() {
                 break (held, joined, hold);
             }
             drop((held, joined, hold));
-            // One was slow: nobody is to wait for it, and it joins anew.
+            // One was slow, or had no room: nobody is to wait for it, and it joins anew.
+            tries += 1;
+            if tries == JOINS_UNTOLD {
+                self.report(EventKind::RebuildStopped, None, JOIN_WAITS.into());
+            }
             self.env.clock.sleep(DRAIN_AGAIN_AFTER).await;
             if self.is_stopping() || self.check_alive().is_err() {
                 return Err(self.lost_error());
+            }
+            if self.sync.again.get() {
+                return Ok(false);
             }
         };
         let ready = |target: &&Target| !target.disk.out.get();
@@ -618,7 +638,7 @@ impl Array {
         if committed.is_err() {
             // It has failed, and the next start finds the members of before.
             self.sync.kept.replace(hold);
-            return committed;
+            return committed.map(|()| true);
         }
         drop((held, hold));
         // One may have failed in that very moment.
@@ -655,7 +675,7 @@ impl Array {
         if is_over {
             self.report(EventKind::RebuildFinished, None, String::new());
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Whether a disk has become a member, which no label says yet.

@@ -29,5 +29,6 @@ mod space;
 mod spares;
 mod split;
 mod tls;
+mod top;
 mod windows;
 mod world;

@@ -100,7 +100,7 @@ fn judge(labels: &[Label], options: &AssembleOptions) -> Result<Verdict, Refusal
     let Some(best) = believed else {
         return refuse("no disk with a usable label is here".into(), true, false);
     };
-    let reference = best.array.clone();
+    let mut reference = best.array.clone();
     if !reference.writable() && !reference.clean {
         return refuse(
             format!(
@@ -132,7 +132,16 @@ fn judge(labels: &[Label], options: &AssembleOptions) -> Result<Verdict, Refusal
         in_sync.iter().partition(|uuid| trusted.contains(uuid));
     let geometry = reference.geometry;
     let enough = geometry.members() - geometry.redundancy();
-    let unclean = !best.array.clean;
+    // A commit that only a newcomer's label tells of, and that the others went on without, is the newest event and was
+    // written long ago: what it says of the writes since is nothing.
+    let mut unclean = !best.array.clean;
+    for label in labels {
+        let is_later = label.array.generation > best.array.generation;
+        if is_later && trusted.contains(&label.member_uuid) {
+            unclean |= !label.array.clean;
+            reference.generation = reference.generation.max(label.array.generation);
+        }
+    }
     let (journal_absent, journal_lost) =
         lost_journal_disks(&reference, |uuid| trusted.contains(&uuid));
     let lossy = unclean && journal_lost.len() > geometry.redundancy();

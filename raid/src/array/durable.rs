@@ -79,6 +79,7 @@ impl Array {
         _held: &MutexGuard<'_, ()>,
     ) -> Result<(), RaidError> {
         let mut lost_some = false;
+        let mut is_shared = false;
         loop {
             self.check_unbroken()?;
             let label = self.ledger.borrow_mut().next_generation();
@@ -90,6 +91,7 @@ impl Array {
                 .into_iter()
                 .partition(|disk| disk.labelled.get() == 0 || self.is_promoted(disk.uuid));
             let mut all_written = true;
+            let mut is_told = false;
             for disks in [new, known] {
                 let results = join_all(disks.iter().map(|disk| write_label(disk, &label))).await;
                 for (disk, result) in disks.iter().zip(results) {
@@ -105,11 +107,17 @@ impl Array {
                 if !all_written {
                     break;
                 }
+                // It is about to be said, or was said by those who failed in saying it.
+                is_told = true;
             }
-            if all_written {
-                break;
+            // Nobody may fall two events behind. What only a disk that failed at once may say of this event doesn't count for the
+            // others, who say it with a higher generation, but nor may the witness take it for what they have: one more comes
+            // when they have this one.
+            match (all_written, is_told) {
+                (true, _) if !std::mem::take(&mut is_shared) => break,
+                (false, false) => is_shared = true,
+                _ => self.ledger.borrow_mut().count_event(),
             }
-            self.ledger.borrow_mut().count_event();
         }
         self.ledger.borrow_mut().note_committed();
         if lost_some {
@@ -171,7 +179,12 @@ impl Array {
     /// Tries again to record what couldn't be.
     async fn record_witness_again(&self) {
         let _held = self.labels.lock().await;
-        if self.unrecorded.get() && self.hooks.witness.record(self.witness()).await.is_ok() {
+        // What no label says can't be told of.
+        let is_said = self.broken.borrow().is_none() && !self.ledger.borrow().has_uncommitted();
+        if is_said
+            && self.unrecorded.get()
+            && self.hooks.witness.record(self.witness()).await.is_ok()
+        {
             self.unrecorded.set(false);
         }
     }

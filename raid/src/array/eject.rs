@@ -124,6 +124,16 @@ impl Array {
             return false;
         }
         if entry.state == MemberState::Journal {
+            // In a start after an unclean stop they may have what nobody else has: no label may say that they are out.
+            let lost = self.journal_disks_lost();
+            let is_needed = !self.is_open() && self.dirty.get() && self.forced_over().is_none();
+            if is_needed && lost.len() > self.geometry.redundancy() {
+                self.fail(
+                    Some(&disk.path),
+                    super::journal_disks::too_few_copies(&lost),
+                );
+                return false;
+            }
             self.put_out_journal_disk(disk, why);
             return true;
         }

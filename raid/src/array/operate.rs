@@ -54,9 +54,22 @@ impl Array {
             self.enlist(&disk)?;
             self.commit_event(&held).await?;
             drop(held);
+            self.check_in(&disk)?;
             self.kick_sync();
             Ok(())
         })
+    }
+
+    /// Fails if a disk that was just taken in is out again: it couldn't even be labelled.
+    pub(crate) fn check_in(&self, disk: &Disk) -> Result<(), RaidError> {
+        if disk.out.get() {
+            return Err(self.wrong_state(
+                &disk.path,
+                MemberState::Failed,
+                "it failed when it was labelled; choose another disk",
+            ));
+        }
+        Ok(())
     }
 
     /// Checks a disk and writes its zones, so that it can become a member without delay.

@@ -68,8 +68,6 @@ impl Array {
             let mut cached = self.flushed_disks();
             cached.retain(|disk| disk.has_write_cache());
             some_becomes_slow(&cached).await;
-            // Who joins has to wait: it would hold up the flush.
-            journal.joins_nobody();
             if !self.unflushed.has_until(bypassed) {
                 self.arounds
                     .pass(&self.env.spawn, || {
@@ -133,9 +131,12 @@ impl Array {
             let durable = !disk.has_write_cache() || flushed() || on(Mutation::SlowDiskCounted);
             is_sound(disk) && durable
         };
-        // From here on nothing awaits: who is safe stays so. What is given to who joins isn't looked at here.
-        if !journal.joining().is_empty() {
-            return;
+        // From here on nothing awaits: who is safe stays so. A disk that joins and isn't has to join anew: it may lack what
+        // counts as durable from now on.
+        for disk in journal.joining() {
+            if !is_safe(&disk) {
+                journal.joins_no_more(&disk);
+            }
         }
         let is_durable =
             |group: &Copies| journal.is_safe_already(group) || self.missing(group, is_safe) == 0;

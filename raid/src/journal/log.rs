@@ -489,8 +489,19 @@ impl Journal {
     /// Disks that have a copy of every group since they joined. One that is slow isn't waited for: it has to join anew.
     pub(crate) fn joining(&self) -> Vec<Rc<Disk>> {
         let mut joining = self.joining.borrow_mut();
+        let before = joining.len();
         joining.retain(|disk| !disk.out.get() && !disk.is_slow());
+        if joining.len() < before {
+            self.room.notify_waiters();
+        }
         joining.clone()
+    }
+
+    /// A disk lacks something since it joined: it has to join anew.
+    pub(super) fn joins_no_more(&self, disk: &Rc<Disk>) {
+        let mut joining = self.joining.borrow_mut();
+        joining.retain(|other| !Rc::ptr_eq(other, disk));
+        self.room.notify_waiters();
     }
 
     /// Nobody gets more copies than it takes.
@@ -720,7 +731,16 @@ impl Array {
             };
             owed.retain(|disk| !taken(disk));
             if !owed.is_empty() {
-                placed.extend(journal.place(&owed, owed.len(), len, last));
+                let given = journal.place(&owed, owed.len(), len, last);
+                owed.retain(|disk| !given.iter().any(|(one, _)| Rc::ptr_eq(one, disk)));
+                placed.extend(given);
+                // Every group goes to it, which is more than admission reckons with: one that is full holds up nobody.
+                for disk in &owed {
+                    journal.joins_no_more(disk);
+                }
+                if !owed.is_empty() && placed.is_empty() && asked.is_empty() {
+                    continue;
+                }
             }
             if placed.is_empty() && asked.is_empty() {
                 // Applying is under way and gives room, or the array fails: both wake this.

@@ -444,6 +444,9 @@ impl Array {
         if works.iter().any(needs_flush) {
             self.flush_all().await?;
         }
+        // The records may be on disks that no label tells of yet.
+        self.settle().await;
+        self.check_alive()?;
         let parity = works.iter().flat_map(|work| {
             let writes = Self::parity_writes(&work.view, &work.parity);
             writes.into_iter().map(|write| (work.row, write))

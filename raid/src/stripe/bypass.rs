@@ -220,6 +220,9 @@ impl Array {
         if has_old && journal.durable() < end && !on(Mutation::IntentNotDurable) {
             self.flush_all().await?;
         }
+        // The intent may be on disks that no label tells of yet.
+        self.settle().await;
+        self.check_alive()?;
         let of_row = |writes: Vec<DiskWrite>| writes.into_iter().map(move |write| (row, write));
         let data = of_row(Self::data_writes(view, overlay));
         let of_parity = of_row(Self::parity_writes(view, parity));

@@ -5,9 +5,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use cairn_blockdev::BlockDevice;
 use cairn_blockdev::sim::{Effect, On, Rng, SimDiskConfig, Strike};
-use cairn_raid::layout::ZONES_START;
+use cairn_blockdev::{BlockDevice, IoErrorKind};
+use cairn_raid::layout::{LABEL_A, ZONES_START};
 use cairn_raid::{
     Array, ArrayState, CreateSpec, Level, MemberDisk, MemberState, NewDisks, RaidError, create_with,
 };
@@ -278,6 +278,42 @@ fn while_a_journal_disk_hangs_writes_are_acked_by_the_members() {
     let (world, model) = bench.crashed(Crash::Kill);
     let array = world.assemble(&all_but(&world, &[5]), false).unwrap();
     back((world, model), array, Crash::Kill, "one of them hung");
+}
+
+#[test]
+fn journal_disks_that_fail_in_an_unclean_start_aren_t_done_without() {
+    for (level, members, count) in [(Level::Raid5, 3, 2), (Level::Raid6, 5, 3)] {
+        let bench = bench(13, level, members, count);
+        bench.world.run(clients(bench.regions(1), 10));
+        let client = bench.client(0..256);
+        bench.world.run(async {
+            client.write(100..130, false).await.unwrap();
+            client.flush().await.unwrap();
+        });
+        drop(client);
+        let (mut world, model) = bench.crashed(Crash::Power);
+        // They can be read, and not written any more.
+        for disk in world.journal_disks() {
+            let fail = Strike::new(On::Write, Effect::Fail(IoErrorKind::Medium));
+            world.disks[disk]
+                .sim()
+                .strike(fail.within(LABEL_A..ZONES_START).always());
+        }
+        let refused = world.assemble(&world.all(), false).unwrap_err();
+        assert!(refused.to_string().contains("journal disks"), "{refused}");
+        // Nothing was given up.
+        world.crash(Crash::Power);
+        let array = world.assemble_all();
+        assert_eq!(array.status().journal.unwrap().disks, count);
+        world.audit(&array);
+        let volume = array.open_volume("v").unwrap();
+        world.run(check_all(
+            &volume,
+            &model,
+            Some(Crash::Power),
+            "all are back",
+        ));
+    }
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::rc::Rc;
 
-use cairn_blockdev::sim::Fault;
+use cairn_blockdev::IoErrorKind;
+use cairn_blockdev::sim::{Effect, Fault, On, Strike};
+use cairn_raid::layout::{LABEL_A, LABEL_B};
 use cairn_raid::{Array, Level, MemberState};
 
 use crate::model::Crash;
@@ -285,4 +287,36 @@ fn a4_a_spare_that_dies_while_it_is_filled_is_followed_by_the_next() {
         story.check(&array, Crash::Kill, false);
         story.end(array);
     }
+}
+
+#[test]
+fn a_disk_that_cannot_even_be_labelled_is_not_said_to_be_in() {
+    let mut story = Story::new(shape(Level::Raid5, 4, 2), 77);
+    let array = story.world.create();
+    for at in [4, 5] {
+        let path = story.world.path(at);
+        story.world.run(array.remove_spare(&path)).unwrap();
+    }
+    for at in [4, 5] {
+        let fail = Strike::new(On::Write, Effect::Fail(IoErrorKind::Medium));
+        let labels = LABEL_A..LABEL_B;
+        // What prepares it writes no label.
+        story.world.disks[at]
+            .sim()
+            .strike(fail.within(labels).always());
+    }
+    let refused = story.world.run(array.add_spare(story.world.member(4)));
+    let refused = format!("{:?}", refused.unwrap_err());
+    assert!(refused.contains("labelled"), "{refused}");
+    let old = story.world.path(1);
+    let refused = story
+        .world
+        .run(array.replace_member(&old, story.world.member(5)));
+    assert!(refused.is_err());
+    assert!(!story.world.host.saw("RebuildStarted"));
+    assert_eq!(World::in_state(&array, MemberState::InSync).len(), 4);
+    let chapter = story.chapter(&array, 6);
+    story.world.run(chapter);
+    story.check(&array, Crash::Kill, false);
+    story.end(array);
 }

@@ -1,13 +1,16 @@
 //! Members that are replaced while clients write: what was acked is there with the members of after, wherever it is cut off.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use cairn_blockdev::IoErrorKind;
 use cairn_blockdev::sim::{Effect, On, Strike};
+use cairn_blockdev::units::u64_of;
+use cairn_blockdev::{Buf, IoErrorKind, WriteFlags};
 use cairn_raid::layout::{LABEL_A, ZONES_START};
 use cairn_raid::{Array, Level, MemberState};
 
+use crate::lab::{BLOCK, Lab};
 use crate::model::Crash;
 use crate::story::Story;
 use crate::world::{Shape, World, is_full};
@@ -277,4 +280,44 @@ fn a_successor_that_fails_in_the_moment_of_its_promotion_takes_nobody_along() {
         }
         assert!(failed_first > 0);
     }
+}
+
+#[test]
+fn a_successor_whose_ring_is_full_holds_up_nobody() {
+    let mut shape = Shape::new(Level::Raid5, 8, 1, 16 << 10);
+    shape.disk_bytes = 330 << 20;
+    let lab = Lab::new(4201, shape);
+    // Nothing comes to its place, so that the journal fills.
+    let (member, at) = lab.place(lab.rows()[0], 2, 0);
+    lab.world.disks[member].hold_writes(at..at + (64 << 20));
+    let (old, new) = (lab.world.path(0), lab.world.member(8));
+    lab.world.run(lab.array.replace_member(&old, new)).unwrap();
+    let copied = Rc::clone(&lab.array);
+    lab.world.run_till("copied", move || {
+        let sync = copied.status().sync;
+        sync.is_some_and(|sync| sync.total_bytes > 0 && sync.done_bytes >= sync.total_bytes)
+    });
+    let answered = Rc::new(Cell::new(0));
+    // Each takes 8 KiB of a ring of 16 MiB; three rings' worth of them may be on their way.
+    let writes = 4500;
+    for n in 0..writes {
+        let data = Buf::copy_of(&[0x5A; 4096]).freeze();
+        let at = n * 3 * BLOCK % u64_of(lab.contents.len());
+        let write = lab.volume.write(at, data, WriteFlags::default());
+        let answered = Rc::clone(&answered);
+        lab.world.env.spawn.spawn(Box::pin(async move {
+            write.await.unwrap();
+            answered.set(answered.get() + 1);
+        }));
+    }
+    lab.world.sleep(8_000);
+    assert_eq!(answered.get(), writes);
+    lab.world.disks[member].release();
+    let array = Rc::clone(&lab.array);
+    let successor = lab.world.path(8).to_string();
+    lab.world.run_till("replaced", move || {
+        World::in_state(&array, MemberState::InSync).contains(&successor)
+    });
+    lab.world.run(lab.array.drain()).unwrap();
+    lab.world.audit(&lab.array);
 }

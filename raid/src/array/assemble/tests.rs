@@ -19,6 +19,32 @@ fn healthy() -> Vec<Label> {
         .collect()
 }
 
+#[test]
+fn a_newcomer_s_label_of_a_commit_that_was_given_up_doesn_t_make_a_later_stop_clean() {
+    let mut labels = healthy();
+    for label in &mut labels {
+        (label.array.generation, label.array.clean) = (500, false);
+    }
+    let newcomer = labels.last_mut().unwrap();
+    newcomer.array.event_count += 1;
+    (newcomer.array.generation, newcomer.array.clean) = (13, true);
+    let verdict = judge(&labels, &options()).unwrap();
+    assert_eq!(verdict.reference.event_count, labels[5].array.event_count);
+    assert!(verdict.unclean, "the others were written to since");
+    assert_eq!(
+        verdict.reference.generation, 500,
+        "what comes next is newer than all"
+    );
+    // A crash in the last commit of a clean stop leaves some labels behind, and nothing else.
+    for label in &mut labels {
+        (label.array.generation, label.array.clean) = (12, false);
+    }
+    let first = labels.first_mut().unwrap();
+    first.array.event_count += 1;
+    (first.array.generation, first.array.clean) = (13, true);
+    assert!(!judge(&labels, &options()).unwrap().unclean);
+}
+
 fn options() -> AssembleOptions {
     AssembleOptions {
         force: false,
