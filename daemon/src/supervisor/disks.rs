@@ -321,6 +321,14 @@ impl Supervisor {
         } else {
             Purpose::Data
         };
+        // The array's own word, before anything is wiped for it.
+        let for_old = asked.clone();
+        engine
+            .call(move |engine| async move {
+                let checked = engine.array()?.check_replaceable(&for_old);
+                checked.map_err(|error| refuse::raid(&error))
+            })
+            .await??;
         let pooled = self.pooled(&request.new).filter(PoolDisk::is_here);
         let pooled = pooled.filter(|_| spare.is_none() && purpose == Purpose::Data);
         if let Some(disk) = &pooled {

@@ -64,11 +64,14 @@ pub enum Turn {
     LongReplay,
     /// Blocks are lost, and complete rows that are to heal them are cut off by a power cut.
     LostRows,
+    /// Members are replaced, two at once, and clients are cut off about when labels are written; a member that isn't may go
+    /// with that.
+    Successors,
 }
 
 impl Turn {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::SlowRows,
         Self::LateEjection,
         Self::Rebuild,
@@ -82,7 +85,15 @@ impl Turn {
         Self::CatchUp,
         Self::LongReplay,
         Self::LostRows,
+        Self::Successors,
     ];
+
+    /// Those that chapters of random histories may be: seeds that are known by what they told go on telling it.
+    pub fn of_stories() -> Vec<Self> {
+        let mut turns = Self::ALL.to_vec();
+        turns.retain(|turn| *turn != Self::Successors);
+        turns
+    }
 
     /// Members that have to be there beside those that the data needs.
     pub const fn needs(self) -> usize {
@@ -92,7 +103,8 @@ impl Turn {
             | Self::Deletion
             | Self::SpoiltRings
             | Self::LongReplay
-            | Self::LostRows => 0,
+            | Self::LostRows
+            | Self::Successors => 0,
             Self::LateEjection
             | Self::Rebuild
             | Self::LostPages
@@ -119,6 +131,7 @@ impl Turn {
             Self::CatchUp => catch_up(world),
             Self::LongReplay => long_replay(world),
             Self::LostRows => lost_rows(world),
+            Self::Successors => successors(world),
         }
     }
 }
@@ -319,6 +332,38 @@ fn rebuild(world: &mut World) {
     come_back(world);
     world.wait_for_sync();
     lose_what_may_be(world);
+}
+
+fn successors(world: &mut World) {
+    restart(world);
+    world.load(20);
+    let mut stay = world.members();
+    let left = world.array().status().redundancy_left;
+    for _ in 0..2 {
+        let at = usize_of(world.rng.below(u64_of(stay.len())));
+        if stay.len() > 1 || left == 0 {
+            let old = stay.swap_remove(at.min(stay.len() - 1));
+            world.replace(old);
+        }
+    }
+    let cut = Cut::After(Aim {
+        from: LABEL_A,
+        to: ZONES_START,
+        writes: 1 + world.rng.below(60),
+        ios: world.rng.below(60),
+    });
+    world.load_cut(500, Mix::Any, cut);
+    let crash = any_crash(world);
+    world.crash(crash);
+    let goes = left > 0 && !stay.is_empty() && world.rng.one_in(2);
+    let gone: Vec<usize> = stay.into_iter().take(usize::from(goes)).collect();
+    let present = world.without(&gone);
+    if let Err(error) = world.start_with(&present) {
+        panic!("start after {crash:?}, without {gone:?}: {error}");
+    }
+    world.check();
+    world.wait_for_sync();
+    world.check();
 }
 
 fn lost_pages(world: &mut World) {

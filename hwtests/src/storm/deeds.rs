@@ -142,6 +142,16 @@ impl World {
         }
     }
 
+    /// A blank disk, if there is one, begins to replace this member.
+    pub fn replace(&mut self, old: usize) -> bool {
+        let Some(new) = self.blank() else {
+            return false;
+        };
+        let (array, path) = (self.array(), self.path(old));
+        self.run(array.replace_member(&path, self.member(new)))
+            .is_ok()
+    }
+
     /// A scrub begins.
     pub fn begin_scrub(&mut self) {
         let array = self.array();

@@ -107,8 +107,9 @@ fn chapter(world: &mut World) {
 /// A turn that aims at one schedule, if the array survives it as it is now.
 fn aimed_turn(world: &mut World, len: u64) {
     world.load(len / 4);
-    let at = usize_of(world.rng.below(u64_of(Turn::ALL.len())));
-    let turn = Turn::ALL.get(at).copied();
+    let turns = Turn::of_stories();
+    let at = usize_of(world.rng.below(u64_of(turns.len())));
+    let turn = turns.get(at).copied();
     let left = world.array().status().redundancy_left;
     if let Some(turn) = turn.filter(|turn| turn.needs() <= left) {
         turn.take(world);

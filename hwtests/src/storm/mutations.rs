@@ -57,6 +57,7 @@ fn grounds(mutation: Mutation) -> &'static [Ground] {
         }
         Mutation::TrimBeforeBypassFlushed => &[Aimed(Turn::SlowRows), Story],
         Mutation::ReplayWithoutHold => &[Aimed(Turn::LongReplay), Story],
+        Mutation::SuccessorWithoutCopies => &[Aimed(Turn::Successors)],
         Mutation::SlowDiskCounted => &[Aimed(Turn::SlowFlush), Story],
         Mutation::OneCopyTooFew => &[
             Cell(Fault::A8CrashAndMemberGone, State::Healthy),

@@ -308,6 +308,16 @@ impl Array {
         })
     }
 
+    /// Whether [`Array::replace_member`] would take another disk for `old` now: to be asked before anything on that is changed.
+    pub fn check_replaceable(&self, old: &str) -> Result<(), RaidError> {
+        self.check_open()?;
+        let uuid = self.find(old)?;
+        if self.ledger.borrow().entry(uuid).is_some_and(|e| e.journal) {
+            return Ok(());
+        }
+        self.replaceable(old).map(|_| ())
+    }
+
     /// The slot of a disk that can be replaced, and what its replacement becomes.
     fn replaceable(&self, old: &str) -> Result<(usize, MemberState), RaidError> {
         self.check_open()?;
