@@ -327,6 +327,7 @@ mod tests {
                     ..ScrubRecord::default()
                 },
                 by_operator: false,
+                is_whole: true,
                 created_ms: 0,
                 now_ms: 900 * DAY_MS,
                 moment: at(0, 0, 0),

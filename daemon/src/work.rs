@@ -100,7 +100,7 @@ mod tests {
             }
         });
         others.join().unwrap();
-        let waited = thread_cpu_time() - before;
+        let waited = thread_cpu_time().saturating_sub(before);
         while thread_cpu_time() < before + Duration::from_millis(5) {
             std::hint::spin_loop();
         }

@@ -204,7 +204,7 @@ mod tests {
         #[test]
         fn nonsense_is_never_more_than_an_error(
             mut bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
-            flips in proptest::collection::vec((0usize..120, 0u8..8), 0..4),
+            flips in proptest::collection::vec((0usize..HEADER_BYTES + 80, 0u8..8), 0..4),
         ) {
             proptest::prop_assert!(decode(&bytes).is_err());
             bytes = page(&[4])[..200].to_vec();

@@ -38,6 +38,10 @@ fn every_route_of_the_table_is_served() {
             Method::Post => "POST",
         };
         let (_, text) = daemon.raw(method, &route.with_name("no-such-name"), b"{}");
+        if route == routes::METRICS {
+            assert!(text.ends_with("# EOF\n"), "{text}");
+            continue;
+        }
         let reply: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(reply["schema"], 1, "{route:?}");
         assert_ne!(reply["error"]["code"], "unknown_route", "{route:?}");
