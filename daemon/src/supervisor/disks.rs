@@ -37,15 +37,36 @@ impl Supervisor {
         let awaited = self.awaited().await;
         let mut paths: Vec<PathBuf> = infos.values().map(|info| info.path.clone()).collect();
         paths.extend(glob_paths(&self.config().devices).await);
-        for path in paths {
-            // Members by other names are the same disks.
-            let is_known = disks
-                .iter()
-                .any(|known| !is_away(known) && same(Path::new(&known.path), &path));
-            if is_known {
+        // Members by other names are the same disks.
+        let is_known = |disks: &[Disk], path: &Path| {
+            let mut disks = disks.iter();
+            disks.any(|known| !is_away(known) && same(Path::new(&known.path), path))
+        };
+        paths.retain(|path| !is_known(&disks, path));
+        // All at once: one that hangs takes its time beside the others.
+        let looks: Vec<_> = paths
+            .into_iter()
+            .map(|path| {
+                let look = self.look_in(&path, &awaited);
+                (path, tokio::spawn(look))
+            })
+            .collect();
+        for (path, look) in looks {
+            let looked = look
+                .await
+                .unwrap_or_else(|error| Err(refuse::internal(error.to_string())));
+            if is_known(&disks, &path) {
                 continue;
             }
-            let found = self.described(&path, &infos, &awaited).await;
+            let mut found = match looked {
+                Ok(looked) => described(&path, looked),
+                Err(detail) => {
+                    let mut disk = blank_row(&path);
+                    disk.note = Some(detail.message);
+                    disk
+                }
+            };
+            add_facts(&mut found, &infos);
             // A failed disk that can still be looked at is shown already.
             if found.uuid.is_none() || disks.iter().all(|known| known.uuid != found.uuid) {
                 disks.push(found);
@@ -122,30 +143,20 @@ impl Supervisor {
             .await?
     }
 
-    async fn described(
+    /// A look that needs nothing of this any more.
+    fn look_in(
         &self,
         path: &Path,
-        infos: &BTreeMap<PathBuf, DiskInfo>,
         awaited: &Awaited,
-    ) -> Disk {
-        let at = path.to_owned();
-        let look = self
-            .scanner
-            .call(move |engine| async move { looking::look(&engine, &at).await });
-        let looked = match awaited.check(path) {
-            Ok(()) => look.await,
-            Err(detail) => Err(detail),
-        };
-        let mut disk = match looked {
-            Ok(looked) => described(path, looked),
-            Err(detail) => {
-                let mut disk = blank_row(path);
-                disk.note = Some(detail.message);
-                disk
-            }
-        };
-        add_facts(&mut disk, infos);
-        disk
+    ) -> impl Future<Output = Answer<Result<Looked, OpenError>>> + Send + use<> {
+        let (scanner, at) = (self.scanner.clone(), path.to_owned());
+        let checked = awaited.check(path);
+        async move {
+            checked?;
+            scanner
+                .call(move |engine| async move { looking::look(&engine, &at).await })
+                .await
+        }
     }
 
     /// Ejects a member, or marks a spare as failed.

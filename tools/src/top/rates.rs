@@ -58,10 +58,18 @@ pub(crate) fn rates(before: &Work, now: &Work, now_unix_ms: u64) -> Top {
         let age_ms = now_unix_ms.saturating_sub(array.taken_unix_ms);
         top.silent.push((array.name.clone(), age_ms));
         let mut known = before.arrays.iter();
-        // One that was started anew since counts from zero again.
-        let earlier =
-            known.find(|one| one.uuid == array.uuid && one.running_ns <= array.running_ns);
-        top.lines.extend(of_array(earlier.unwrap_or(array), array));
+        // One that wasn't there, or was started anew since, has counted from zero.
+        let earlier = known
+            .find(|one| one.uuid == array.uuid && one.running_ns <= array.running_ns)
+            .cloned();
+        let earlier = earlier.unwrap_or_else(|| ArrayWork {
+            running_ns: 0,
+            cpu_ns: 0,
+            volumes: Vec::new(),
+            disks: Vec::new(),
+            ..array.clone()
+        });
+        top.lines.extend(of_array(&earlier, array));
     }
     top
 }
@@ -204,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_that_said_nothing_new_or_was_started_anew_has_no_rates() {
+    fn an_array_that_said_nothing_new_has_no_rates_and_one_that_is_new_has_those_since_its_start() {
         let before = samples::work();
         let mut now = before.clone();
         let quiet = |top: &Top| {
@@ -212,11 +220,17 @@ mod tests {
             lines.all(|line| line.reads.per_second == 0 && line.writes.per_second == 0)
         };
         assert!(quiet(&rates(&before, &now, 0)));
-        now.arrays[0].running_ns = 1;
-        assert!(quiet(&rates(&before, &now, 0)));
-        assert_eq!(
-            rates(&Work::default(), &now, 0).lines.len(),
-            rates(&before, &now, 0).lines.len()
-        );
+        let reads = &mut now.arrays[0].volumes[0].tally.reads;
+        (reads.ops, reads.nanos) = (10, 20_000);
+        now.arrays[0].running_ns = 5_000_000_000;
+        let mut other = before.clone();
+        other.arrays[0].running_ns = 6_000_000_000;
+        for before in [Work::default(), other] {
+            let top = rates(&before, &now, 0);
+            assert_eq!(
+                (top.lines[0].reads.per_second, top.lines[0].reads.mean_us),
+                (2, Some(2))
+            );
+        }
     }
 }
