@@ -25,7 +25,8 @@ use crate::error::RaidError;
 use crate::events::EventKind;
 use crate::geometry::{Role, Row, Set, Slot};
 use crate::journal::entry::Seq;
-use crate::journal::log::{Hold, Joining};
+use crate::journal::joining::Joining;
+use crate::journal::log::Hold;
 use crate::level::Level;
 use crate::member::MemberState;
 use crate::mutation::{self, Mutation};
@@ -51,28 +52,6 @@ const JOIN_WAITS: &str = "all is copied, and a disk is too slow, or has too litt
 const DRAIN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Events tell of every so many per cent.
 const PERCENT_STEP: u64 = 20;
-
-/// Disks that get a copy of everything that is logged.
-struct Joined {
-    disks: Vec<Rc<Disk>>,
-    /// `None`: there is no journal.
-    joining: Option<Joining>,
-}
-
-impl Joined {
-    /// Whether all that aren't out have a copy of everything since they joined.
-    fn has_all(&self) -> bool {
-        let Some(joining) = &self.joining else {
-            return true;
-        };
-        if mutation::on(Mutation::SuccessorWithoutCopies) {
-            return true;
-        }
-        let have = joining.disks();
-        let mut disks = self.disks.iter().filter(|disk| !disk.out.get());
-        disks.all(|disk| have.iter().any(|one| Rc::ptr_eq(one, disk)))
-    }
-}
 
 /// What the filling task has to tell.
 #[derive(Default)]
@@ -564,7 +543,10 @@ impl Array {
     /// Has everything in place that was logged, and gives the targets a copy of everything that is logged from now on: what
     /// was logged before has fewer copies than will be counted on, on members that are missing, and what isn't on the targets
     /// has none on who replaces the members that have it.
-    async fn join_journal(self: &Rc<Self>, targets: &[Target]) -> Result<Joined, RaidError> {
+    async fn join_journal(
+        self: &Rc<Self>,
+        targets: &[Target],
+    ) -> Result<Option<Joining>, RaidError> {
         let disks: Vec<_> = targets
             .iter()
             .map(|target| Rc::clone(&target.disk))
@@ -578,9 +560,6 @@ impl Array {
                 journal.add_ring(disk);
             }
             joining = Some(journal.join(disks.clone()));
-            if mutation::on(Mutation::SuccessorWithoutCopies) {
-                journal.joins_nobody();
-            }
         }
         self.drain_journal().await.map_err(|_| self.lost_error())?;
         if let Some(journal) = &journal {
@@ -588,7 +567,7 @@ impl Array {
             self.write_headers_and_to(journal, &disks).await;
         }
         self.flush_filled().await?;
-        Ok(Joined { disks, joining })
+        Ok(joining)
     }
 
     /// The targets are members now; false: not yet, since something changed.
@@ -605,7 +584,7 @@ impl Array {
             // Who can't be labelled is out before anybody is replaced by it.
             self.commit(&held).await?;
             // From here to the last promotion nothing awaits.
-            if joined.has_all() {
+            if joined.as_ref().is_none_or(Joining::has_all) {
                 break (held, joined, hold);
             }
             drop((held, joined, hold));

@@ -123,25 +123,7 @@ pub(crate) struct Journal {
     /// Groups that still go through the disks' caches, for the sake of the next record that wants to.
     through_left: Cell<u32>,
     /// Disks that are about to be members, perhaps in the places of others: they get a copy of every group.
-    joining: RefCell<Vec<Rc<Disk>>>,
-}
-
-/// Disks get a copy of every group until this is dropped.
-pub(crate) struct Joining {
-    journal: Rc<Journal>,
-}
-
-impl Joining {
-    /// Those that have a copy of every group since then.
-    pub(crate) fn disks(&self) -> Vec<Rc<Disk>> {
-        self.journal.joining()
-    }
-}
-
-impl Drop for Joining {
-    fn drop(&mut self) {
-        self.journal.joins_nobody();
-    }
+    pub(super) joining: RefCell<Vec<Rc<Disk>>>,
 }
 
 /// Keeps the floor from passing a record, until dropped.
@@ -478,38 +460,6 @@ impl Journal {
             .or_insert_with(|| Ring::new(ring_bytes(disk)));
     }
 
-    /// From now on disks that have a ring get a copy of every group that isn't logged yet.
-    pub(crate) fn join(self: &Rc<Self>, disks: Vec<Rc<Disk>>) -> Joining {
-        *self.joining.borrow_mut() = disks;
-        Joining {
-            journal: Rc::clone(self),
-        }
-    }
-
-    /// Disks that have a copy of every group since they joined. One that is slow isn't waited for: it has to join anew.
-    pub(crate) fn joining(&self) -> Vec<Rc<Disk>> {
-        let mut joining = self.joining.borrow_mut();
-        let before = joining.len();
-        joining.retain(|disk| !disk.out.get() && !disk.is_slow());
-        if joining.len() < before {
-            self.room.notify_waiters();
-        }
-        joining.clone()
-    }
-
-    /// A disk lacks something since it joined: it has to join anew.
-    pub(super) fn joins_no_more(&self, disk: &Rc<Disk>) {
-        let mut joining = self.joining.borrow_mut();
-        joining.retain(|other| !Rc::ptr_eq(other, disk));
-        self.room.notify_waiters();
-    }
-
-    /// Nobody gets more copies than it takes.
-    pub(crate) fn joins_nobody(&self) {
-        self.joining.borrow_mut().clear();
-        self.room.notify_waiters();
-    }
-
     /// Whether a disk has its place in the journal.
     pub(crate) fn has_ring(&self, disk: &Disk) -> bool {
         self.rings.borrow().contains_key(&disk.uuid)
@@ -722,25 +672,10 @@ impl Array {
                 others.retain(|disk| !disk.is_slow());
             }
             let mut placed = journal.place(&others, more, len, last);
-            let taken = |disk: &Rc<Disk>| {
-                placed
-                    .iter()
-                    .map(|(other, _)| other)
-                    .chain(&asked)
-                    .any(|one| Rc::ptr_eq(one, disk))
-            };
-            owed.retain(|disk| !taken(disk));
-            if !owed.is_empty() {
-                let given = journal.place(&owed, owed.len(), len, last);
-                owed.retain(|disk| !given.iter().any(|(one, _)| Rc::ptr_eq(one, disk)));
-                placed.extend(given);
-                // Every group goes to it, which is more than admission reckons with: one that is full holds up nobody.
-                for disk in &owed {
-                    journal.joins_no_more(disk);
-                }
-                if !owed.is_empty() && placed.is_empty() && asked.is_empty() {
-                    continue;
-                }
+            owed.retain(|disk| !asked.iter().any(|one| Rc::ptr_eq(one, disk)));
+            let is_full = journal.place_joining(owed, &mut placed, len, last);
+            if is_full && placed.is_empty() && asked.is_empty() {
+                continue;
             }
             if placed.is_empty() && asked.is_empty() {
                 // Applying is under way and gives room, or the array fails: both wake this.

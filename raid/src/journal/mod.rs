@@ -30,6 +30,7 @@ pub(crate) mod copies;
 pub mod entry;
 pub mod group;
 pub mod header;
+pub(crate) mod joining;
 pub(crate) mod log;
 pub(crate) mod open;
 pub(crate) mod ring;
