@@ -50,6 +50,8 @@ pub enum Mutation {
     AckBeforeEjection,
     /// The labels say that more is filled than was flushed.
     CursorAheadOfFlush,
+    /// Disks become members before what they were filled with is flushed.
+    MembersAheadOfFlush,
     /// A discard leaves older records of its range to be replayed.
     DiscardDoesNotRevoke,
     /// A group's copies on journal disks count among those on members.
@@ -72,7 +74,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::AckBeforeJournal,
         Self::AckOutOfSequence,
         Self::OneCopyTooFew,
@@ -93,6 +95,7 @@ impl Mutation {
         Self::NoteWithoutThrough,
         Self::AckBeforeEjection,
         Self::CursorAheadOfFlush,
+        Self::MembersAheadOfFlush,
         Self::DiscardDoesNotRevoke,
         Self::CopiesMixed,
         Self::IntentNotDurable,

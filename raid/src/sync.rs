@@ -513,7 +513,9 @@ impl Array {
             .collect();
         let rows = self.space.borrow().extents_total() * self.rows_per_extent();
         // The pages that the targets' copies need, too.
-        self.flush_filled().await?;
+        if !mutation::on(Mutation::CursorAheadOfFlush) {
+            self.flush_filled().await?;
+        }
         for (target, row) in targets.iter().zip(reached) {
             if self.clear_missed(&target.disk, Row(row)) {
                 target.disk.durable_rows.set(row.min(rows));
@@ -525,9 +527,6 @@ impl Array {
 
     /// Makes durable what is filled, and the pages that speak of it.
     async fn flush_filled(self: &Rc<Self>) -> Result<(), RaidError> {
-        if mutation::on(Mutation::CursorAheadOfFlush) {
-            return Ok(());
-        }
         // Flushes what is filled before it writes pages. The cursor has passed rows that were trimmed by
         // records that are still on their way: not before these are on the disks, too.
         let flushed = async {
@@ -566,7 +565,9 @@ impl Array {
             // What the drain has passed isn't looked for in their rings.
             self.write_headers_and_to(journal, &disks).await;
         }
-        self.flush_filled().await?;
+        if !mutation::on(Mutation::MembersAheadOfFlush) {
+            self.flush_filled().await?;
+        }
         Ok(joining)
     }
 
@@ -579,7 +580,9 @@ impl Array {
             // pages, without them meanwhile stays in the journal. A cycle that began before this may trim more.
             let journal = self.journal();
             let hold = journal.map(|journal| journal.hold(journal.floor()));
-            self.run_cycle().await;
+            if !mutation::on(Mutation::MembersAheadOfFlush) {
+                self.run_cycle().await;
+            }
             let held = self.lock_labels().await;
             // Who can't be labelled is out before anybody is replaced by it.
             self.commit(&held).await?;

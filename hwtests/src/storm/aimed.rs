@@ -9,8 +9,8 @@ use std::time::Duration;
 use cairn_blockdev::IoErrorKind;
 use cairn_blockdev::sim::{Effect, On, Strike};
 use cairn_blockdev::units::{BLOCK, u64_of, usize_of};
-use cairn_raid::Level;
 use cairn_raid::layout::{LABEL_A, ZONES_START, ZoneKind};
+use cairn_raid::{Level, MemberState};
 
 use super::harm::{restart, rot, somewhere};
 use super::history::any_crash;
@@ -42,6 +42,9 @@ pub enum Turn {
     /// A rebuild of an idle array is cut off, mostly about when labels are written; then as many members go
     /// as may.
     Rebuild,
+    /// A rebuild onto a disk that is slow, so that labels tell how far it is, is cut off about then; then as many members
+    /// as may.
+    SlowRebuild,
     /// A member loses what is written to one of its zones, and the array is restarted.
     LostPages,
     /// A member writes checksum pages in the places of others, and the array is restarted.
@@ -71,10 +74,11 @@ pub enum Turn {
 
 impl Turn {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::SlowRows,
         Self::LateEjection,
         Self::Rebuild,
+        Self::SlowRebuild,
         Self::LostPages,
         Self::StrayPages,
         Self::RottenRows,
@@ -91,7 +95,7 @@ impl Turn {
     /// Those that chapters of random histories may be: seeds that are known by what they told go on telling it.
     pub fn of_stories() -> Vec<Self> {
         let mut turns = Self::ALL.to_vec();
-        turns.retain(|turn| *turn != Self::Successors);
+        turns.retain(|turn| !matches!(turn, Self::Successors | Self::SlowRebuild));
         turns
     }
 
@@ -107,6 +111,7 @@ impl Turn {
             | Self::Successors => 0,
             Self::LateEjection
             | Self::Rebuild
+            | Self::SlowRebuild
             | Self::LostPages
             | Self::StrayPages
             | Self::RottenRows
@@ -121,6 +126,7 @@ impl Turn {
             Self::SlowRows => slow_rows(world),
             Self::LateEjection => late_ejection(world),
             Self::Rebuild => rebuild(world),
+            Self::SlowRebuild => slow_rebuild(world),
             Self::LostPages => lost_pages(world),
             Self::StrayPages => stray_pages(world),
             Self::RottenRows => rotten_rows(world),
@@ -141,13 +147,16 @@ pub fn alone(turn: Turn, level: Level, seed: u64) -> Told {
     let mut shape = Shape::of(level);
     shape.rows = 4 + seed % 3 * 4;
     shape.tear_bytes = 512 << (seed % 2 * 3);
-    if turn == Turn::LongReplay {
-        // So many that memory doesn't have room for all of them at once.
+    if matches!(turn, Turn::LongReplay | Turn::SlowRebuild) {
+        // So many that memory doesn't have room for all of them at once, nor a rebuild fills all of them at once.
         shape.rows = 80;
         shape.chunk_bytes = LARGE_CHUNK;
     }
     tell(World::new(seed, shape), |world| {
-        world.create(usize::from(turn == Turn::Rebuild));
+        world.create(usize::from(matches!(
+            turn,
+            Turn::Rebuild | Turn::SlowRebuild
+        )));
         world.load(40);
         turn.take(world);
         world.load(20);
@@ -329,6 +338,35 @@ fn rebuild(world: &mut World) {
     };
     world.fail_member_cut(victim, cut);
     world.crash(Crash::Power);
+    come_back(world);
+    world.wait_for_sync();
+    lose_what_may_be(world);
+}
+
+fn slow_rebuild(world: &mut World) {
+    world.write_all();
+    restart(world);
+    let victim = world.any_member();
+    let spares = world.in_state(MemberState::Spare);
+    // It'll be given as much room as those that are alike.
+    let rows = world.rows_on_disk(victim);
+    for spare in &spares {
+        let times = 20_000 + u32::try_from(world.rng.below(80_000)).unwrap_or(0);
+        let slow = Strike::new(On::Write, Effect::Slow(times)).within(rows.clone());
+        world.disk(*spare).strike(slow.always());
+    }
+    let cut = Cut::After(Aim {
+        from: LABEL_A,
+        to: ZONES_START,
+        writes: 1 + world.rng.below(60),
+        ios: world.rng.below(30),
+    });
+    world.fail_member_cut(victim, Cut::Never);
+    world.wait_for_sync_cut(cut);
+    world.crash(Crash::Power);
+    for spare in spares {
+        world.disk(spare).heal();
+    }
     come_back(world);
     world.wait_for_sync();
     lose_what_may_be(world);

@@ -259,6 +259,20 @@ impl World {
         }
     }
 
+    /// Waits until nothing is being filled, or the plug is pulled.
+    pub fn wait_for_sync_cut(&mut self, cut: Cut) {
+        let array = self.array();
+        let clock = self.env().clock;
+        let polls = self.cut_at(cut);
+        let filled = async {
+            while array.status().sync.is_some() {
+                clock.sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let _ = self.sim.run_until(filled, polls);
+        self.log.pull_no_more();
+    }
+
     /// More volumes than there is space for, all written to.
     pub fn fill_up(&mut self) {
         for _ in 0..4 {

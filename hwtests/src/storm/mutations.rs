@@ -89,7 +89,8 @@ fn grounds(mutation: Mutation) -> &'static [Ground] {
         ],
         Mutation::StaleMemberRead => &[Cell(Fault::D2WriteFails, State::Healthy), Story],
         Mutation::AckBeforeEjection => &[Aimed(Turn::LateEjection), Story],
-        Mutation::CursorAheadOfFlush => &[Aimed(Turn::Rebuild), Story],
+        Mutation::CursorAheadOfFlush => &[Aimed(Turn::SlowRebuild)],
+        Mutation::MembersAheadOfFlush => &[Aimed(Turn::Rebuild), Story],
         Mutation::ParityFromUnverified => &[
             Cell(Fault::D8RotInData, State::Healthy),
             Cell(Fault::D6LostWrite, State::Degraded1),

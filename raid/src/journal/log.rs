@@ -647,7 +647,9 @@ impl Array {
                 return;
             }
             // A member that was replaced meanwhile keeps its copy to itself.
-            let counts = |disk: &Rc<Disk>| living.iter().any(|one| Rc::ptr_eq(one, disk));
+            let counts = |disk: &Rc<Disk>| {
+                living.iter().any(|one| Rc::ptr_eq(one, disk)) || on(Mutation::CopiesMixed)
+            };
             let logged = copies.iter().filter(|(disk, _)| counts(disk)).count();
             let mut owed = if on_own {
                 Vec::new()
