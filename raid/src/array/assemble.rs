@@ -649,9 +649,16 @@ impl Array {
             self.load_missed(floor).await;
         }
         let held = self.labels.lock().await;
+        // What those that aren't here have at least.
+        let newest = self.ledger.borrow().label().generation.saturating_sub(1);
+        let uneven = self.ledger.borrow_mut().begin_start();
+        if uneven {
+            // A crash left some one commit behind: a change of membership would leave them two behind.
+            self.commit(&held).await?;
+        }
         self.ledger.borrow_mut().set_home_host(home_host);
         self.ledger.borrow_mut().note_returned();
-        let changed = self.note_absent(&opening.absent, floor);
+        let changed = self.note_absent(&opening.absent, floor, newest);
         if opening.outranks {
             // After the absences: from the event that comes next here on, whoever is absent and knows of one was
             // used without these.
@@ -667,7 +674,6 @@ impl Array {
                 self.report(EventKind::DegradedArray, None, detail);
             }
         } else {
-            // Labels that a crash left one commit behind catch up, so that none falls two behind.
             self.commit(&held).await?;
             // So does the witness: one that stayed behind would vouch for disks that were thrown out since.
             if options.witness.as_ref().is_some_and(is_behind) {

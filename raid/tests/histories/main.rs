@@ -20,6 +20,8 @@ mod disk;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod half_said;
+#[cfg(test)]
 mod healed;
 #[cfg(test)]
 mod hung;

@@ -10,11 +10,9 @@ use crate::member::MemberState;
 
 impl Array {
     /// Marks absent members, and targets and spares that aren't here, as missing. True if any is.
-    /// `floor`: where the journal begins.
-    pub(super) fn note_absent(&self, absent: &[Uuid], floor: Option<Seq>) -> bool {
+    /// `floor`: where the journal begins; `newest`: the label that every disk that was in has, or a later one.
+    pub(super) fn note_absent(&self, absent: &[Uuid], floor: Option<Seq>, newest: u64) -> bool {
         let mut ledger = self.ledger.borrow_mut();
-        // Every disk that is in has the label before the newest one.
-        let newest = ledger.label().generation.saturating_sub(1);
         let gone: Vec<(Uuid, Option<u64>)> = ledger
             .label()
             .table
