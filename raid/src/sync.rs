@@ -402,6 +402,10 @@ impl Array {
             self.touch_sums(row);
             for (target, data) in lacking.iter().zip(contents) {
                 // Nobody vouched for a parity that had no place to go.
+                let is_parity = !matches!(self.geometry.role(row, target.slot), Role::Data(_));
+                if is_parity && !self.is_noted(row, target.slot, &data) {
+                    self.note_refilled(row).await?;
+                }
                 self.note_blocks(row, target.slot, 0, &data);
                 let written = target.disk.write(&self.geometry, row, 0, data).await;
                 if let Err(error) = written {
@@ -533,8 +537,11 @@ impl Array {
             if let Some(journal) = self.journal() {
                 journal.logged_below(journal.next()).await?;
             }
+            let refilled = self.missed.refilled();
             self.checkpoint().await?;
-            self.flush_all().await
+            self.flush_all().await?;
+            self.missed.note_refilled_flushed(&refilled);
+            Ok::<(), IoErrorKind>(())
         };
         flushed.await.map_err(|_| self.lost_error())
     }

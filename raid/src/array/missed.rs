@@ -14,7 +14,7 @@
 //! - A member without [`Absence`] in its entry has no map: it is rebuilt whole.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use cairn_blockdev::units::{BLOCK, BLOCK_BYTES, u64_of, usize_of};
@@ -43,6 +43,8 @@ const READ_BLOCKS: u64 = 256;
 pub(crate) struct Missed {
     /// Rows that were put in place: their records lie below this, and aren't trimmed.
     recent: RefCell<BTreeMap<Row, Seq>>,
+    /// Rows of which a rebuild has changed the checksums, in pages that may not be on the disks.
+    refilled: RefCell<BTreeSet<Row>>,
     maps: RefCell<BTreeMap<Uuid, SharedMap>>,
     /// Bits are complete for every record below.
     claim: Cell<Seq>,
@@ -55,6 +57,7 @@ impl Default for Missed {
     fn default() -> Self {
         Self {
             recent: RefCell::default(),
+            refilled: RefCell::default(),
             maps: RefCell::default(),
             claim: Cell::new(Seq::FIRST),
             saves: Rc::default(),
@@ -80,6 +83,16 @@ impl Missed {
         self.recent.borrow_mut().retain(|_, end| *end > floor);
     }
 
+    /// Rows whose pages the next checkpoint brings to everybody who is here.
+    pub(crate) fn refilled(&self) -> BTreeSet<Row> {
+        self.refilled.borrow().clone()
+    }
+
+    /// The pages of these are durable.
+    pub(crate) fn note_refilled_flushed(&self, rows: &BTreeSet<Row>) {
+        self.refilled.borrow_mut().retain(|row| !rows.contains(row));
+    }
+
     pub(super) fn map(&self, member: Uuid) -> Option<SharedMap> {
         self.maps.borrow().get(&member).map(Rc::clone)
     }
@@ -103,6 +116,30 @@ impl Array {
                 map.borrow_mut().insert(row);
             }
         }
+    }
+
+    /// A rebuild is about to change the checksums of `row`, of which no record tells: those who are away miss the page.
+    /// Durable on return.
+    pub(crate) async fn note_refilled(self: &Rc<Self>, row: Row) -> Result<(), IoErrorKind> {
+        let Some(journal) = self.journal() else {
+            // Nobody knows what is missed: who comes back is rebuilt whole.
+            return Ok(());
+        };
+        self.missed.refilled.borrow_mut().insert(row);
+        let mut news = false;
+        for (member, map) in &*self.missed.maps.borrow() {
+            let disk = self.ledger.borrow().disk(*member);
+            if disk.is_none_or(|disk| !disk.progress.borrow().is_catching_up()) {
+                let mut map = map.borrow_mut();
+                news |= !map.contains(row);
+                map.insert(row);
+            }
+        }
+        if news {
+            self.save_missed(journal.floor()).await?;
+            self.flush_all().await?;
+        }
+        Ok(())
     }
 
     /// Records of `row` are replayed: who was away may have missed them, also who is about to be caught up, as its
@@ -138,6 +175,9 @@ impl Array {
             new
         };
         for row in self.missed.recent.borrow().keys() {
+            map.borrow_mut().insert(*row);
+        }
+        for row in &*self.missed.refilled.borrow() {
             map.borrow_mut().insert(*row);
         }
         let absence = Absence {

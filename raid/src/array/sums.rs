@@ -245,6 +245,12 @@ impl Array {
         }
     }
 
+    /// Whether the sums of a slot's chunk are these blocks' already; their pages are held.
+    pub(crate) fn is_noted(&self, row: Row, slot: Slot, data: &[u8]) -> bool {
+        let sums = self.sums.as_ref();
+        sums.is_none_or(|sums| matches!(sums.verify(row, 0, slot, data), Verdict::Good))
+    }
+
     /// Has the pages of a row written to whoever is being filled.
     pub(crate) fn touch_sums(&self, row: Row) {
         if let Some(sums) = &self.sums {

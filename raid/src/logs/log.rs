@@ -145,15 +145,17 @@ impl Log {
         self.changed = true;
     }
 
-    /// A record is flushed, and all before it.
-    pub(crate) fn note_durable(&mut self, seq: u64, stamp: Seq) {
-        let is_it = self
-            .records
-            .get(&seq)
-            .is_some_and(|held| held.stamp == stamp);
+    /// A record is flushed, and all before it. False if it was aborted since.
+    pub(crate) fn note_durable(&mut self, seq: u64, stamp: Seq) -> bool {
+        let is_it = match self.records.get(&seq) {
+            Some(held) => held.stamp == stamp,
+            // Committed, in place and let go.
+            None => seq <= self.committed,
+        };
         if is_it {
             self.durable = self.durable.max(seq);
         }
+        is_it
     }
 
     /// What would take effect with a commit through `through`: first and last, if anything.

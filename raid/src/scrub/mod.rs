@@ -285,6 +285,10 @@ impl Array {
     }
 
     async fn save_scrub(self: &Rc<Self>) -> Result<(), IoErrorKind> {
+        if self.has_dirty_sums() {
+            // Pages that it mended are found no more once the cursor is past them.
+            self.checkpoint().await?;
+        }
         self.save_defects().await?;
         self.flush_all().await
     }

@@ -519,6 +519,21 @@ impl Array {
         journal: &Rc<Journal>,
         applied: Seq,
     ) -> Result<(), IoErrorKind> {
+        // What leaves nothing to put in place is passed over, and may be on its way into the journal. The floor isn't to be
+        // beyond it, nor is a log's owner to be told that it is there. It may wait for the room that all before it takes.
+        let logged = journal.logged();
+        if logged < applied {
+            self.checkpoint_below(journal, logged).await?;
+            journal.logged_below(applied).await?;
+        }
+        self.checkpoint_below(journal, applied).await
+    }
+
+    async fn checkpoint_below(
+        self: &Rc<Self>,
+        journal: &Rc<Journal>,
+        applied: Seq,
+    ) -> Result<(), IoErrorKind> {
         if on(Mutation::TrimBeforePages) {
             self.write_floor(journal, applied).await;
         }

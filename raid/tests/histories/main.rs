@@ -48,6 +48,8 @@ mod races;
 #[cfg(test)]
 mod read_errors;
 #[cfg(test)]
+mod refilled;
+#[cfg(test)]
 mod region;
 #[cfg(test)]
 mod replay;

@@ -113,6 +113,64 @@ fn an_abort_of_a_log_that_is_only_beginning_is_an_abort() {
     assert_eq!(world.run(block_at(&device, 0)), 2);
 }
 
+/// It was told that it was prepared, after the abort that voided it.
+#[test]
+fn what_is_aborted_while_it_is_made_durable_is_not_prepared() {
+    let (world, array, device) = open(4, Shape::new(Level::Raid5, 3, 0, 65536));
+    world.run(prepare(&device, 1, write(0, 1, 1)));
+    let second = device.prepare(LOG, Seq(2), tag_of(2), write(1, 1, 2));
+    let abort = async {
+        while device.watermarks(LOG).contiguous < Seq(2) {
+            world.env.clock.sleep(Duration::from_micros(1)).await;
+        }
+        device.abort(LOG, Seq(2)).await
+    };
+    let (second, abort) = world.run(join(second, abort));
+    abort.unwrap();
+    assert_eq!(second.unwrap_err().kind, IoErrorKind::Busy);
+    drop(array);
+}
+
+/// The floor of a replay went between an operation of a log that was forgotten and its commit. Cut off, too, it left the
+/// commit without what it commits.
+#[test]
+fn a_replay_that_is_cut_off_knows_what_a_log_committed_that_is_forgotten() {
+    const ROWS: u64 = 56;
+    let row_blocks = 32;
+    for cut in 1.. {
+        // Arrays of every third seed have so little memory that a replay is one in parts.
+        let (mut world, array, device) = open(3 * cut, Shape::new(Level::Raid5, 3, 0, 65536));
+        world.run(async {
+            device.set_floor(LOG, Seq(1));
+            prepare(&device, 1, write(0, 1, 5)).await;
+            for row in 1..ROWS {
+                // A row costs what is between its first and its last column.
+                plain(&device, row * row_blocks, 1).await;
+                plain(&device, row * row_blocks + 15, 1).await;
+            }
+            plain(&device, 0, 1).await;
+            device.commit(LOG, Seq(1));
+            device.flush().await.unwrap();
+            device.forget(LOG).await.unwrap();
+        });
+        drop((array, device));
+        world.crash(Crash::Kill);
+        let all = world.all();
+        let start = world.assemble_later(&all, false);
+        let started = world.sim.run_until(start, cut * 150);
+        let was_cut = started.is_none();
+        drop(started);
+        world.crash(Crash::Kill);
+        let array = world.assemble_all();
+        let device = array.open_prepared("v").unwrap();
+        assert_eq!(world.run(block_at(&device, 0)), 5, "cut {cut}");
+        if !was_cut {
+            assert!(cut > 4, "a replay of one part");
+            return;
+        }
+    }
+}
+
 /// What was committed on an array that had failed was read as it had been before.
 #[test]
 fn what_was_committed_after_the_array_failed_is_never_read_as_it_was_before() {

@@ -81,11 +81,14 @@ impl Array {
         drop(guards);
         self.make_durable(&journal, lane).await?;
         drop(active);
-        if let Some(log) = self.logs.book.borrow_mut().get_mut(id) {
-            log.note_durable(seq, lane);
-        }
+        let is_it = {
+            let mut book = self.logs.book.borrow_mut();
+            book.get_mut(id)
+                .is_some_and(|log| log.note_durable(seq, lane))
+        };
         self.tend_if_crowded(&journal);
-        Ok(())
+        // An abort came while it was made durable: it is void, whatever became of its number since.
+        is_it.then_some(()).ok_or(IoErrorKind::Busy)
     }
 
     /// What logs say takes room that wasn't admitted: a cycle has to look after it in time.
@@ -102,7 +105,8 @@ impl Array {
         lane: Seq,
     ) -> Result<(), IoErrorKind> {
         journal.logged_below(lane.plus(1)).await?;
-        self.flush_all().await?;
+        // Its group is on R+1 members that answer: as for a client's flush, one that hangs holds up nobody.
+        self.flush_acked().await?;
         self.before_ack().await
     }
 

@@ -44,7 +44,8 @@ impl Array {
         applied: Seq,
     ) -> Result<Seq, IoErrorKind> {
         if self.logs.book.borrow().is_empty() && self.logs.newest.get().is_none() {
-            return Ok(applied);
+            // What is forgotten is still replayed as a whole: not from between an operation and its commit.
+            return Ok(self.log_floor(applied));
         }
         self.logs.book.borrow_mut().note_applied(applied);
         self.ask_hooks();
