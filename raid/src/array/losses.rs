@@ -284,6 +284,15 @@ impl Array {
         news
     }
 
+    /// A row that couldn't be finished for longer than any disk may take to answer.
+    pub(crate) fn unfinished_for_long(&self) -> Option<Row> {
+        let now = self.env.clock.now();
+        let unfinished = self.unfinished.borrow();
+        let mut rows = unfinished.iter();
+        rows.find(|(_, since)| now.since(**since) >= LOOK_AFTER + LOOK_PATIENCE)
+            .map(|(row, _)| *row)
+    }
+
     /// A task that gives up what can't be had of a row is under way until this is dropped; [`None`] if one is already.
     pub(crate) fn begin_giving_up(self: &Rc<Self>, row: Row) -> Option<GivingUp> {
         let is_new = self.giving_up.borrow_mut().insert(row);

@@ -149,6 +149,11 @@ impl Array {
             Some(row) if progress() == before && !self.look_in_replay(row).await => {
                 Err(self.stuck_at(row, IoErrorKind::Lost))
             }
+            _ if progress() == before => match self.unfinished_for_long() {
+                // Whatever the reason: a start that never ends tells nobody anything.
+                Some(row) => Err(self.stuck_at(row, IoErrorKind::Lost)),
+                None => Ok(()),
+            },
             _ => Ok(()),
         }
     }

@@ -311,6 +311,47 @@ impl Array {
         Ok(Some(done))
     }
 
+    /// The new parity of one span; where it can't be had of all columns together, of each by itself: what is bad in one of
+    /// them may be good in the next.
+    async fn parity_of_span(
+        self: &Rc<Self>,
+        view: &mut RowView,
+        overlay: &Overlay,
+        span: &Span,
+    ) -> Result<Vec<NewParity>, IoErrorKind> {
+        let before = view.clone();
+        let whole = self.new_parity(view, overlay, span).await;
+        if whole.is_ok() || span.cols.end - span.cols.start == 1 {
+            return whole;
+        }
+        let mut joined: Vec<(Role, Buf)> = Vec::new();
+        for col in span.cols.clone() {
+            let mut single = before.clone();
+            let part = Span {
+                cols: col..col + 1,
+                written: span.written,
+            };
+            let at = usize_of(col - span.cols.start) * BLOCK_BYTES;
+            for new in self.new_parity(&mut single, overlay, &part).await? {
+                if joined.iter().all(|(role, _)| *role != new.role) {
+                    joined.push((new.role, self.pool.take(bytes_of(&span.cols))));
+                }
+                let of_role = joined.iter_mut().find(|(role, _)| *role == new.role);
+                if let Some(to) = of_role.and_then(|(_, buf)| buf.get_mut(at..at + BLOCK_BYTES)) {
+                    to.copy_from_slice(&new.data);
+                }
+            }
+            view.learn(&single);
+        }
+        let joined = joined.into_iter().map(|(role, data)| NewParity {
+            role,
+            col: span.cols.start,
+            data: data.freeze(),
+            sums: None,
+        });
+        Ok(joined.collect())
+    }
+
     /// The parity of everything in `overlay`, with what had to be distrusted noted in `view`.
     pub(super) async fn parity_of_overlay(
         self: &Rc<Self>,
@@ -321,7 +362,7 @@ impl Array {
         let computed = join_all(spans.iter().map(|span| {
             let mut view = view.clone();
             async move {
-                let parity = self.new_parity(&mut view, overlay, span).await;
+                let parity = self.parity_of_span(&mut view, overlay, span).await;
                 (parity, view)
             }
         }));

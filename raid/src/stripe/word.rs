@@ -290,7 +290,8 @@ impl Array {
         if live.is_empty() {
             return false;
         }
-        let mut around = view.clone();
+        // What others couldn't give in another column they may give in this one.
+        let mut around = self.view(view.row);
         around.leave_out(Unread {
             slot,
             why: Why::Unverified,

@@ -96,6 +96,68 @@ fn bad_sectors_in_different_columns_of_a_row_cost_nothing_wherever_its_cycle_was
     assert!(over > 0, "never drained: the last moments aren't reached");
 }
 
+/// A small write in the first columns of a row of which the parity or the chunk that it changes is bad in one column, and another
+/// chunk in the next.
+fn write_beside_bad_columns(level: Level, members: usize, failed: bool, first_bad: Role) {
+    for is_cut_off in [false, true] {
+        let mut lab = Lab::with_rows(17, shape(level, members, true), 6);
+        if failed {
+            lose(&lab, 2);
+        }
+        let at = address(&lab, 0, 0);
+        write(&mut lab, at, usize_of(2 * BLOCK), 0xA1);
+        let slots = 0..members;
+        for (role, col) in [(first_bad, 0), (Role::Data(1), 1)] {
+            let is_of_role = |slot: &usize| lab.geometry.role(row(&lab), Slot(*slot)) == role;
+            let slot = slots.clone().find(is_of_role).unwrap();
+            let (disk, offset) = lab.place(row(&lab), slot, col);
+            lab.world.disks[disk].inject(Fault::BadRange { offset, len: 512 });
+        }
+        if is_cut_off {
+            lab.world.crash(Crash::Kill);
+            for (role, col) in [(first_bad, 0), (Role::Data(1), 1)] {
+                let is_of_role = |slot: &usize| lab.geometry.role(row(&lab), Slot(*slot)) == role;
+                let slot = slots.clone().find(is_of_role).unwrap();
+                let (disk, offset) = lab.place(row(&lab), slot, col);
+                lab.world.disks[disk].inject(Fault::BadRange { offset, len: 512 });
+            }
+            lab.reopen();
+        }
+        lab.world.run(lab.array.drain()).unwrap();
+        assert_eq!(lab.array.status().bad_blocks_total, 0);
+        // The other one may be overwritten.
+        assert!(lab.world.host.saw("Repaired"));
+        if failed {
+            let all = lab.read(0, u64_of(lab.contents.len())).unwrap();
+            assert!(all == lab.contents, "the volume changed");
+        } else {
+            lab.check();
+        }
+    }
+}
+
+#[test]
+fn d1_a_small_write_is_put_in_place_beside_bad_sectors_in_different_columns() {
+    write_beside_bad_columns(Level::Raid5, 5, false, Role::P);
+    write_beside_bad_columns(Level::Raid5, 5, false, Role::Data(0));
+    write_beside_bad_columns(Level::Raid6, 8, false, Role::P);
+    write_beside_bad_columns(Level::Raid6, 6, true, Role::P);
+    write_beside_bad_columns(Level::Raid6, 6, true, Role::Data(0));
+}
+
+#[test]
+fn d1_a_read_that_comes_across_bad_sectors_in_different_columns_mends_them_all() {
+    let lab = lab(19, 0);
+    spoil(&lab, 0, 0);
+    spoil(&lab, 1, 3);
+    let at = address(&lab, 0, 0);
+    let read = lab.read(u64_of(at), CHUNK).unwrap();
+    assert!(read == lab.contents[at..at + usize_of(CHUNK)]);
+    lab.world.sleep(1_000);
+    assert_eq!(lab.world.host.count("Repaired"), 2);
+    lab.check();
+}
+
 #[test]
 fn a_member_with_a_bad_sector_beside_anothers_in_its_row_is_replaced() {
     let lab = lab(5, 1);
