@@ -75,6 +75,31 @@ impl Array {
         ready.map(Some).map_err(|error| self.sums_lost(&error))
     }
 
+    /// As [`Array::sums_ready`], with the copies of the pages that are at hand: for reads, which wait for no slow disk.
+    pub(crate) async fn sums_at_hand(
+        self: &Rc<Self>,
+        row: Row,
+        cols: &Columns,
+    ) -> Result<Option<Ready>, IoErrorKind> {
+        let Some(sums) = &self.sums else {
+            return Ok(None);
+        };
+        let disks = self.sums_disks();
+        match sums.at_hand(&disks, row, cols.clone()).await {
+            Ok(ready) => {
+                self.take_findings(sums);
+                Ok(Some(ready))
+            }
+            Err(_) => self.sums_ready(row, cols).await,
+        }
+    }
+
+    /// Whether a page of some columns was read without all of its copies: it may be old, and nothing is to be mended by it.
+    pub(crate) fn sums_are_partial(&self, row: Row, cols: &Columns) -> bool {
+        let sums = self.sums.as_ref();
+        sums.is_some_and(|sums| sums.is_partial(row, cols))
+    }
+
     /// Whether no row that the pages of some columns speak of was written. What is written is in the map after its
     /// pages are durable; before that it is in the journal, sums and all.
     fn sums_speak_of_nothing(&self, row: Row, cols: &Columns) -> bool {
@@ -153,7 +178,7 @@ impl Array {
         }
         let mut verdict = sums.verify(row, cols.start, slot, data);
         if matches!(verdict, Verdict::Absent) {
-            let _ready = self.sums_ready(row, cols).await?;
+            let _ready = self.sums_at_hand(row, cols).await?;
             verdict = sums.verify(row, cols.start, slot, data);
         } else {
             sums.note_hit();

@@ -100,6 +100,8 @@ struct Entry {
     /// The changes in the snapshot of `generation`.
     taken: u64,
     pins: usize,
+    /// A copy that may be newer wasn't waited for: nothing is changed by what this says.
+    partial: bool,
     /// Its place in `idle`.
     idle_at: Option<u64>,
     sides: Sides,
@@ -252,6 +254,11 @@ impl SumsCache {
         assert!(slot.0 < places.members(), "slot {} has no sums", slot.0);
         for run in places.runs(row, col..col + u64_of(crcs.len())) {
             let entry = self.expect(run.page);
+            assert!(
+                !entry.partial,
+                "checksum page {} is changed and may be old",
+                run.page.0
+            );
             let mut changed = false;
             let first = run.word * places.members() + slot.0;
             let sums = entry.sums.iter_mut().skip(first).step_by(places.members());
@@ -307,8 +314,20 @@ impl SumsCache {
     /// # Panics
     /// If it is here already, or has the wrong shape.
     pub(crate) fn insert(&mut self, page: PageNumber, content: Content, dirty: bool) {
+        self.insert_known(page, content, dirty, false);
+    }
+
+    /// As [`SumsCache::insert`]; `partial`: a copy that may be newer wasn't waited for.
+    pub(crate) fn insert_known(
+        &mut self,
+        page: PageNumber,
+        content: Content,
+        dirty: bool,
+        partial: bool,
+    ) {
         assert_eq!(content.sums.len(), self.places.sums_per_page());
         let entry = Entry {
+            partial,
             sums: content.sums,
             generation: content.generation,
             changes: u64::from(dirty),
@@ -319,6 +338,30 @@ impl SumsCache {
         let before = self.entries.insert(page, entry);
         assert!(before.is_none(), "checksum page {} came twice", page.0);
         self.settle(page);
+    }
+
+    /// Whether a copy of a page in memory wasn't waited for that may be newer.
+    pub(crate) fn is_partial(&self, page: PageNumber) -> bool {
+        self.entries.get(&page).is_some_and(|entry| entry.partial)
+    }
+
+    /// All copies of a partial page have been read. `dirty`: one of them isn't as it should be.
+    pub(crate) fn complete(&mut self, page: PageNumber, content: Content, dirty: bool) {
+        if let Some(entry) = self.entries.get_mut(&page).filter(|entry| entry.partial) {
+            entry.partial = false;
+            entry.sums = content.sums;
+            entry.generation = entry.generation.max(content.generation);
+            entry.sides = content.sides;
+            entry.changes += u64::from(dirty);
+            self.settle(page);
+        }
+    }
+
+    /// What a partial page says is all that there is.
+    pub(crate) fn leave_partial(&mut self, page: PageNumber) {
+        if let Some(entry) = self.entries.get_mut(&page) {
+            entry.partial = false;
+        }
     }
 
     /// Takes in a page that says nothing, pinned once: one that was never written, or whose sums are
@@ -411,7 +454,8 @@ impl SumsCache {
         let mut snapshots = Vec::with_capacity(pages.len());
         for page in pages {
             let id = self.id(*page);
-            let Some(entry) = self.entries.get_mut(page).filter(|e| e.is_dirty()) else {
+            let takes = |entry: &&mut Entry| entry.is_dirty() && !entry.partial;
+            let Some(entry) = self.entries.get_mut(page).filter(takes) else {
                 continue;
             };
             entry.generation = given.max(entry.generation + 1);

@@ -33,7 +33,7 @@ use futures_util::future::join_all;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use self::cache::{ENTRY_BYTES, Sides, Snapshot, SumsCache, Verdict};
+use self::cache::{Content, ENTRY_BYTES, Sides, Snapshot, SumsCache, Verdict};
 use self::place::{PageNumber, Places};
 use self::store::{Finding, Loaded, SumsError, Taker};
 use crate::array::disk::Disk;
@@ -69,7 +69,6 @@ pub(crate) struct SumsStats {
 /// The pages of a range, here until dropped.
 #[must_use = "the pages may go when this is dropped"]
 pub(crate) struct Ready {
-    #[expect(dead_code, reason = "held for its drop")]
     pins: Vec<Pin>,
 }
 
@@ -185,8 +184,24 @@ impl Sums {
     /// Has the pages of `cols` of `row` in memory, read from all their copies on `disks` (by slot)
     /// where they aren't, until the returned guard is dropped.
     ///
-    /// Callers that want the same page share one read of it. Fails if a page has no valid copy left.
+    /// Callers that want the same page share one read of it. Fails if a page has no valid copy left. Every copy has been
+    /// asked, however long its disk takes: what follows may rest on the page being the newest.
     pub(crate) async fn ready(
+        &self,
+        disks: &[Option<Rc<Disk>>],
+        row: Row,
+        cols: Columns,
+    ) -> Result<Ready, SumsError> {
+        let ready = self.at_hand(disks, row, cols).await?;
+        for pin in &ready.pins {
+            self.complete(disks, pin.page).await?;
+        }
+        Ok(ready)
+    }
+
+    /// As [`Sums::ready`], with the copies that are at hand: those on disks that are slow aren't waited for unless there is no
+    /// other. Only to be compared with.
+    pub(crate) async fn at_hand(
         &self,
         disks: &[Option<Rc<Disk>>],
         row: Row,
@@ -245,6 +260,41 @@ impl Sums {
         }
     }
 
+    /// Waits for the copies of a page in memory that weren't waited for.
+    async fn complete(
+        &self,
+        disks: &[Option<Rc<Disk>>],
+        page: PageNumber,
+    ) -> Result<(), SumsError> {
+        if !self.cache.borrow().is_partial(page) {
+            return Ok(());
+        }
+        let joins = self.joins.borrow().clone();
+        let id = self.cache.borrow().id(page);
+        match store::load(&id, &self.places, disks, true).await {
+            Ok(mut loaded) => {
+                let mut dirty = !loaded.findings.is_empty();
+                dirty |= self.forget_joined(page, &joins, &mut loaded.content);
+                if self.cache.borrow().is_partial(page) {
+                    self.cache
+                        .borrow_mut()
+                        .complete(page, loaded.content, dirty);
+                    self.note(loaded.findings);
+                }
+            }
+            Err(SumsError::Lost { .. }) => self.cache.borrow_mut().leave_partial(page),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Whether a page of some columns is in memory without all its copies having been asked.
+    pub(crate) fn is_partial(&self, row: Row, cols: &Columns) -> bool {
+        let cache = self.cache.borrow();
+        let mut runs = self.places.runs(row, cols.clone());
+        runs.any(|run| cache.is_partial(run.page))
+    }
+
     fn pinned(&self, page: PageNumber) -> Pin {
         Pin {
             cache: Rc::clone(&self.cache),
@@ -268,7 +318,7 @@ impl Sums {
             .insert(page, Rc::clone(&loading.load));
         self.count(|stats| stats.loads += 1);
         let id = self.cache.borrow().id(page);
-        let loaded = store::load(&id, &self.places, disks).await;
+        let loaded = store::load(&id, &self.places, disks, false).await;
         match loaded {
             Ok(loaded) => {
                 self.take_in(page, loaded, joins);
@@ -290,16 +340,26 @@ impl Sums {
         let Loaded {
             mut content,
             findings,
+            partial,
         } = loaded;
         let mut dirty = !findings.is_empty();
+        dirty |= self.forget_joined(page, joins, &mut content);
+        self.cache
+            .borrow_mut()
+            .insert_known(page, content, dirty, partial);
+        self.note(findings);
+    }
+
+    /// What was read of slots to which other disks have come since `joins` says nothing. True if there are any.
+    fn forget_joined(&self, page: PageNumber, joins: &[u64], content: &mut Content) -> bool {
+        let mut any = false;
         for copy in self.places.copies(page) {
             if self.has_joined(copy.slot, joins) {
                 content.sides.set(copy.number, None);
-                dirty = true;
+                any = true;
             }
         }
-        self.cache.borrow_mut().insert(page, content, dirty);
-        self.note(findings);
+        any
     }
 
     /// Whether another disk came to `slot` since `joins`.
@@ -341,7 +401,7 @@ impl Sums {
                 // Changed: it is written to all copies soon.
                 continue;
             }
-            let loaded = store::load(&id, &self.places, disks).await;
+            let loaded = store::load(&id, &self.places, disks, true).await;
             let mut cache = self.cache.borrow_mut();
             if cache.clean(page) != before {
                 continue;
@@ -387,7 +447,10 @@ impl Sums {
         let mut pins = Vec::new();
         for run in self.places.runs(row, cols) {
             match self.have(disks, &joins, run.page).await {
-                Ok(pin) => pins.push(pin),
+                Ok(pin) => {
+                    self.complete(disks, run.page).await?;
+                    pins.push(pin);
+                }
                 Err(SumsError::Lost { .. }) => {
                     let mut cache = self.cache.borrow_mut();
                     if !cache.pin(run.page) {
@@ -497,6 +560,10 @@ impl Sums {
         let takers = takers(disks, targets);
         if self.unflushed.replace(true) {
             flush(&takers, &mut failed).await;
+        }
+        for page in &pages {
+            // Nothing was changed by it, but a disk that joined has to get it. It waits for one that can't be had as it is.
+            let _ = self.complete(disks, *page).await;
         }
         for round in pages.chunks(ROUND_PAGES) {
             let mut snapshots = self.cache.borrow_mut().take_dirty(round, generation);

@@ -83,6 +83,8 @@ pub(crate) enum SumsError {
 pub(crate) struct Loaded {
     pub(crate) content: Content,
     pub(crate) findings: Vec<Finding>,
+    /// A copy that may be newer wasn't waited for.
+    pub(crate) partial: bool,
 }
 
 /// Both sides of a copy, as they were read.
@@ -284,6 +286,8 @@ fn judge(id: &PageId, places: &Places, reads: &[CopyRead]) -> Result<Loaded, Sum
         findings.extend(flaw.map(|flaw| read.finding(id, flaw)));
         // One a copy: a bad sector under one side is as much of a medium error as under both.
         let error = held.iter().find_map(|held| match held {
+            // What it holds isn't known to be bad.
+            Held::Unreadable(error) if is_late(error) => None,
             Held::Unreadable(error) => Some(Flaw::Unreadable((*error).clone())),
             _ => None,
         });
@@ -300,6 +304,7 @@ fn judge(id: &PageId, places: &Places, reads: &[CopyRead]) -> Result<Loaded, Sum
             sides,
         },
         findings,
+        partial: reads.iter().any(CopyRead::is_late),
     })
 }
 
@@ -326,18 +331,20 @@ fn lost(id: &PageId, copies: &[(&CopyRead, [Held<'_>; 2], Best<'_>)]) -> SumsErr
     }
 }
 
-/// Reads all copies of a page that are there, both sides of each.
+/// Reads all copies of a page that are there, both sides of each. Who is slow is waited for if `all` are wanted, or if
+/// nobody else has a whole copy.
 pub(crate) async fn load(
     id: &PageId,
     places: &Places,
     disks: &[Option<Rc<Disk>>],
+    all: bool,
 ) -> Result<Loaded, SumsError> {
     let reads = places.copies(id.page).filter_map(|copy| {
         let disk = Rc::clone(at(disks, copy.slot)?);
         Some(read_copy(disk, places, copy, Patience::Reconstruct))
     });
     let mut reads = join_all(reads).await;
-    if !reads.iter().any(|read| read.is_whole(id)) {
+    if all || !reads.iter().any(|read| read.is_whole(id)) {
         let again = reads.iter_mut().filter(|read| read.is_late());
         join_all(again.map(|late| async {
             let disk = Rc::clone(&late.disk);

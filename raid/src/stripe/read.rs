@@ -192,7 +192,7 @@ impl Array {
             buf.fill(0);
             return Ok(());
         }
-        let _sums = self.sums_ready(row, cols).await?;
+        let _sums = self.sums_at_hand(row, cols).await?;
         let mut view = self.view(row);
         let wanted = Set::EMPTY.with(index);
         if let Some(slot) = refused.filter(|_| self.has_sums()) {

@@ -214,9 +214,13 @@ impl Array {
         if self.is_read_only() {
             return;
         }
-        let Ok(_sums) = self.sums_ready(view.row, cols).await else {
+        let Ok(_sums) = self.sums_at_hand(view.row, cols).await else {
             return;
         };
+        // Whoever asks when the disk that is slow answers, or is out, mends it.
+        if self.sums_are_partial(view.row, cols) {
+            return;
+        }
         for slot in view.distrusted().iter().map(Slot) {
             let mut mended = false;
             for col in cols.clone() {
@@ -231,7 +235,7 @@ impl Array {
     /// A disk gave an error once, and everything the next time: where the weak sector is, it alone knows. What was
     /// asked for is written anew, so that it gets the sector in order or another in its place.
     pub(super) async fn refresh(self: &Rc<Self>, view: &RowView, slot: Slot, cols: &Columns) {
-        if self.is_read_only() {
+        if self.is_read_only() || self.sums_are_partial(view.row, cols) {
             return;
         }
         let right = if self.has_sums() {

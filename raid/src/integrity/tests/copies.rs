@@ -1,6 +1,8 @@
 //! Which copy of a page is believed, what is found wrong with the others, what is lost.
 
-use cairn_blockdev::sim::{Fault, Rng};
+use std::time::Duration;
+
+use cairn_blockdev::sim::{Effect, Fault, On, Rng, Strike};
 
 use super::*;
 
@@ -30,6 +32,39 @@ fn d6_a_lost_write_of_a_copy_is_outvoted_by_the_others_and_mended() {
     assert_eq!(world.sums.stats().dirty, 1);
     world.checkpoint(2);
     assert_eq!(world.generations(0, &copy), [Some(1), Some(3)]);
+    world.restart();
+    assert!(world.holds(0, 2).unwrap());
+    assert_eq!(world.flaws(), []);
+}
+
+/// The one copy that answers is old: reads may be served by it, but nothing is changed by it, and it never outranks the newer.
+#[test]
+fn d6_a_copy_on_a_disk_that_is_slow_is_waited_for_before_anything_is_changed() {
+    let mut world = World::new(Level::Raid5, 3, 22);
+    world.set(0, 1);
+    world.checkpoint(1);
+    let [old, new] = [0, 1].map(|copy| world.copies(0)[copy]);
+    let dropped = Rc::clone(&world.dropped[old.slot.0]);
+    dropped.set((0, u64::MAX));
+    world.set(0, 2);
+    world.checkpoint(2);
+    dropped.set((0, 0));
+    world.restart();
+    let slow = Strike::new(On::Read, Effect::Hang(Some(Duration::from_secs(5))));
+    world.sim_disks[new.slot.0].strike(slow.always());
+    world.sim.block_on(async {
+        let (sums, disks) = (&world.sums, &world.disks);
+        let at_hand = sums.at_hand(disks, Row(0), 0..1).await.unwrap();
+        assert!(sums.is_partial(Row(0), &(0..1)));
+        assert_eq!(sums.verify(Row(0), 0, Slot(0), &block(1)), Verdict::Good);
+        assert_eq!(sums.stats().dirty, 0, "nothing is known to be wrong");
+        let ready = sums.ready(disks, Row(0), 0..1).await.unwrap();
+        assert!(!sums.is_partial(Row(0), &(0..1)));
+        assert_eq!(sums.verify(Row(0), 0, Slot(0), &block(2)), Verdict::Good);
+        drop((at_hand, ready));
+    });
+    assert_eq!(world.flaws(), [(old.slot.0, "stale")]);
+    world.checkpoint(2);
     world.restart();
     assert!(world.holds(0, 2).unwrap());
     assert_eq!(world.flaws(), []);
