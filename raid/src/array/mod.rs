@@ -455,16 +455,16 @@ impl Array {
             .map(Rc::clone)
     }
 
-    /// The slot from which `disk` gives data chunk `index`: on RAID 1 any.
-    pub(crate) fn slot_read(&self, row: Row, index: usize, disk: &Disk) -> Slot {
+    /// The slot from which `disk` gives data chunk `index`: on RAID 1 any; `None` if it has none any more.
+    pub(crate) fn slot_read(&self, row: Row, index: usize, disk: &Disk) -> Option<Slot> {
         if self.geometry.level() != Level::Raid1 {
-            return self.geometry.data_slot(row, index);
+            return Some(self.geometry.data_slot(row, index));
         }
         let ledger = self.ledger.borrow();
         let is_it = |has: &Option<Rc<Disk>>| has.as_ref().is_some_and(|has| has.uuid == disk.uuid);
         let mut slots = ledger.slots().iter();
         let at = slots.position(|slot| is_it(&slot.member) || is_it(&slot.target));
-        Slot(at.unwrap_or(0))
+        at.map(Slot)
     }
 
     /// Fails once more members are gone than the level survives.

@@ -211,6 +211,14 @@ impl Array {
                 }
             });
         }
+        if let Some(flights) = self.watch.unfinished(path, Some(member)) {
+            // It failed while this waited for the labels: what it was asked for then may land at any time.
+            return Err(RaidError::Unanswered {
+                disk: path.to_string(),
+                array: self.name.to_string(),
+                operations: flights.in_flight(),
+            });
+        }
         let map = self.missed.map(member);
         let verdict = {
             let ledger = self.ledger.borrow();

@@ -10,12 +10,13 @@
 //!
 //! Does not know: disks, parity, when rows are applied.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use cairn_blockdev::SharedBuf;
+use cairn_blockdev::units::{BLOCK, u64_of};
 
 use super::overlay::{Cover, Overlay};
 use crate::geometry::{Columns, Row};
@@ -30,11 +31,29 @@ struct Layers {
     /// Changes of the row's newest contents, so that who looked before an await can tell.
     changes: u64,
     pins: usize,
+    /// Blocks that somebody has looked at who is to know if they change.
+    edges: Vec<Rc<Edges>>,
+}
+
+/// Blocks of a row, by chunk and column, and whether their newest contents changed.
+struct Edges {
+    blocks: Vec<(usize, u64)>,
+    changed: Cell<bool>,
 }
 
 impl Layers {
     fn is_unused(&self) -> bool {
         self.active.is_none() && self.applying.is_none() && self.pins == 0
+    }
+
+    /// What `is_in` says of a chunk and a column: whether it changes now.
+    fn change(&mut self, is_in: impl Fn(usize, u64) -> bool) {
+        self.changes += 1;
+        for edges in &self.edges {
+            if edges.blocks.iter().any(|(index, col)| is_in(*index, *col)) {
+                edges.changed.set(true);
+            }
+        }
     }
 }
 
@@ -56,11 +75,15 @@ pub(crate) struct Pin {
     dirty: Rc<Dirty>,
     row: Row,
     seen: u64,
+    edges: Option<Rc<Edges>>,
 }
 
 impl Pin {
-    /// Whether the row's newest contents changed since this was made.
+    /// Whether the newest contents of the row, or of the blocks that this is of, changed since it was made.
     pub(crate) fn is_outdated(&self) -> bool {
+        if let Some(edges) = &self.edges {
+            return edges.changed.get();
+        }
         let state = self.dirty.state.borrow();
         state
             .rows
@@ -74,6 +97,9 @@ impl Drop for Pin {
         let mut state = self.dirty.state.borrow_mut();
         if let Some(layers) = state.rows.get_mut(&self.row) {
             layers.pins -= 1;
+            if let Some(mine) = &self.edges {
+                layers.edges.retain(|edges| !Rc::ptr_eq(edges, mine));
+            }
         }
         state.forget_if_unused(self.row);
     }
@@ -109,7 +135,8 @@ impl Dirty {
     pub(crate) fn put(&self, row: Row, index: usize, col: u64, data: SharedBuf, seq: Seq) {
         let mut state = self.state.borrow_mut();
         let layers = state.rows.entry(row).or_default();
-        layers.changes += 1;
+        let cols = col..col + u64_of(data.len()) / BLOCK;
+        layers.change(|of, at| of == index && cols.contains(&at));
         let active = layers
             .active
             .get_or_insert_with(|| Overlay::new(self.data_chunks));
@@ -168,7 +195,23 @@ impl Dirty {
             dirty: Rc::clone(self),
             row,
             seen: layers.changes,
+            edges: None,
         }
+    }
+
+    /// Notes the newest contents of blocks of a row, by chunk and column: others of the row may change.
+    pub(crate) fn pin_blocks(self: &Rc<Self>, row: Row, blocks: Vec<(usize, u64)>) -> Pin {
+        let edges = Rc::new(Edges {
+            blocks,
+            changed: Cell::new(false),
+        });
+        let mut pin = self.pin(row);
+        let mut state = self.state.borrow_mut();
+        let layers = state.rows.entry(row).or_default();
+        layers.edges.push(Rc::clone(&edges));
+        drop(state);
+        pin.edges = Some(edges);
+        pin
     }
 
     /// The columns that a row's active layer touches.
@@ -225,7 +268,7 @@ impl Dirty {
             "{row:?} is applied twice at once"
         );
         layers.applying = Some(whole);
-        layers.changes += 1;
+        layers.change(|_, _| true);
         first
     }
 
@@ -263,7 +306,7 @@ impl Dirty {
         drop(state.take_active(row));
         if let Some(layers) = state.rows.get_mut(&row) {
             assert!(layers.applying.is_none(), "{row:?} is revoked on its way");
-            layers.changes += 1;
+            layers.change(|_, _| true);
         }
         state.forget_if_unused(row);
     }

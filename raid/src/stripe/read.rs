@@ -149,8 +149,9 @@ impl Array {
                 .await;
             match result {
                 Ok(()) => {
-                    let slot = self.slot_read(row, index, &disk);
-                    if let Ok(true) = self.verified(row, slot, &cols, &back).await {
+                    if let Some(slot) = self.slot_read(row, index, &disk)
+                        && let Ok(true) = self.verified(row, slot, &cols, &back).await
+                    {
                         return (back, Ok(()));
                     }
                     // Rotten, or written anew meanwhile: the lock of its columns tells.
@@ -158,7 +159,10 @@ impl Array {
                 }
                 Err(error) => {
                     self.read_failed(&disk, &error);
-                    refused = (!is_late(&error)).then(|| self.slot_read(row, index, &disk));
+                    // One that is out by now has nothing to be mended.
+                    refused = self
+                        .slot_read(row, index, &disk)
+                        .filter(|_| !is_late(&error));
                     buf = back;
                 }
             }

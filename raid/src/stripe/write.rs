@@ -196,7 +196,11 @@ impl Array {
         let admission = journal.admit(usize_of(end - start)).await?;
         let blocks = loop {
             self.check_alive()?;
-            let pin = self.dirty_rows.pin(row);
+            // Of these alone: a client that writes elsewhere in the row all the time is none to wait for.
+            let edges = Self::partial_blocks(pending).into_iter();
+            let edges = edges.flat_map(|edge| self.geometry.pieces(edge, BLOCK));
+            let edges = edges.map(|piece| (piece.index, piece.in_chunk / BLOCK));
+            let pin = self.dirty_rows.pin_blocks(row, edges.collect());
             let blocks = self.whole_blocks(row, pending).await?;
             // What the rest of a partly written block was read from may be old by now.
             if !pin.is_outdated() {
@@ -234,6 +238,21 @@ impl Array {
         self.before_ack().await
     }
 
+    /// Where in its row the blocks begin that a write changes a part of.
+    fn partial_blocks(pending: &Pending) -> Vec<u64> {
+        let start = align_down(pending.within, BLOCK);
+        let write_end = pending.within + u64_of(pending.data.len());
+        let end = write_end.next_multiple_of(BLOCK);
+        let mut edges = Vec::new();
+        if start != pending.within {
+            edges.push(start);
+        }
+        if end != write_end && edges.first() != Some(&(end - BLOCK)) {
+            edges.push(end - BLOCK);
+        }
+        edges
+    }
+
     /// A write as whole blocks; what it leaves of its first and last block is read.
     async fn whole_blocks(
         self: &Rc<Self>,
@@ -247,16 +266,7 @@ impl Array {
             return Ok(self.aligned(&pending.data));
         }
         let mut blocks = self.pool.take(usize_of(end - start));
-        let first_is_part = start != pending.within;
-        let last_is_part = end != write_end;
-        let single = usize_of(end - start) == BLOCK_BYTES;
-        let mut edges = Vec::new();
-        if first_is_part || single {
-            edges.push(start);
-        }
-        if last_is_part && !single {
-            edges.push(end - BLOCK);
-        }
+        let edges = Self::partial_blocks(pending);
         let base = row.0 * self.geometry.row_bytes();
         for edge in edges {
             let buf = self.pool.take(BLOCK_BYTES);

@@ -64,6 +64,8 @@ mod scrub;
 #[cfg(test)]
 mod split;
 #[cfg(test)]
+mod starved;
+#[cfg(test)]
 mod stops;
 #[cfg(test)]
 mod story;
