@@ -596,6 +596,9 @@ impl Array {
     /// Serves reads, and touches no disk: nothing is mended, noted or brought up to date.
     async fn open_read_only(self: &Rc<Self>, why: &str) -> Result<(), RaidError> {
         *self.read_only.borrow_mut() = Some(why.to_owned());
+        if let Some(sums) = &self.sums {
+            sums.set_read_only();
+        }
         let has_journal = self.ledger.borrow().label().has_journal();
         if has_journal {
             // Its records are in place, but the headers tell older images.

@@ -71,7 +71,7 @@ impl Array {
         if matches!(ready, Err(SumsError::Lost { .. })) && self.sums_speak_of_nothing(row, cols) {
             ready = sums.ready_or_blank(&disks, row, cols.clone()).await;
         }
-        self.take_findings(sums);
+        self.note_findings(sums);
         ready.map(Some).map_err(|error| self.sums_lost(&error))
     }
 
@@ -87,7 +87,7 @@ impl Array {
         let disks = self.sums_disks();
         match sums.at_hand(&disks, row, cols.clone()).await {
             Ok(ready) => {
-                self.take_findings(sums);
+                self.note_findings(sums);
                 Ok(Some(ready))
             }
             Err(_) => self.sums_ready(row, cols).await,
@@ -140,8 +140,10 @@ impl Array {
 
     /// Counts what was found wrong with copies of pages. After a crash a copy may be behind; that is
     /// nobody's fault, and no disk's while the array is being started.
-    pub(super) fn take_findings(&self, sums: &Sums) {
-        for finding in sums.take_findings() {
+    pub(super) fn take_findings(&self, sums: &Sums) -> bool {
+        let findings = sums.take_findings();
+        let any = !findings.is_empty();
+        for finding in findings {
             match finding.flaw {
                 Flaw::Stale { .. } if !self.is_open() => {}
                 Flaw::Stale { generation, newest } => {
@@ -158,6 +160,21 @@ impl Array {
                 }
                 Flaw::Unreadable(error) => finding.disk.count_error(&error),
             }
+        }
+        any
+    }
+
+    /// As [`Array::take_findings`], and has the pages written if they become many: where nobody writes nothing else would, and
+    /// they stay in memory until then.
+    pub(super) fn note_findings(self: &Rc<Self>, sums: &Sums) {
+        let mends = self.take_findings(sums) && self.is_open() && !self.is_read_only();
+        if let Some(mending) = mends.then(|| sums.begin_mending()).flatten() {
+            let array = Rc::clone(self);
+            self.env.spawn.spawn(Box::pin(async move {
+                // A disk that fails in it is thrown out, and the rest is told by the next one.
+                let _ = array.checkpoint().await;
+                mending.set(false);
+            }));
         }
     }
 

@@ -56,7 +56,7 @@ impl Array {
             Err(error) => return Err(error.to_string()),
         }
         let ready = sums.ready_or_blank(&disks, row, cols.clone()).await;
-        self.take_findings(sums);
+        self.note_findings(sums);
         let ready = ready.map_err(|error| error.to_string())?;
         let blank = cols.clone().filter(|col| sums.says_nothing(row, *col));
         Ok(Vouched {

@@ -39,6 +39,9 @@ use self::store::{Finding, Loaded, SumsError, Taker};
 use crate::array::disk::Disk;
 use crate::geometry::{Columns, Geometry, Row, Slot};
 
+/// Pages with damaged copies that an array which nobody writes to keeps in memory until it mends them.
+const MENDS_AT_ONCE: usize = 32;
+
 /// Pages of one round of a checkpoint: what the snapshots and the writes of a round take stays at a
 /// few MiB, however much is dirty.
 const ROUND_PAGES: usize = 256;
@@ -127,6 +130,9 @@ pub(crate) struct Sums {
     writing: Cell<bool>,
     /// Copies were written, perhaps by an earlier run of the daemon, and not flushed since.
     unflushed: Cell<bool>,
+    /// Nothing is ever written: what is wrong with copies isn't kept for a mend.
+    read_only: Cell<bool>,
+    mending: Rc<Cell<bool>>,
     stats: Cell<SumsStats>,
 }
 
@@ -147,6 +153,8 @@ impl Sums {
             findings: RefCell::default(),
             writing: Cell::new(false),
             unflushed: Cell::new(true),
+            read_only: Cell::new(false),
+            mending: Rc::default(),
             stats: Cell::default(),
         }
     }
@@ -154,6 +162,18 @@ impl Sums {
     /// Changes how much memory its pages may take.
     pub(crate) fn set_cache_bytes(&self, bytes: usize) {
         self.cache.borrow_mut().set_bytes(bytes);
+    }
+
+    /// Nothing is written from here on.
+    pub(crate) fn set_read_only(&self) {
+        self.read_only.set(true);
+    }
+
+    /// Somebody is about to write pages for no other reason than that copies have to be mended; the flag is to be cleared
+    /// when that is done. `None` if it isn't worth it yet, or under way.
+    pub(crate) fn begin_mending(&self) -> Option<Rc<Cell<bool>>> {
+        let is_much = self.cache.borrow().dirty_count() >= MENDS_AT_ONCE;
+        (is_much && !self.mending.replace(true)).then(|| Rc::clone(&self.mending))
     }
 
     /// Where pages lie; `fits` says whether a member's zone can hold them.
@@ -344,6 +364,7 @@ impl Sums {
         } = loaded;
         let mut dirty = !findings.is_empty();
         dirty |= self.forget_joined(page, joins, &mut content);
+        dirty &= !self.read_only.get();
         self.cache
             .borrow_mut()
             .insert_known(page, content, dirty, partial);

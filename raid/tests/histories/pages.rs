@@ -5,8 +5,9 @@ use std::rc::Rc;
 use cairn_blockdev::units::{u64_of, usize_of};
 use cairn_blockdev::{Buf, WriteFlags};
 use cairn_raid::Level;
+use cairn_raid::layout::ZoneKind;
 
-use crate::lab::{BLOCK, LEVELS, Lab, shape};
+use crate::lab::{BLOCK, LEVELS, Lab, shape, zone};
 use crate::model::Crash;
 
 /// No row of the volume is written any more, and the pages of `disks` are damaged.
@@ -81,4 +82,25 @@ fn a_page_that_speaks_of_written_rows_is_never_begun_anew_by_a_write_beside_them
         lab.finish();
         assert!(lab.read(3 * row, row).unwrap() == vec![0xA1; usize_of(row)]);
     }
+}
+
+#[test]
+fn d8_pages_that_reads_found_damaged_are_mended_though_nobody_writes() {
+    // Some forty pages.
+    let mut lab = Lab::with_rows(67, shape(Level::Raid1, 2, true), 5_600);
+    lab.world.run(lab.array.stop()).unwrap();
+    lab.lose_pages(1);
+    lab.world.crash(Crash::Power);
+    lab.reopen();
+    let (offset, _) = zone(&lab.world, 0, ZoneKind::Checksums);
+    let pages = offset + BLOCK..offset + BLOCK + (1 << 20);
+    let before = lab.world.disks[0].written_in(pages.clone());
+    for at in (0..u64_of(lab.contents.len())).step_by(1 << 20) {
+        let len = (u64_of(lab.contents.len()) - at).min(1 << 20);
+        let read = lab.read(at, len).unwrap();
+        assert!(read == lab.contents[usize_of(at)..usize_of(at + len)]);
+    }
+    lab.world.sleep(1_000);
+    let mended = lab.world.disks[0].written_in(pages) - before;
+    assert!(mended >= 32 * BLOCK, "{mended} bytes of pages written");
 }
