@@ -188,8 +188,8 @@ pub trait PreparedDevice: BlockDevice {
     /// # Errors
     /// - [`Misaligned`](crate::IoErrorKind::Misaligned), [`OutOfRange`](crate::IoErrorKind::OutOfRange).
     /// - [`NoSpace`](crate::IoErrorKind::NoSpace): no extent is left, or no place for one log more.
-    /// - [`Busy`](crate::IoErrorKind::Busy): not the sequence that comes next, or one before it failed
-    ///   or was aborted meanwhile.
+    /// - [`Busy`](crate::IoErrorKind::Busy): not the sequence that comes next, or it, or one before
+    ///   it, failed or was aborted meanwhile.
     /// - [`Unsupported`](crate::IoErrorKind::Unsupported): the device keeps no journal.
     ///
     /// A sequence that failed wasn't taken and is the next one again.

@@ -316,6 +316,8 @@ impl Array {
             // What logs hold is theirs until their owners let go of it, and others go on beside it.
             let logs = self.logs.book.borrow().room_needed();
             journal.set_admitted_max(share.admitted_bytes().max(logs));
+            // Whoever waits for room may have it now.
+            self.logs.wake();
         }
         if let Some(sums) = &self.sums {
             sums.set_cache_bytes(usize_of(share.checksum_cache_bytes));

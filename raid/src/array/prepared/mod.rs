@@ -213,7 +213,8 @@ impl Array {
         let journal = self.journal_for_logs()?;
         let known = |log: &Log| log.watermarks().committed;
         let Some(committed) = self.logs.look(id, known) else {
-            self.logs.void_tickets(id, 0);
+            // What is on its way into it, and what its owner said of it before it was there.
+            self.logs.forget(id);
             return Ok(());
         };
         // What was committed has to be in place first: its records go with the log.
