@@ -654,8 +654,7 @@ impl Array {
         let held = self.labels.lock().await;
         // What those that aren't here have at least.
         let newest = self.ledger.borrow().label().generation.saturating_sub(1);
-        let uneven = self.ledger.borrow_mut().begin_start();
-        if uneven {
+        if self.ledger.borrow().is_uneven() {
             // A crash left some one commit behind: a change of membership would leave them two behind.
             self.commit(&held).await?;
         }
@@ -670,6 +669,9 @@ impl Array {
         let label_event = self.ledger.borrow().label().event_count;
         let is_behind = |witness: &Witness| witness.event_count < label_event;
         if changed || opening.outranks {
+            self.commit_event(&held).await?;
+            // One more: who isn't here may be the only one to have the label of a commit that was cut off, of an event of the
+            // same number, and is not to speak for those who go on without it.
             self.commit_event(&held).await?;
             let missing = self.ledger.borrow().slots_missing();
             if missing > 0 {

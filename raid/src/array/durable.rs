@@ -272,6 +272,9 @@ impl Array {
             // No page tells of what a record did that is never logged: a row that was given back, an extent.
             return;
         }
+        if self.save_refilled().await.is_err() {
+            return;
+        }
         self.clone().flush_disks().await;
         if self.has_dirty_sums() {
             // Before the bits: whoever finds a row written must find its sums.

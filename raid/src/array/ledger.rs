@@ -12,10 +12,6 @@ use crate::journal::entry::Seq;
 use crate::label::{Absence, ArrayLabel, Entry, INCOMPAT_JOURNAL_DISKS};
 use crate::member::MemberState;
 
-/// What a start raises the generation by: more than the commits that may have been on their way when the array was cut off, and
-/// even, so that labels go on alternating between their slots.
-const COMMITS_OF_A_START: u64 = 1 << 16;
-
 /// The disks of a slot.
 #[derive(Clone, Default)]
 pub(crate) struct SlotDisks {
@@ -424,13 +420,10 @@ impl Ledger {
         self.label.clean = clean;
     }
 
-    /// A start: its labels outdo those of a commit that was cut off and that only absent disks have. True if the disks
-    /// that are here don't all have the same label.
-    pub(crate) fn begin_start(&mut self) -> bool {
+    /// Whether the disks that are here don't all have the newest label.
+    pub(crate) fn is_uneven(&self) -> bool {
         let newest = self.label.generation;
-        let uneven = self.live().iter().any(|disk| disk.labelled.get() != newest);
-        self.label.generation += COMMITS_OF_A_START;
-        uneven
+        self.live().iter().any(|disk| disk.labelled.get() != newest)
     }
 
     /// The next commit: takes the cursors over and raises the generation.

@@ -126,20 +126,28 @@ impl Array {
             return Ok(());
         };
         self.missed.refilled.borrow_mut().insert(row);
-        let mut news = false;
+        let mut missed = false;
         for (member, map) in &*self.missed.maps.borrow() {
             let disk = self.ledger.borrow().disk(*member);
             if disk.is_none_or(|disk| !disk.progress.borrow().is_catching_up()) {
-                let mut map = map.borrow_mut();
-                news |= !map.contains(row);
-                map.insert(row);
+                map.borrow_mut().insert(row);
+                missed = true;
             }
         }
-        if news {
+        if missed {
             self.save_missed(journal.floor()).await?;
             self.flush_all().await?;
         }
         Ok(())
+    }
+
+    /// Before pages are written: who went since a rebuild changed some of them misses these, durably.
+    pub(super) async fn save_refilled(self: &Rc<Self>) -> Result<(), IoErrorKind> {
+        let none = self.missed.refilled.borrow().is_empty() || self.missed.maps.borrow().is_empty();
+        let Some(journal) = self.journal().filter(|_| !none) else {
+            return Ok(());
+        };
+        self.save_missed(journal.floor()).await
     }
 
     /// Records of `row` are replayed: who was away may have missed them, also who is about to be caught up, as its

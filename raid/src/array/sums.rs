@@ -167,7 +167,10 @@ impl Array {
     /// As [`Array::take_findings`], and has the pages written if they become many: where nobody writes nothing else would, and
     /// they stay in memory until then.
     pub(super) fn note_findings(self: &Rc<Self>, sums: &Sums) {
-        let mends = self.take_findings(sums) && self.is_open() && !self.is_read_only();
+        let mends = self.take_findings(sums)
+            && self.is_open()
+            && !self.is_stopping()
+            && !self.is_read_only();
         if let Some(mending) = mends.then(|| sums.begin_mending()).flatten() {
             let array = Rc::clone(self);
             self.env.spawn.spawn(Box::pin(async move {

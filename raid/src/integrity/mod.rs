@@ -212,9 +212,14 @@ impl Sums {
         row: Row,
         cols: Columns,
     ) -> Result<Ready, SumsError> {
+        let joins = self.joins.borrow().clone();
         let ready = self.at_hand(disks, row, cols).await?;
-        for pin in &ready.pins {
-            self.complete(disks, pin.page).await?;
+        let all = ready
+            .pins
+            .iter()
+            .map(|pin| self.complete(disks, &joins, pin.page));
+        for completed in join_all(all).await {
+            completed?;
         }
         Ok(ready)
     }
@@ -241,6 +246,14 @@ impl Sums {
             .map(|page| self.have(disks, &joins, page));
         for pin in join_all(loads).await {
             pins.push(pin?);
+        }
+        for pin in &pins {
+            // Whoever was slow answers again, or is out.
+            let mut copies = self.places.copies(pin.page);
+            let is_slow = |disk: &Rc<Disk>| disk.is_slow();
+            if !copies.any(|copy| store::at(disks, copy.slot).is_some_and(is_slow)) {
+                self.complete(disks, &joins, pin.page).await?;
+            }
         }
         Ok(Ready { pins })
     }
@@ -280,21 +293,22 @@ impl Sums {
         }
     }
 
-    /// Waits for the copies of a page in memory that weren't waited for.
+    /// Waits for the copies of a page in memory that weren't waited for. `joins` is from when `disks` was.
     async fn complete(
         &self,
         disks: &[Option<Rc<Disk>>],
+        joins: &[u64],
         page: PageNumber,
     ) -> Result<(), SumsError> {
         if !self.cache.borrow().is_partial(page) {
             return Ok(());
         }
-        let joins = self.joins.borrow().clone();
         let id = self.cache.borrow().id(page);
         match store::load(&id, &self.places, disks, true).await {
             Ok(mut loaded) => {
                 let mut dirty = !loaded.findings.is_empty();
-                dirty |= self.forget_joined(page, &joins, &mut loaded.content);
+                dirty |= self.forget_joined(page, joins, &mut loaded.content);
+                dirty &= !self.read_only.get();
                 if self.cache.borrow().is_partial(page) {
                     self.cache
                         .borrow_mut()
@@ -469,15 +483,16 @@ impl Sums {
         for run in self.places.runs(row, cols) {
             match self.have(disks, &joins, run.page).await {
                 Ok(pin) => {
-                    self.complete(disks, run.page).await?;
+                    self.complete(disks, &joins, run.page).await?;
                     pins.push(pin);
                 }
                 Err(SumsError::Lost { .. }) => {
-                    let mut cache = self.cache.borrow_mut();
-                    if !cache.pin(run.page) {
-                        cache.blank(run.page);
+                    let is_here = self.cache.borrow_mut().pin(run.page);
+                    if !is_here {
+                        self.cache.borrow_mut().blank(run.page);
                     }
                     pins.push(self.pinned(run.page));
+                    self.complete(disks, &joins, run.page).await?;
                 }
                 Err(error) => return Err(error),
             }
@@ -582,11 +597,11 @@ impl Sums {
         if self.unflushed.replace(true) {
             flush(&takers, &mut failed).await;
         }
-        for page in &pages {
-            // Nothing was changed by it, but a disk that joined has to get it. It waits for one that can't be had as it is.
-            let _ = self.complete(disks, *page).await;
-        }
         for round in pages.chunks(ROUND_PAGES) {
+            // Nothing was changed by a page that is partial, but a disk that joined has to get it. One that can't be had waits.
+            let partial = round.iter();
+            let partial = partial.map(|page| self.complete(disks, &joins, *page));
+            drop(join_all(partial).await);
             let mut snapshots = self.cache.borrow_mut().take_dirty(round, generation);
             let usable: Vec<&Taker> = takers
                 .iter()

@@ -209,6 +209,12 @@ impl Array {
             view = self.view(row);
             loaded = self.load_data(&mut view, cols, wanted).await;
         }
+        if loaded.is_err() && self.sums_are_partial(row, cols) {
+            // The one copy of their sums that was at hand may be old: then nothing is wrong but that.
+            let _sums = self.sums_ready(row, cols).await?;
+            view = self.view(row);
+            loaded = self.load_data(&mut view, cols, wanted).await;
+        }
         let mut data = loaded?;
         let chunk = data
             .get_mut(index)

@@ -149,12 +149,13 @@ impl Array {
             Some(row) if progress() == before && !self.look_in_replay(row).await => {
                 Err(self.stuck_at(row, IoErrorKind::Lost))
             }
-            _ if progress() == before => match self.unfinished_for_long() {
-                // Whatever the reason: a start that never ends tells nobody anything.
-                Some(row) => Err(self.stuck_at(row, IoErrorKind::Lost)),
-                None => Ok(()),
+            // A look at it has a bound of its own.
+            Some(_) => Ok(()),
+            // Whatever the reason: a start that never ends tells nobody anything.
+            None => match self.unfinished_for_long() {
+                Some(row) if progress() == before => Err(self.stuck_at(row, IoErrorKind::Lost)),
+                _ => Ok(()),
             },
-            _ => Ok(()),
         }
     }
 

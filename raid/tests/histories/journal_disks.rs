@@ -419,6 +419,12 @@ fn a_second_journal_disk_lost_before_the_first_is_drained_is_never_silent() {
         bench.world.run(clients(bench.regions(polls), 10));
         bench.world.disks[3].vanish(true);
         let load = clients(bench.regions(polls + 1), 10);
+        let clock = Rc::clone(&bench.world.env.clock);
+        let load = async move {
+            load.await;
+            // What they wrote is put in place.
+            clock.sleep(Duration::from_secs(10)).await;
+        };
         bench.world.sim.run_until(load, polls * 7);
         let (world, model) = bench.crashed(Crash::Power);
         match world.assemble(&[0, 1, 2], false) {
