@@ -42,8 +42,8 @@ pub enum Turn {
     /// A rebuild of an idle array is cut off, mostly about when labels are written; then as many members go
     /// as may.
     Rebuild,
-    /// A rebuild onto a disk that is slow, so that labels tell how far it is, is cut off about then; then as many members
-    /// as may.
+    /// A rebuild onto a disk that is slow, so that labels tell how far it is, is cut off about then; then as many
+    /// members go as may.
     SlowRebuild,
     /// A member loses what is written to one of its zones, and the array is restarted.
     LostPages,
